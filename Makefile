@@ -1,0 +1,44 @@
+# Everything a new user needs: `make demo` shows what hbdist does, `make test` shows that it works.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The demo's own settings; a quick look: make demo DEMO_TRAIN="steps=2" DEMO_EVALUATE="--questions 5 --languages en,th"
+DEMO_RUN ?= runs/demo
+DEMO_TRAIN ?=
+DEMO_EVALUATE ?= --questions 100
+
+.PHONY: demo test test-all lint install clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,track,dev]"
+	touch $@
+
+demo: install
+	$(BIN)/hbdist build shards/recipes/demo.toml
+	$(BIN)/hbdist check shards/built/demo
+	$(BIN)/hbdist evaluate models/me5-small-demo --out $(DEMO_RUN)/evaluation/before $(DEMO_EVALUATE)
+	$(BIN)/accelerate launch --config_file launch/accelerate/two.yaml \
+		hbdist/train.py launch/train/demo.toml run.folder=$(DEMO_RUN) $(DEMO_TRAIN)
+	$(BIN)/hbdist evaluate $(DEMO_RUN)/model --out $(DEMO_RUN)/evaluation/after \
+		--before $(DEMO_RUN)/evaluation/before/scores.json $(DEMO_EVALUATE)
+	$(BIN)/hbdist report $(DEMO_RUN)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/python -m pytest -n 2 -m "not slow" --durations=10 -q
+
+test-all: lint
+	$(BIN)/python -m pytest --durations=20 -q
+
+clean:
+	rm -rf $(VENV) shards/built runs

@@ -1,0 +1,31 @@
+"""Hybrid-batch training of multilingual dense retrievers.
+
+The public names are loaded when first used, so that `import hbdist` imports no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Config": "hbdist.config",
+    "ConfigError": "hbdist.errors",
+    "DataError": "hbdist.errors",
+    "HbdistError": "hbdist.errors",
+    "Manifest": "hbdist.shards.manifest",
+    "ResumeError": "hbdist.errors",
+    "Schedule": "hbdist.schedule",
+    "train": "hbdist.train",
+}
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hbdist' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

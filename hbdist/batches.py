@@ -1,0 +1,221 @@
+"""Step → this rank's part of its global batch, read, tokenised and cut into chunks: a `DataLoader` whose item n is step n.
+
+The schedule says which pairs are in the batch; here they are dealt to the ranks so that each has as many tokens as the
+others, and each rank reads only its own.
+
+    B pairs on this rank · G pairs in the global batch · K hard negatives a pair · I = 3 identities of a document
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hbdist.config import Config
+from hbdist.encoder import Tokenize, make_chunks, pad
+from hbdist.errors import DataError
+from hbdist.loss import NO_IDENTITY
+from hbdist.schedule import GlobalBatch, Schedule, deal_to_ranks, permutation
+from hbdist.shards.manifest import Manifest
+from hbdist.shards.read import Pair, ShardReader
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The texts of one forward pass."""
+
+    input_ids_BL: Tensor
+    attention_mask_BL: Tensor
+    places_B: Tensor
+    """int64: where each stands among this rank's queries, or documents."""
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    """What is known of a batch before any of it is encoded: the global batch's make-up, and this rank's share of tokens."""
+
+    pools: dict[str, int]
+    """Pairs of each language pair in the global batch."""
+    mono_share: float
+    """Share of monolingual pairs in the global batch."""
+    repeats: int
+    """Pairs of the global batch that stand in it more than once, beyond the first."""
+    tokens: int
+    """This rank's real tokens."""
+    padded_tokens: int
+    """The same with padding."""
+    truncated: int
+    """This rank's texts that were cut."""
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """This rank's part of one global batch."""
+
+    step: int
+    query_chunks: list[Chunk]
+    document_chunks: list[Chunk]
+    """Places 0 … B − 1 are the pairs' own documents; the hard negatives follow, K a pair."""
+    identity_BI: Tensor
+    block_B: Tensor
+    negative_identity_NI: Tensor
+    """N = B·K; a place without a hard negative has NO_IDENTITY thrice and an empty text."""
+    negative_block_N: Tensor
+    counts: BatchCounts
+    ids: list[str] | None
+    """The ids of the global batch, in its order, where they are to be logged."""
+
+
+class Batches(Dataset[RankBatch]):
+    """Item n: this rank's part of global batch n.
+
+    Args:
+        token_rates: tokens a character of each language, the same on every rank (see `measure_token_rates`).
+        rank, world: this process's place, and how many there are.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        manifest: Manifest,
+        tokenize: Tokenize,
+        *,
+        token_rates: Mapping[str, float],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.config = config
+        self.manifest = manifest
+        self.schedule = Schedule.of(config, manifest)
+        self.reader = ShardReader(manifest)
+        self.tokenize = tokenize
+        self.token_rates = dict(token_rates)
+        self.rank = rank
+        self.world = world
+
+    def from_step(self, start: int) -> Iterator[RankBatch]:
+        """The batches of steps `start` … the run's last, read ahead by `data.workers` processes."""
+        workers = self.config.data.workers
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                sampler=range(start, self.config.steps),
+                num_workers=workers,
+                # A forked copy of a process with running threads (torch, NCCL) can hang.
+                multiprocessing_context="spawn" if workers else None,
+            )
+        )
+
+    def __getitem__(self, step: int) -> RankBatch:
+        try:
+            return self._batch(self.schedule.batch(step))
+        except DataError as error:
+            error.rank = self.rank
+            raise
+
+    def _batch(self, whole: GlobalBatch) -> RankBatch:
+        mine = deal_to_ranks(self._lengths(whole), self.world)[self.rank]
+        pairs = self.reader.read(whole.group[mine], whole.row[mine])
+        negatives = [
+            negative
+            for pair, place in zip(pairs, mine, strict=True)
+            for negative in self._negatives(pair, f"{whole.group[place]}/{whole.row[place]}/{whole.epoch[place]}")
+        ]
+        hard = self.config.loss.hard_negatives
+        block_B = torch.from_numpy(whole.block[mine])
+        query_ids, queries_cut = self.tokenize([pair.query for pair in pairs], "query")
+        document_ids, documents_cut = self.tokenize([pair.document for pair in pairs] + negatives, "document")
+        query_chunks, document_chunks = self._chunks(query_ids), self._chunks(document_ids)
+        return RankBatch(
+            step=whole.step,
+            query_chunks=query_chunks,
+            document_chunks=document_chunks,
+            identity_BI=torch.tensor([_identities(pair) for pair in pairs]),
+            block_B=block_B,
+            negative_identity_NI=torch.tensor([_text_identity(text) for text in negatives]).reshape(-1, 3),
+            negative_block_N=block_B.repeat_interleave(hard),
+            counts=BatchCounts(
+                pools=dict(Counter(self.manifest.groups[group].pair for group in whole.group)),
+                mono_share=float(whole.mono.mean()),
+                repeats=len(whole) - len(set(zip(whole.group.tolist(), whole.row.tolist(), strict=True))),
+                tokens=sum(map(len, query_ids)) + sum(map(len, document_ids)),
+                padded_tokens=sum(chunk.input_ids_BL.numel() for chunk in query_chunks + document_chunks),
+                truncated=queries_cut + documents_cut,
+            ),
+            ids=self._ids(whole) if self.config.run.log_batches and self.rank == 0 else None,
+        )
+
+    def _lengths(self, batch: GlobalBatch) -> np.ndarray:
+        """About how many tokens each pair has: float64 [G]."""
+        lengths = np.empty(len(batch))
+        for number in np.unique(batch.group):
+            here = batch.group == number
+            group = self.manifest.groups[number]
+            query, document = self.reader.lengths(int(number), batch.row[here])
+            lengths[here] = (
+                query * self.token_rates[group.query_lang] + document * self.token_rates[group.document_lang]
+            )
+        return lengths
+
+    def _negatives(self, pair: Pair, key: str) -> list[str]:
+        """K hard negatives of this pair, drawn by key; empty texts where it has fewer."""
+        wanted = self.config.loss.hard_negatives
+        order = permutation(f"{self.config.seed}/negatives of {key}", len(pair.negatives))[:wanted]
+        return [pair.negatives[place] for place in order] + [""] * (wanted - len(order))
+
+    def _chunks(self, ids: list[list[int]]) -> list[Chunk]:
+        return [
+            Chunk(*pad([ids[place] for place in places], self.tokenize.pad_token_id), torch.tensor(places))
+            for places in make_chunks(ids, self.config.loss.chunk_tokens)
+        ]
+
+    def _ids(self, batch: GlobalBatch) -> list[str]:
+        pairs = self.reader.read(batch.group, batch.row)
+        return [f"{self.manifest.groups[g].name}/{pair.id}" for g, pair in zip(batch.group, pairs, strict=True)]
+
+
+SAMPLE_ROWS = 32
+
+
+def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, float]:
+    """Tokens a character of each language, measured on the first rows of a group that has it.
+
+    Only balance between ranks rests on it, so a small sample is enough; but all ranks must use the same numbers.
+    """
+    reader = ShardReader(manifest)
+    rates: dict[str, float] = {}
+    for number, group in enumerate(manifest.groups):
+        if group.query_lang in rates and group.document_lang in rates:
+            continue
+        rows = np.arange(min(SAMPLE_ROWS, group.rows))
+        pairs = reader.read(np.full_like(rows, number), rows)
+        for language, texts in (
+            (group.query_lang, [pair.query for pair in pairs]),
+            (group.document_lang, [pair.document for pair in pairs]),
+        ):
+            tokens = sum(map(len, tokenize(texts, "document")[0]))
+            rates.setdefault(language, tokens / max(1, sum(map(len, texts))))
+    return rates
+
+
+def _identities(pair: Pair) -> tuple[int, int, int]:
+    """Item, passage and text of a pair's document: equal numbers mean the same."""
+    item = _hash(f"item\0{pair.dataset}\0{pair.id}")
+    passage = _hash(f"passage\0{pair.dataset}\0{pair.document_id}") if pair.document_id is not None else NO_IDENTITY
+    return item, passage, _hash(f"text\0{pair.document}")
+
+
+def _text_identity(text: str) -> tuple[int, int, int]:
+    """A hard negative is known by its text alone."""
+    return NO_IDENTITY, NO_IDENTITY, _hash(f"text\0{text}") if text else NO_IDENTITY
+
+
+def _hash(text: str) -> int:
+    # The lowest bit set: never NO_IDENTITY.
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) | 1

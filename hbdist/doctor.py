@@ -1,0 +1,108 @@
+"""What this machine has for training: versions, devices, processes that can speak with one another, room to write."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+REQUIRED = ("torch", "accelerate", "transformers", "webdataset", "submitit", "pydantic")
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist, torch.multiprocessing as mp
+def one(rank, file):
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    number = torch.tensor(rank + 1)
+    dist.all_reduce(number)
+    assert number.item() == 3
+    dist.destroy_process_group()
+if __name__ == "__main__":
+    mp.start_processes(one, (sys.argv[1],), nprocs=2, start_method="spawn")
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    ok: bool
+    text: str
+    """What was found and, where it is not well, what to do."""
+    optional: bool = False
+    """Training goes without it."""
+
+
+def examine() -> list[Finding]:
+    """All findings; takes some seconds, as it starts processes."""
+    return [*_packages(), _search(), *_devices(), _processes(), _memory(), _room(Path("runs")), _scheduler()]
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")
+    for name in REQUIRED:
+        try:
+            yield Finding(True, f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding(False, f"{name} is not installed: pip install -e .")
+
+
+def _search() -> Finding:
+    found = importlib.util.find_spec("faiss") is not None
+    remedy = "searches run on torch; pip install -e '.[cpu]' or '.[gpu]' for FAISS"
+    return Finding(found, "faiss" if found else f"no faiss: {remedy}", optional=True)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    count = torch.cuda.device_count()
+    names = ", ".join(sorted({torch.cuda.get_device_name(index) for index in range(count)}))
+    yield Finding(count > 0, f"{count} GPUs: {names}" if count else "no GPU: gloo on CPU", optional=True)
+    threads = torch.get_num_threads()
+    yield Finding(True, f"{os.cpu_count()} cores, {threads} threads of torch in one process")
+
+
+def _processes() -> Finding:
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "two.py"
+        script.write_text(TWO_PROCESSES)
+        done = subprocess.run(
+            [sys.executable, str(script), f"{folder}/rendezvous"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    if done.returncode == 0:
+        return Finding(True, "two processes add up a number over gloo")
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return Finding(False, f"two processes cannot speak over gloo: {last}. Try GLOO_SOCKET_IFNAME=lo.")
+
+
+def _memory() -> Finding:
+    shared = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
+    enough = shared is None or shared.free > 1 << 28
+    size = "no /dev/shm" if shared is None else f"/dev/shm has {shared.free / 1e9:.1f} GB free"
+    remedy = "" if enough else ": data workers need more; set data.workers=0, or start the container with --shm-size=2g"
+    return Finding(enough, size + remedy, optional=True)
+
+
+def _room(folder: Path) -> Finding:
+    existing = folder if folder.is_dir() else Path(".")
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Finding(False, f"{existing.resolve()} cannot be written ({error}): set run.folder to a place that can")
+    return Finding(True, f"{existing.resolve()} can be written, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
+
+
+def _scheduler() -> Finding:
+    found = [name for name in ("sbatch", "srun", "squeue", "scontrol", "sacct") if shutil.which(name)]
+    return Finding(
+        bool(found), f"Slurm: {', '.join(found)}" if found else "no Slurm: runs start on this machine", optional=True
+    )

@@ -1,0 +1,224 @@
+"""A Hugging Face encoder that turns texts into unit vectors: prefix, tokens, pooling, L2 norm.
+
+B texts of one forward pass · L tokens, padded · D dimensions · N texts in all
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from hbdist.errors import DataError
+from hbdist.packed import unpack
+from hbdist.sections import ModelSection
+
+TextKind = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Texts → token ids, as this model wants them. Holds no weights, so that data workers can have a copy."""
+
+    tokenizer: Any
+    settings: ModelSection
+
+    def __call__(self, texts: Sequence[str], kind: TextKind) -> tuple[list[list[int]], int]:
+        """Token ids of each text, prefix and special tokens included, and how many texts were cut to fit."""
+        if not texts:
+            return [], 0
+        settings = self.settings
+        prefix = settings.query_prefix if kind == "query" else settings.document_prefix
+        limit = settings.max_query_tokens if kind == "query" else settings.max_document_tokens
+        prefixed = [prefix + text for text in texts]
+        # Cutting by the tokenizer keeps the special token at the end; one token more tells what was cut.
+        ids = self.tokenizer(prefixed, truncation=True, max_length=limit + 1, return_attention_mask=False)["input_ids"]
+        too_long = [place for place, one in enumerate(ids) if len(one) > limit]
+        if too_long:
+            shorter = self.tokenizer([prefixed[place] for place in too_long], truncation=True, max_length=limit)
+            for place, one in zip(too_long, shorter["input_ids"], strict=True):
+                ids[place] = one
+        return ids, len(too_long)
+
+    @property
+    def pad_token_id(self) -> int:
+        assert self.tokenizer.pad_token_id is not None, "a model without a padding token"
+        return int(self.tokenizer.pad_token_id)
+
+
+class Encoder(nn.Module):
+    """Token ids → L2-normalised text vectors.
+
+    The settings that make it what it is (pooling, prefixes, lengths) travel with it, from the config to the exported
+    model and back.
+    """
+
+    def __init__(self, backbone: nn.Module, tokenize: "Tokenize") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenize = tokenize
+
+    @property
+    def settings(self) -> ModelSection:
+        return self.tokenize.settings
+
+    @classmethod
+    def load(cls, settings: ModelSection) -> "Encoder":
+        """The encoder of this name or folder, in float32; 4-bit weights are unpacked into a cache first.
+
+        Raises:
+            DataError: there is no such model, or its files are damaged.
+        """
+        source = str(unpack(Path(settings.name)) if Path(settings.name).is_dir() else settings.name)
+        try:
+            config = AutoConfig.from_pretrained(source)
+            _set_dropout(config, settings.dropout)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            backbone = _without_pooler(AutoModel.from_pretrained(source, config=config, dtype=torch.float32))
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"model.name = {settings.name!r} cannot be loaded: {first} Give the name of a model on the Hugging Face"
+                " hub, or the path of a folder that holds config.json, weights and a tokenizer."
+            ) from None
+        return cls(backbone, Tokenize(tokenizer, settings))
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
+        """Unit vectors, [B, D]."""
+        hidden_BLD = self.backbone(input_ids=input_ids_BL, attention_mask=attention_mask_BL).last_hidden_state
+        return normalize(pool(hidden_BLD, attention_mask_BL, self.settings.pooling), dim=-1)
+
+    @torch.no_grad()
+    def encode(
+        self, texts: Sequence[str], kind: TextKind, *, progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Unit vectors of texts in the order given: float32 [N, D]. For use outside training.
+
+        Args:
+            progress: called with (texts done, N) after every forward pass.
+        """
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        ids, _ = self.tokenize(texts, kind)
+        vectors_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        done = 0
+        for chunk in make_chunks(ids, ENCODE_TOKENS):
+            input_ids_BL, attention_mask_BL = pad([ids[i] for i in chunk], self.tokenize.pad_token_id)
+            vectors_ND[chunk] = self(input_ids_BL.to(device), attention_mask_BL.to(device)).float().cpu().numpy()
+            done += len(chunk)
+            if progress:
+                progress(done, len(texts))
+        self.train(was_training)
+        return vectors_ND
+
+
+ENCODE_TOKENS = 4096
+"""Tokens of one forward pass in `encode`: large enough to keep cores busy, small enough for their caches."""
+
+
+def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Literal["mean", "cls"]) -> Tensor:
+    """One vector a text, [B, D]: the mean of its tokens' vectors, or the first token's."""
+    if pooling == "cls":
+        return hidden_BLD[:, 0]
+    weights_BL1 = attention_mask_BL.unsqueeze(-1).to(hidden_BLD.dtype)
+    return (hidden_BLD * weights_BL1).sum(dim=1) / weights_BL1.sum(dim=1)
+
+
+def pad(ids: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids padded on the right, and their attention mask: two int64 [B, L]."""
+    longest = max(map(len, ids))
+    input_ids_BL = torch.full((len(ids), longest), pad_token_id)
+    attention_mask_BL = torch.zeros((len(ids), longest), dtype=torch.int64)
+    for place, one in enumerate(ids):
+        input_ids_BL[place, : len(one)] = torch.tensor(one)
+        attention_mask_BL[place, : len(one)] = 1
+    return input_ids_BL, attention_mask_BL
+
+
+def make_chunks(ids: Sequence[Sequence[int]], chunk_tokens: int) -> list[list[int]]:
+    """Places of the texts, sorted by length and cut so that a padded chunk has at most `chunk_tokens` tokens.
+
+    A text longer than that is a chunk of its own. Texts of a chunk are about equally long, so padding is a few percent.
+    """
+    by_length = sorted(range(len(ids)), key=lambda place: (-len(ids[place]), place))
+    chunks: list[list[int]] = []
+    for place in by_length:
+        if chunks and (len(chunks[-1]) + 1) * len(ids[chunks[-1][0]]) <= chunk_tokens:
+            chunks[-1].append(place)
+        else:
+            chunks.append([place])
+    return chunks
+
+
+@dataclass(frozen=True)
+class SavedSettings:
+    """What a model folder says of its own use, in the files of sentence-transformers; None where it says nothing."""
+
+    pooling: str | None = None
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+
+    @classmethod
+    def of(cls, folder: Path) -> "SavedSettings":
+        pooling = _read_json(folder / "1_Pooling" / "config.json")
+        prompts = _read_json(folder / "config_sentence_transformers.json").get("prompts", {})
+        mode = pooling.get("pooling_mode") or next(
+            (name for name in ("cls", "mean") if pooling.get(f"pooling_mode_{name}_token{'s' * (name == 'mean')}")),
+            None,
+        )
+        return cls(mode, prompts.get("query"), prompts.get("document", prompts.get("passage")))
+
+
+def settings_of(name: str, **given: Any) -> ModelSection:
+    """How to use the model of this name: what is given, else what its folder says of itself, else the defaults."""
+    saved = vars(SavedSettings.of(Path(name)))
+    known = {
+        key: value
+        for key, value in (saved | {k: v for k, v in given.items() if v is not None}).items()
+        if value is not None
+    }
+    return ModelSection(name=name, **{"max_query_tokens": 512, "max_document_tokens": 512, **known})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+DROPOUT_KEYS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("dropout", "attention_dropout", "activation_dropout"),
+)
+"""What model families call their dropouts, in their configs."""
+
+
+def _set_dropout(config: Any, dropout: float | None) -> None:
+    if dropout is None:
+        return
+    for name in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "attention_dropout",
+        "activation_dropout",
+    ):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+def _without_pooler(backbone: nn.Module) -> nn.Module:
+    # An unused pooler has no gradient, which DDP and ZeRO take for an error.
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None  # type: ignore[assignment]
+    return backbone

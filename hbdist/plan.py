@@ -1,0 +1,94 @@
+"""Numbers before objects: the arithmetic of a run, computed, checked and printed before anything is loaded."""
+
+from dataclasses import dataclass
+
+from hbdist.config import Config
+from hbdist.errors import ConfigError
+from hbdist.mixture import Kind, Mixture, plan_mixture
+from hbdist.shards.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, in numbers."""
+
+    config: Config
+    mixture: Mixture
+    ranks: int
+    data_pairs: int
+    """Pairs in the groups of the mixture."""
+    data_groups: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, config: Config, manifest: Manifest, *, ranks: int = 1) -> "Plan":
+        """The plan of this config on these shards with this many ranks.
+
+        Raises:
+            ConfigError: the batch cannot be made, or has fewer pairs than there are ranks.
+        """
+        if ranks > config.batch.size:
+            raise ConfigError(
+                f"batch.size = {config.batch.size} is less than the {ranks} ranks: some would have no pair."
+                f" Set batch.size to {ranks} or more, or use fewer ranks."
+            )
+        mixture = plan_mixture(manifest.groups, config.batch, config.data)
+        pools = [pool for kind in mixture.kinds for pool in kind.pools]
+        return cls(
+            config,
+            mixture,
+            ranks,
+            data_pairs=sum(pool.size for pool in pools),
+            data_groups=sum(len(pool.groups) for pool in pools),
+            fingerprint=manifest.fingerprint,
+        )
+
+    @property
+    def total_pairs(self) -> int:
+        """Pairs of the whole run."""
+        return self.config.steps * self.config.batch.size
+
+    def text(self) -> str:
+        """The plan for people, a few lines."""
+        return "\n".join([self._batch(), *map(self._kind, self.mixture.kinds), *self._warnings(), *self._rest()]) + "\n"
+
+    def _batch(self) -> str:
+        size, (least, rest) = self.config.batch.size, divmod(self.config.batch.size, self.ranks)
+        share = f"{least}" if not rest else f"{least} or {least + 1}"
+        return f"global batch   {size:,} pairs a step on {self.ranks} rank{'s' * (self.ranks > 1)}: {share} a rank"
+
+    def _kind(self, kind: Kind) -> str:
+        unit = "steps" if self.mixture.mix == "step" else "pairs of each batch"
+        what = "languages" if kind.name == "mono" else "language pairs"
+        if kind.block == 1:
+            blocks = "each pair draws its own"
+        elif kind.block == kind.part:
+            blocks = "one for the whole batch"
+        else:
+            blocks = f"blocks of {kind.block} pairs share one"
+        pools = ", ".join(pool.pair for pool in kind.pools[:9]) + (" …" if len(kind.pools) > 9 else "")
+        return f"  {kind.name:<5} {kind.share:>6.1%} of the {unit}; {len(kind.pools)} {what}, {blocks}: {pools}"
+
+    def _warnings(self) -> list[str]:
+        if not self.mixture.small:
+            return []
+        return [
+            f"  repeats: these have fewer pairs than a block and are repeated in it: {', '.join(self.mixture.small)}"
+        ]
+
+    def _rest(self) -> list[str]:
+        config, optimizer = self.config, self.config.optimizer
+        others = config.batch.size * (1 + config.loss.hard_negatives) - 1
+        scope = "of its own block" if config.batch.negatives == "block" else "of the global batch"
+        epochs = self.total_pairs / self.data_pairs
+        after = {"constant": "constant", "linear": "then linearly to 0", "cosine": "then along a cosine to 0"}
+        return [
+            f"candidates     1 document of its own and up to {others:,} others {scope} for each query; the same item,"
+            " passage or text is masked",
+            f"loss           InfoNCE{', symmetric' * config.loss.symmetric}, temperature {config.loss.temperature:g};"
+            f" forward passes of at most {config.loss.chunk_tokens:,} tokens",
+            f"data           {self.data_pairs:,} pairs in {self.data_groups} groups, manifest {self.fingerprint[:12]}",
+            f"run            {config.steps:,} steps = {self.total_pairs:,} pairs = {epochs:.2f} × the data, seed {config.seed}",
+            f"learning rate  {optimizer.lr:g}, {optimizer.warmup_steps} steps of warm-up, {after[optimizer.schedule]}",
+            f"folder         {config.run.folder}",
+        ]

@@ -1,0 +1,214 @@
+"""A run's folder: its config, environment, plan, metrics, checkpoints and how it ended. Only rank 0 writes.
+
+config.toml  environment.json  plan.txt  metrics.jsonl  batches.jsonl?  checkpoints/  model/  outcome.json
+"""
+
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections import deque
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hbdist import checkpoint
+from hbdist.checkpoint import Position, write_atomically
+from hbdist.config import Config, difference, read_toml
+from hbdist.engine import Engine
+from hbdist.errors import HbdistError, ResumeError
+from hbdist.meters import is_worth_a_line, progress_line
+from hbdist.plan import Plan
+from hbdist.shards.manifest import Manifest
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""What schedulers and people send; SIGUSR2 comes from Slurm some time before the limit."""
+RECENT_STEPS = 20
+"""Steps that the shown rate looks back on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; outcome.json holds it, and it is the truth everywhere."""
+
+    state: Literal["done", "failed", "invalid", "interrupted"]
+    code: int
+    message: str
+
+    @classmethod
+    def done(cls, message: str) -> "Outcome":
+        return cls("done", 0, message)
+
+    @classmethod
+    def failed(cls, error: BaseException) -> "Outcome":
+        return cls("failed", 1, f"{type(error).__name__}: {error}")
+
+    @classmethod
+    def invalid(cls, error: HbdistError) -> "Outcome":
+        return cls("invalid", 2, str(error))
+
+    @classmethod
+    def interrupted(cls, message: str) -> "Outcome":
+        return cls("interrupted", 75, message)
+
+
+class Run:
+    """One run and its folder. Opened on every rank; rank 0's writes."""
+
+    def __init__(self, config: Config, *, is_main: bool) -> None:
+        self.config = config
+        self.folder = Path(config.run.folder)
+        self.is_main = is_main
+        self.interrupted = False
+        """A signal has come on this rank; others learn of it when they next agree."""
+        self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
+
+    @classmethod
+    def open(cls, config: Config, *, is_main: bool) -> "Run":
+        """The run of this config in its folder: a new one, or the one that is there.
+
+        Raises:
+            ResumeError: the folder holds another run.
+        """
+        run = cls(config, is_main=is_main)
+        stored = run.folder / "config.toml"
+        if stored.is_file():
+            _refuse_another_run(Config.check(read_toml(stored), source=str(stored)), config)
+        for number in STOP_SIGNALS:
+            signal.signal(number, run._on_signal)
+        return run
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.interrupted = True
+
+    def announce(self, plan: Plan) -> None:
+        """Show the arithmetic of the run before anything is loaded; keep it, the config and the environment."""
+        if not self.is_main:
+            return
+        print(plan.text(), flush=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "config.toml", self.config.to_toml())
+        write_atomically(self.folder / "plan.txt", plan.text())
+        write_atomically(self.folder / "environment.json", json.dumps(environment(), indent=1))
+        (self.folder / "outcome.json").unlink(missing_ok=True)
+
+    def resume(self, engine: Engine, manifest: Manifest) -> int:
+        """Put model and optimizer back to the newest checkpoint; returns the updates done, 0 in a new run.
+
+        Raises:
+            ResumeError: the checkpoint is damaged, or its data were others.
+        """
+        found = checkpoint.latest(self.folder / "checkpoints")
+        if found is None:
+            self._cut_logs(0)
+            return 0
+        position, state = checkpoint.load(found)
+        if position.fingerprint != manifest.fingerprint:
+            raise ResumeError(
+                f"{found} was trained on shards with fingerprint {position.fingerprint[:12]}, and {manifest.root} has"
+                f" {manifest.fingerprint[:12]}: the batches would be others. Build the same shards again, or start a new"
+                " run with run.folder=… ."
+            )
+        engine.load_state(state)
+        self._cut_logs(position.step)
+        if self.is_main:
+            print(f"resuming after step {position.step} from {found}", flush=True)
+        return position.step
+
+    def record(self, metrics: dict[str, Any], ids: list[str] | None) -> None:
+        """Append a step to metrics.jsonl (and batches.jsonl), and show it."""
+        if not self.is_main:
+            return
+        _append(self.folder / "metrics.jsonl", metrics)
+        if ids is not None:
+            _append(self.folder / "batches.jsonl", {"step": metrics["step"], "ids": ids})
+        self._seconds.append(metrics["seconds"])
+        rate = len(self._seconds) / sum(self._seconds)
+        line = progress_line(metrics, steps=self.config.steps, rate=rate)
+        if is_worth_a_line(metrics["step"], self.config.steps):
+            print(f"\r{line}" if sys.stdout.isatty() else line, flush=True)
+        elif sys.stdout.isatty():
+            print(f"\r{line}", end="", flush=True)
+
+    def save(self, engine: Engine, manifest: Manifest, step: int) -> None:
+        """Write a checkpoint after update `step`; returns on all ranks once it is complete."""
+        state = engine.state()
+        if self.is_main:
+            position = Position(step, self.config.seed, manifest.fingerprint)
+            checkpoint.save(self.folder / "checkpoints", position, state, keep=self.config.checkpoint.keep)
+        engine.wait_for_everyone()
+
+    def finished(self) -> bool:
+        """The run was done before: its model is there."""
+        return outcome_of(self.folder) == "done" and (self.folder / "model" / "config.json").is_file()
+
+    def end(self, outcome: Outcome) -> Outcome:
+        """Note how the run ended, and say it."""
+        if self.is_main:
+            note_outcome(self.folder, outcome)
+            print(outcome.message, flush=True)
+        return outcome
+
+    def _cut_logs(self, step: int) -> None:
+        """Drop what was logged after the checkpoint: those steps will be done again."""
+        for name in ("metrics.jsonl", "batches.jsonl"):
+            path = self.folder / name
+            if self.is_main and path.is_file():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+                write_atomically(path, "".join(kept))
+
+
+def note_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write outcome.json, where there is a run folder to hold it."""
+    if folder.is_dir():
+        write_atomically(folder / "outcome.json", json.dumps(asdict(outcome)))
+
+
+def outcome_of(folder: Path) -> str | None:
+    """The state in a run folder's outcome.json, or None where it has not ended."""
+    path = folder / "outcome.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["state"]) if path.is_file() else None
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: versions, machine, command."""
+    packages = ("hbdist", "torch", "accelerate", "deepspeed", "transformers", "tokenizers", "numpy", "webdataset")
+    return {
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages},
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "world": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _refuse_another_run(stored: Config, config: Config) -> None:
+    changed = difference(stored, config)
+    if changed:
+        before = difference(config, stored)
+        what = ", ".join(f"{key} = {before[key]!r} there, {value!r} here" for key, value in changed.items())
+        raise ResumeError(
+            f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
+            " that folder."
+        )

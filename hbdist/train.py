@@ -1,0 +1,116 @@
+"""Train one dense retriever: the story. Run by `accelerate launch hbdist/train.py [CONFIG.toml] [key=value …]`.
+
+This file is run as a script, so its folder is first on sys.path: imports are absolute, and no module of hbdist may bear
+the name of another package.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from hbdist.batches import Batches, measure_token_rates
+from hbdist.chunked import contrastive_step
+from hbdist.config import Config, describe
+from hbdist.encoder import Encoder
+from hbdist.engine import Engine
+from hbdist.errors import DataError, HbdistError, ResumeError
+from hbdist.export import export
+from hbdist.meters import Meter
+from hbdist.optim import learning_rate
+from hbdist.plan import Plan
+from hbdist.run import Outcome, Run, note_outcome, outcome_of
+from hbdist.shards.manifest import Manifest
+
+USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
+
+Trains as the config says; a run whose folder holds a checkpoint goes on from it. Keys:
+"""
+
+
+def train(config: Config) -> Outcome:
+    """Train one dense retriever as `config` says; go on where its run folder stopped.
+
+    Raises:
+        HbdistError: something in the user's input is wrong.
+    """
+    engine = Engine.start(config)
+    run = Run.open(config, is_main=engine.is_main)
+    if run.finished():
+        return run.end(Outcome.done(f"{run.folder} is done already"))
+    manifest = Manifest.load(Path(config.data.shards))
+    run.announce(Plan.of(config, manifest, ranks=engine.world))
+
+    encoder = Encoder.load(config.model)
+    rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))
+    batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
+    model = engine.prepare(encoder, config.optimizer)
+    start = run.resume(engine, manifest)
+
+    meter = Meter(config, engine.device)
+    for batch in meter.waiting(batches.from_step(start)):
+        parts = contrastive_step(model, batch, config, rank=engine.rank, world=engine.world, backward=engine.backward)
+        lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
+        metrics = meter.measure(batch, parts, lr=lr, grad_norm=engine.update(lr))
+        run.record(metrics, batch.ids)
+        engine.track(metrics, metrics["step"])
+
+        done, stop = metrics["step"], engine.agree(run.interrupted)
+        if stop or done == config.steps or config.checkpoint.due(done):
+            run.save(engine, manifest, done)
+        if stop and done < config.steps:
+            engine.stop()
+            return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"))
+
+    if engine.is_main:
+        export(encoder, run.folder / "model", config, fingerprint=manifest.fingerprint)
+    engine.wait_for_everyone()
+    engine.stop()
+    return run.end(Outcome.done(f"trained {config.steps} steps; the model is in {run.folder / 'model'}"))
+
+
+def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
+    """The command: 0 done, 1 failed, 2 the input is wrong, 75 interrupted with its state saved."""
+    rank = int(os.environ.get("RANK", "0"))
+    if "--help" in arguments or "-h" in arguments:
+        print(USAGE + describe())
+        return 0
+    folder = None
+    try:
+        path = arguments[0] if arguments and "=" not in arguments[0] else None
+        config = Config.load(path, arguments[1:] if path else arguments)
+        folder = Path(config.run.folder)
+        return train(config).code
+    except HbdistError as error:
+        if folder and (rank == 0 or _is_mine(error, rank)) and not isinstance(error, ResumeError):
+            note_outcome(folder, Outcome.invalid(error))
+        return _report(error, rank)
+    except Exception as error:
+        # Another rank's bad input ends in a broken connection here: what it noted is the cause.
+        if folder and rank == 0 and outcome_of(folder) != "invalid":
+            note_outcome(folder, Outcome.failed(error))
+        traceback.print_exc()
+        return 1
+
+
+def _report(error: HbdistError, rank: int) -> int:
+    """Say what is wrong with the input, once."""
+    if rank == 0:
+        print(f"hbdist: {error}", file=sys.stderr, flush=True)
+    elif _is_mine(error, rank):
+        print(f"hbdist, rank {rank}: {error}", file=sys.stderr, flush=True)
+    else:
+        # A launcher ends all ranks as soon as one is gone: leave rank 0 the time to speak.
+        time.sleep(1)
+    return 2
+
+
+def _is_mine(error: HbdistError, rank: int) -> bool:
+    """Only this rank saw it."""
+    return isinstance(error, DataError) and error.rank == rank
+
+
+if __name__ == "__main__":
+    sys.exit(main())
