@@ -51,7 +51,7 @@ def unpack(folder: Path, cache: Path | None = None) -> Path:
         return target
     tensors = read_weights(folder / WEIGHTS)
     try:
-        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(WEIGHTS), copy_function=shutil.copyfile)
+        _copy_all_but_weights(folder, partial)
         # Not save_file: it makes files that nobody but their owner can read, whatever the umask says.
         (partial / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         os.rename(partial, target)
@@ -116,10 +116,24 @@ def _scale_shape(q4: NDArray[np.uint8]) -> tuple[int, tuple[int, ...]]:
     return rows, (pairs * 2 // BLOCK,)
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _copy_all_but_weights(folder: Path, out: Path) -> None:
+    # Not copytree: it would copy permissions too, and nothing can be added to a copy of a read-only folder.
+    out.mkdir(parents=True)
+    for path in _files(folder):
+        if path.name != WEIGHTS:
+            copy = out / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
 def _fingerprint(folder: Path) -> str:
     """The sha256 of the names and contents of all files in the folder."""
     total = hashlib.sha256(RULES)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in _files(folder):
         with path.open("rb") as file:
             total.update(f"\n{path.relative_to(folder).as_posix()} ".encode())
             total.update(hashlib.file_digest(file, "sha256").digest())
