@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/accelerate launch --config_file launch/accelerate/two.yaml \
 		hbdist/train.py launch/train/demo.toml run.folder=$(DEMO_RUN) $(DEMO_TRAIN)
 	$(BIN)/hbdist evaluate $(DEMO_RUN)/model --out $(DEMO_RUN)/evaluation/after \
-		--before $(DEMO_RUN)/evaluation/before/scores.json $(DEMO_EVALUATE)
+		--before $(DEMO_RUN)/evaluation/before $(DEMO_EVALUATE)
 	$(BIN)/hbdist report $(DEMO_RUN)
 
 lint: install

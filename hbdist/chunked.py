@@ -28,14 +28,14 @@ def contrastive_step(
     query_BD = encode(batch.query_chunks)
     document_BD, negative_ND = encode(batch.document_chunks).split([len(batch.block_B), len(batch.negative_block_N)])
     counts = row_counts(len(query_BD), device)
-    hard = config.loss.hard_negatives
+    negative_counts = [count * config.loss.hard_negatives for count in counts]
     candidates = Candidates(
         positive_GD=gather_rows(document_BD, counts),
         identity_GI=gather_rows(batch.identity_BI.to(device), counts),
         block_G=gather_rows(batch.block_B.to(device), counts),
-        negative_HD=gather_rows(negative_ND, [count * hard for count in counts]) if hard else negative_ND,
-        negative_identity_HI=gather_rows(batch.negative_identity_NI.to(device), [count * hard for count in counts]),
-        negative_block_H=gather_rows(batch.negative_block_N.to(device), [count * hard for count in counts]),
+        negative_HD=gather_rows(negative_ND, negative_counts),
+        negative_identity_HI=gather_rows(batch.negative_identity_NI.to(device), negative_counts),
+        negative_block_H=gather_rows(batch.negative_block_N.to(device), negative_counts),
     )
     parts = info_nce(
         query_BD,

@@ -107,13 +107,28 @@ def evaluate(
     questions: Annotated[
         int | None, typer.Option(min=1, help="Keep this many a language; all candidates stay.")
     ] = None,
-    before: Annotated[Path | None, typer.Option(help="Another model's scores.json, to show the difference.")] = None,
+    before: Annotated[Path | None, typer.Option(help="Another evaluation's --out, to show the difference.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean or cls, instead of what the model's folder says.")] = None,
     query_prefix: Annotated[str | None, typer.Option(help="Instead of what the model's folder says.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Instead of what the model's folder says.")] = None,
 ) -> None:
     """Score a model on a benchmark: mono-, cross-lingual and multilingual retrieval, and language bias."""
-    raise ConfigError("written with the evaluation")
+    from hbdist.encoder import Encoder, settings_of
+    from hbdist.evaluation.benchmark import evaluate_to
+    from hbdist.evaluation.scores import read_scores, table
+    from hbdist.evaluation.tasks.xquad_r import load_xquad_r
+
+    if task != "xquad-r":
+        raise ConfigError(f"--task {task!r} is not known. Give xquad-r.")
+    chosen = load_xquad_r(data) if data else load_xquad_r()
+    chosen = chosen.cut(languages=languages.split(",") if languages else (), questions=questions)
+    settings = settings_of(model, pooling=pooling, query_prefix=query_prefix, document_prefix=document_prefix)
+    with Bar(f"{task} {model}") as bar:
+        scores = evaluate_to(
+            out, chosen, settings, load=Encoder.load, progress=lambda what, done, total: bar(done, total, what)
+        )
+    console.print(table(scores, read_scores(before) if before else None))
+    print(f"wrote {out / 'scores.json'}")
 
 
 @app.command()
@@ -147,15 +162,16 @@ class Bar:
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self.progress.start()
         self.task = self.progress.add_task(self.title, total=None)
-        self.shown = 0
+        self.shown = (self.title, 0)
         return self
 
-    def __call__(self, done: int, total: int) -> None:
-        self.progress.update(self.task, completed=done, total=total)
-        tenth = 10 * done // total if total else 0
-        if not console.is_terminal and tenth > self.shown:
-            self.shown = tenth
-            print(f"{self.title} {done:,}/{total:,}", flush=True)
+    def __call__(self, done: int, total: int, label: str = "") -> None:
+        title = f"{self.title} {label}".strip()
+        self.progress.update(self.task, completed=done, total=total, description=title)
+        shown = (title, 4 * done // total if total else 0)
+        if not console.is_terminal and shown != self.shown:
+            self.shown = shown
+            print(f"{title}: {done:,} of {total:,}", flush=True)
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()

@@ -4,7 +4,8 @@ B texts of one forward pass · L tokens, padded · D dimensions · N texts in al
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 from hbdist.errors import DataError
 from hbdist.packed import unpack
@@ -76,17 +78,27 @@ class Encoder(nn.Module):
             DataError: there is no such model, or its files are damaged.
         """
         source = str(unpack(Path(settings.name)) if Path(settings.name).is_dir() else settings.name)
-        try:
-            config = AutoConfig.from_pretrained(source)
-            _set_dropout(config, settings.dropout)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            backbone = _without_pooler(AutoModel.from_pretrained(source, config=config, dtype=torch.float32))
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
+        with _quiet():
+            try:
+                config = AutoConfig.from_pretrained(source)
+                _set_dropout(config, settings.dropout)
+                tokenizer = AutoTokenizer.from_pretrained(source)
+                backbone, loading = AutoModel.from_pretrained(
+                    source, config=config, dtype=torch.float32, output_loading_info=True
+                )
+            except (OSError, ValueError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise DataError(
+                    f"model.name = {settings.name!r} cannot be loaded: {first} Give the name of a model on the Hugging"
+                    " Face hub, or the path of a folder that holds config.json, weights and a tokenizer."
+                ) from None
+        _without_pooler(backbone)
+        missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+        if missing:
             raise DataError(
-                f"model.name = {settings.name!r} cannot be loaded: {first} Give the name of a model on the Hugging Face"
-                " hub, or the path of a folder that holds config.json, weights and a tokenizer."
-            ) from None
+                f"model.name = {settings.name!r} lacks {len(missing)} weights of its own architecture, among them"
+                f" {missing[0]}: they would be random. Use a complete model."
+            )
         return cls(backbone, Tokenize(tokenizer, settings))
 
     @property
@@ -217,8 +229,19 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
             setattr(config, name, dropout)
 
 
-def _without_pooler(backbone: nn.Module) -> nn.Module:
+def _without_pooler(backbone: Any) -> None:
     # An unused pooler has no gradient, which DDP and ZeRO take for an error.
     if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None  # type: ignore[assignment]
-    return backbone
+        backbone.pooler = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports a missing pooler, which is not used here; what is missing otherwise is an error below."""
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from hbdist.config import Config
@@ -29,8 +29,10 @@ class Engine:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
+        self._bare: nn.Module | None = None
         self._model: nn.Module | None = None
         self._optimizer: Any = None
+        self._max_grad_norm = 0.0
 
     @classmethod
     def start(cls, config: Config, environment: Mapping[str, str] = os.environ) -> "Engine":
@@ -41,17 +43,15 @@ class Engine:
         """
         check_launcher(config.engine, environment)
         on_cpu = not torch.cuda.is_available()
-        process_group = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=COLLECTIVE_TIMEOUT)
-        # Buffers are constants here; broadcasting them at every forward would also demand equal numbers of chunks.
-        ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+        launched = int(environment.get("WORLD_SIZE", "1"))
+        backend = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=COLLECTIVE_TIMEOUT)
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="bf16" if config.engine.precision == "bf16" else "no",
             log_with=list(config.run.trackers) or None,
             project_dir=config.run.folder,
-            kwargs_handlers=[process_group, ddp],
+            kwargs_handlers=[backend] if launched > 1 else [],
         )
-        launched = int(environment.get("WORLD_SIZE", "1"))
         joined = dist.get_world_size() if dist.is_initialized() else 1
         assert accelerator.num_processes == joined == launched, (
             f"the launcher started {launched} processes, torch.distributed joined {joined}, accelerate counts"
@@ -86,11 +86,13 @@ class Engine:
     def prepare(self, model: nn.Module, settings: OptimizerSection) -> nn.Module:
         """Place the model, wrap it for gradient averaging, and make its optimizer. Returns the model to call."""
         model.to(self.device).train()
-        self._max_grad_norm = settings.max_grad_norm
+        self._bare, self._max_grad_norm = model, settings.max_grad_norm
         self._optimizer = self._accelerator.prepare_optimizer(make_optimizer(model, settings))
         self._model = self._accelerator.prepare_model(model)
         if self.world > 1:
             assert isinstance(self._model, nn.parallel.DistributedDataParallel), "gradients would not be averaged"
+            # Buffers are constants here, and syncing them at every forward would demand equal numbers of chunks.
+            self._model.broadcast_buffers = False
         return self._model
 
     def backward(self, loss: Tensor) -> None:
@@ -138,14 +140,13 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must hold of model and optimizer, on the CPU."""
-        assert self._model is not None, "prepare comes first"
-        model = self._accelerator.unwrap_model(self._model)
-        return {"model": model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        assert self._bare is not None, "prepare comes first"
+        return {"model": self._bare.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
-        assert self._model is not None, "prepare comes first"
-        self._accelerator.unwrap_model(self._model).load_state_dict(state["model"])
+        assert self._bare is not None, "prepare comes first"
+        self._bare.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
 
     def track(self, values: Mapping[str, Any], step: int) -> None:
@@ -156,7 +157,8 @@ class Engine:
 
     def stop(self) -> None:
         """Leave the process group, so that no process ends while others still speak with it."""
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -12,6 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+# torch 2.13 renamed them and warns at every use of the old names; older ones know only those.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 def world_size() -> int:
     """Ranks of this run; 1 where nothing is distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -22,7 +27,7 @@ def row_counts(own: int, device: torch.device) -> list[int]:
     if world_size() == 1:
         return [own]
     counts = torch.empty(world_size(), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(counts, torch.tensor([own], device=device))
+    _all_gather(counts, torch.tensor([own], device=device))
     return counts.tolist()
 
 
@@ -32,7 +37,7 @@ def gather_rows(rows_BD: Tensor, counts: list[int]) -> Tensor:
     Backward gives each rank the sum, over all ranks, of the gradients of its own rows (reduce-scatter): the gradient of
     the sum of all ranks' losses, which is what makes W ranks equal to one.
     """
-    return _GatherRows.apply(rows_BD, counts) if len(counts) > 1 else rows_BD
+    return _GatherRows.apply(rows_BD, counts) if len(counts) > 1 and sum(counts) else rows_BD
 
 
 class _GatherRows(torch.autograd.Function):
@@ -41,7 +46,7 @@ class _GatherRows(torch.autograd.Function):
         ctx.counts = counts
         padded_PD = _pad_rows(rows_BD, max(counts))
         all_WPD = padded_PD.new_empty((len(counts) * max(counts), *rows_BD.shape[1:]))
-        dist.all_gather_into_tensor(all_WPD, padded_PD)
+        _all_gather(all_WPD, padded_PD)
         return torch.cat([part[:count] for part, count in zip(all_WPD.split(max(counts)), counts, strict=True)])
 
     @staticmethod
@@ -50,7 +55,7 @@ class _GatherRows(torch.autograd.Function):
         counts = ctx.counts
         padded = torch.cat([_pad_rows(part, max(counts)) for part in gradient_GD.split(counts)])
         own_PD = padded.new_empty((max(counts), *gradient_GD.shape[1:]))
-        dist.reduce_scatter_tensor(own_PD, padded, op=dist.ReduceOp.SUM)
+        _reduce_scatter(own_PD, padded, op=dist.ReduceOp.SUM)
         return own_PD[: counts[dist.get_rank()]], None
 
 

@@ -16,7 +16,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
 
 
 def learning_rate(step: int, settings: OptimizerSection, *, steps: int) -> float:
