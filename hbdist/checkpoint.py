@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from hbdist.atomic import write_atomically
 from hbdist.errors import ResumeError
 
 
@@ -27,16 +28,6 @@ class Position:
     fingerprint: str
     """Of the manifest the batches came from."""
     version: int = 1
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all, a power cut included."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: int) -> Path:

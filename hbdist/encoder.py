@@ -61,9 +61,9 @@ class Encoder(nn.Module):
     model and back.
     """
 
-    def __init__(self, backbone: nn.Module, tokenize: "Tokenize") -> None:
+    def __init__(self, backbone: Any, tokenize: Tokenize) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone  # a module whose attributes differ by family
         self.tokenize = tokenize
 
     @property
@@ -104,7 +104,7 @@ class Encoder(nn.Module):
     @property
     def dimensions(self) -> int:
         """D."""
-        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        return int(self.backbone.config.hidden_size)
 
     def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
         """Unit vectors, [B, D]."""

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
 # torch 2.13 renamed them and warns at every use of the old names; older ones know only those.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -37,7 +36,7 @@ def gather_rows(rows_BD: Tensor, counts: list[int]) -> Tensor:
     Backward gives each rank the sum, over all ranks, of the gradients of its own rows (reduce-scatter): the gradient of
     the sum of all ranks' losses, which is what makes W ranks equal to one.
     """
-    return _GatherRows.apply(rows_BD, counts) if len(counts) > 1 and sum(counts) else rows_BD
+    return _GatherRows.apply(rows_BD, counts) if len(counts) > 1 and sum(counts) > 0 else rows_BD
 
 
 class _GatherRows(torch.autograd.Function):

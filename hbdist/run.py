@@ -18,7 +18,8 @@ from typing import Any, Literal
 import torch
 
 from hbdist import checkpoint
-from hbdist.checkpoint import Position, write_atomically
+from hbdist.atomic import write_atomically
+from hbdist.checkpoint import Position
 from hbdist.config import Config, difference, read_toml
 from hbdist.engine import Engine
 from hbdist.errors import HbdistError, ResumeError

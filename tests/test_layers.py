@@ -14,7 +14,7 @@ PACKAGE = ROOT / "hbdist"
 
 LAYERS = [
     # 0: no torch; run on a login node in well under a second
-    {"errors", "sections", "config", "mixture", "schedule", "plan", "shards"},
+    {"errors", "atomic", "sections", "config", "mixture", "schedule", "plan", "shards", "evaluation.scores"},
     # 1: pure functions of tensors or arrays
     {"loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"},
     # 2: torch, one process or many
@@ -22,7 +22,7 @@ LAYERS = [
     # 3: stateful shells
     {"engine", "checkpoint", "meters", "run"},
     # 4: the stories
-    {"train", "export", "evaluation.benchmark", "evaluation.scores"},
+    {"train", "export", "evaluation.benchmark"},
     # 5: people
     {"cli", "doctor", "studies", "__main__"},
 ]

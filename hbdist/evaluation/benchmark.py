@@ -15,12 +15,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from hbdist.config import ModelSection
+from hbdist.atomic import write_atomically
 from hbdist.errors import DataError
 from hbdist.evaluation.bias import bias_by_language, mean_bias, random_rank_distance
 from hbdist.evaluation.ranking import NO_RANK, Ranking, macro_mean, mean_metrics, rank_in_tiles
-from hbdist.evaluation.scores import read_scores, replace_file
+from hbdist.evaluation.scores import read_scores
 from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.sections import ModelSection
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("queries", "documents", "scores"), how many are done, and of how many."""
@@ -192,7 +193,7 @@ def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path
     _write_lines(out / "qrels.trec", qrels, sum(len(task.relevance[query.id]) for query in task.queries))
     path = out / "scores.json"
     text = json.dumps(evaluation.scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_file(path, text.encode())
+    write_atomically(path, text)
     return path
 
 
@@ -200,7 +201,7 @@ def _write_lines(path: Path, lines: Iterable[str], count: int) -> None:
     data, compressed = "".join(lines).encode(), path.with_name(path.name + ".gz")
     long = count > LARGEST_PLAIN_FILE
     # mtime 0: the same ranking gives the same bytes.
-    replace_file(*((compressed, gzip.compress(data, 1, mtime=0)) if long else (path, data)))
+    write_atomically(*((compressed, gzip.compress(data, 1, mtime=0)) if long else (path, data)))
     (path if long else compressed).unlink(missing_ok=True)  # of an earlier evaluation with another cut
 
 

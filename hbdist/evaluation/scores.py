@@ -4,7 +4,6 @@ Its keys are in the docstrings of `benchmark.evaluate` and `benchmark.summarise`
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ def read_scores(out: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}. Delete it; `hbdist evaluate` writes it again.") from None
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def table(scores: dict[str, Any], before: dict[str, Any] | None = None) -> Table:

@@ -5,17 +5,16 @@ A folder without a manifest is no shard folder: the manifest is written last, so
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Self
-from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from hbdist.atomic import write_atomically
 from hbdist.errors import DataError
 
 FILE = "manifest.json"
@@ -182,15 +181,7 @@ class Manifest:
             "dropped": {dataset: dict(reasons) for dataset, reasons in self.dropped.items()},
             "groups": [asdict(group) for group in self.groups],
         }
-        partial = Path(root) / f".{FILE}.{uuid4().hex[:8]}"
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(values, ensure_ascii=False, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(Path(root) / FILE)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(Path(root) / FILE, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
 _REBUILD = "Build the folder again with `hbdist build RECIPE`."

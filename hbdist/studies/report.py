@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from hbdist.evaluation.scores import describe_cut, replace_file
+from hbdist.atomic import write_atomically
+from hbdist.evaluation.scores import describe_cut
 from hbdist.studies import page
 from hbdist.studies.record import Record, Scores
 
@@ -76,7 +77,7 @@ def run_report(run: Path) -> Path:
             *_provenance(record),
         ]
     path = run / "report.html"
-    replace_file(path, page.page(run.resolve().name, parts).encode())
+    write_atomically(path, page.page(run.resolve().name, parts))
     return path
 
 

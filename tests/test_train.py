@@ -1,0 +1,199 @@
+"""Whole runs: the same numbers on any number of processes, and after any interruption."""
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import ROOT, TIMEOUT, command, environment, lines, outcome, train
+
+TINY = ["optimizer.lr=1e-3", "batch.size=16", "steps=12", "checkpoint.every=3", "run.log_batches=true"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path, tiny_shards: Path) -> list[str]:
+    """Overrides that turn the demo into a run of seconds, on real text and with dropout off."""
+    sources = [f"model.name={tiny_model}", f"data.shards={tiny_shards}", "data.languages=[]", "data.datasets=[]"]
+    return ["launch/train/demo.toml", "model.dropout=0", *sources, *TINY]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = train(1, *tiny, f"run.folder={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def numbers(folder: Path, *keys: str) -> list[list[float]]:
+    return [[step[key] for key in keys] for step in lines(folder / "metrics.jsonl")]
+
+
+def assert_the_same_run(folder: Path, other: Path, *, rel: float = 1e-5) -> None:
+    for mine, theirs in zip(
+        numbers(folder, "step", "loss", "grad_norm", "lr", "masked", "accuracy"),
+        numbers(other, "step", "loss", "grad_norm", "lr", "masked", "accuracy"),
+        strict=True,
+    ):
+        assert mine == pytest.approx(theirs, rel=rel)
+    assert lines(folder / "batches.jsonl") == lines(other / "batches.jsonl")
+
+
+def first_steps_agree(folder: Path, steps: int) -> None:
+    """Train the demo's own encoder on 1, 2 and 3 processes, with chunks of different sizes, and compare."""
+    arguments = [
+        "launch/train/demo.toml",
+        "batch.size=16",
+        "model.dropout=0",
+        f"steps={steps}",
+        "data.shards=" + SHARDS,
+    ]
+    ways = [(1, 8192), (2, 400), (3, 1024)]  # 16 pairs on 3 ranks: 6, 5 and 5
+    for processes, chunk_tokens in ways:
+        here = folder / str(processes)
+        done = train(processes, *arguments, f"loss.chunk_tokens={chunk_tokens}", f"run.folder={here}")
+        assert done.returncode == 0, done.stderr
+    for (one, _), (other, _) in itertools.pairwise(ways):
+        for mine, theirs in zip(
+            numbers(folder / str(one), "loss", "grad_norm"),
+            numbers(folder / str(other), "loss", "grad_norm"),
+            strict=True,
+        ):
+            assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+SHARDS = str(ROOT / "shards/built/demo")
+
+
+@pytest.fixture(scope="module")
+def demo_shards() -> None:
+    from hbdist.shards.build import build
+
+    build(ROOT / "shards/recipes/demo.toml")
+
+
+@pytest.mark.usefixtures("demo_shards")
+def test_the_demo_trains_alike_on_one_two_and_three_processes(tmp_path: Path) -> None:
+    first_steps_agree(tmp_path, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("demo_shards")
+@pytest.mark.timeout(1200)
+def test_ten_steps_of_the_demo_are_alike_on_one_two_and_three_processes(tmp_path: Path) -> None:
+    first_steps_agree(tmp_path, 10)
+
+
+@pytest.mark.parametrize("again_on", [2, 1])
+def test_a_run_that_lost_a_rank_goes_on_with_the_same_batches_and_losses(
+    again_on: int, tiny: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    started = subprocess.Popen(
+        command(2, *tiny, f"run.folder={folder}"),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: steps_done(folder) >= 5)
+        os.kill(rank_pid(started.pid, rank=1), signal.SIGKILL)
+        assert started.wait(timeout=TIMEOUT) != 0
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    assert not (folder / "model").exists()
+
+    done = train(again_on, *tiny, f"run.folder={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "resuming after step" in done.stdout
+    assert_the_same_run(folder, undisturbed)
+    assert outcome(folder)["state"] == "done"
+
+
+def test_an_interrupted_run_saves_says_so_and_goes_on(tiny: list[str], undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [*tiny, "checkpoint.every=100", f"run.folder={folder}"]
+    started = subprocess.Popen(
+        command(1, *arguments), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: steps_done(folder) >= 2)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(timeout=TIMEOUT) == 75
+    assert outcome(folder)["state"] == "interrupted"
+    assert (folder / "checkpoints" / "latest").read_text() == f"{steps_done(folder):09d}"
+
+    assert train(1, *arguments).returncode == 0
+    assert_the_same_run(folder, undisturbed, rel=1e-7)
+
+
+def test_a_finished_run_is_not_done_again(tiny: list[str], undisturbed: Path) -> None:
+    before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
+    done = train(1, *tiny, f"run.folder={undisturbed}")
+    assert done.returncode == 0
+    assert "is done already" in done.stdout
+    assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_run_folder_holds_all_that_the_contract_names(undisturbed: Path) -> None:
+    names = {path.name for path in undisturbed.iterdir()}
+    assert names >= {"config.toml", "environment.json", "plan.txt", "metrics.jsonl", "batches.jsonl", "checkpoints"}
+    keys = "step loss loss_above_chance accuracy grad_norm lr pairs tokens padding masked mono_share groups seconds"
+    for number, step in enumerate(lines(undisturbed / "metrics.jsonl"), start=1):
+        assert step["step"] == number
+        assert set(keys.split()) | {"data_seconds", "peak_bytes"} <= set(step)
+        assert sum(step["groups"].values()) == step["pairs"] == 16
+
+
+def test_training_lowers_the_loss(undisturbed: Path) -> None:
+    losses = [step["loss_above_chance"] for step in lines(undisturbed / "metrics.jsonl")]
+    assert sum(losses[-4:]) < sum(losses[:4])
+
+
+def test_the_config_in_the_folder_trains_the_same_run_again(tiny: list[str], undisturbed: Path, tmp_path: Path) -> None:
+    done = train(1, str(undisturbed / "config.toml"), f"run.folder={tmp_path / 'again'}")
+    assert done.returncode == 0, done.stderr
+    assert_the_same_run(tmp_path / "again", undisturbed, rel=1e-7)
+
+
+def test_dropout_follows_from_seed_and_step(tiny: list[str], tmp_path: Path) -> None:
+    folder, arguments = tmp_path / "run", [*tiny, "model.dropout=0.1", "steps=4"]
+    assert train(1, *arguments, f"run.folder={folder}").returncode == 0
+    assert train(1, *arguments, "checkpoint.every=2", f"run.folder={tmp_path / 'other'}").returncode == 0
+    # As after a kill: the newest checkpoint is of step 2.
+    (tmp_path / "other/checkpoints/latest").write_text("000000002")
+    (tmp_path / "other/outcome.json").unlink()
+    assert train(1, *arguments, "checkpoint.every=2", f"run.folder={tmp_path / 'other'}").returncode == 0
+    assert numbers(tmp_path / "other", "loss") == numbers(folder, "loss")
+
+
+def steps_done(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def rank_pid(launcher: int, *, rank: int) -> int:
+    """The process of one rank among the descendants of a launcher."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (path / "environ").read_bytes().split(b"\0")
+            session = int((path / "stat").read_text().rsplit(")", 1)[1].split()[3])
+        except (OSError, ValueError):
+            continue
+        if session == launcher and f"RANK={rank}".encode() in told:
+            return int(path.name)
+    raise AssertionError(f"no process with RANK={rank} below {launcher}")
