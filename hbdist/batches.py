@@ -101,16 +101,18 @@ class Batches(Dataset[RankBatch]):
     def from_step(self, start: int) -> Iterator[RankBatch]:
         """The batches of steps `start` … the run's last, read ahead by `data.workers` processes."""
         workers = self.config.data.workers
-        return iter(
-            DataLoader(
-                self,
-                batch_size=None,
-                sampler=range(start, self.config.steps),
-                num_workers=workers,
-                # A forked copy of a process with running threads (torch, NCCL) can hang.
-                multiprocessing_context="spawn" if workers else None,
-            )
+        items = DataLoader(
+            _ErrorsAsItems(self),
+            batch_size=None,
+            sampler=range(start, self.config.steps),
+            num_workers=workers,
+            # A forked copy of a process with running threads (torch, NCCL) can hang.
+            multiprocessing_context="spawn" if workers else None,
         )
+        for item in items:
+            if isinstance(item, DataError):
+                raise item
+            yield item
 
     def __getitem__(self, step: int) -> RankBatch:
         try:
@@ -178,6 +180,19 @@ class Batches(Dataset[RankBatch]):
     def _ids(self, batch: GlobalBatch) -> list[str]:
         pairs = self.reader.read(batch.group, batch.row)
         return [f"{self.manifest.groups[g].name}/{pair.id}" for g, pair in zip(batch.group, pairs, strict=True)]
+
+
+class _ErrorsAsItems(Dataset[RankBatch | DataError]):
+    """The same batches, with bad input as an item: what a worker raises arrives as a traceback, without its rank."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> RankBatch | DataError:
+        try:
+            return self.batches[step]
+        except DataError as error:
+            return error
 
 
 SAMPLE_ROWS = 32

@@ -6,8 +6,10 @@ state.json    step, seed, the manifest's fingerprint
 
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,6 @@ class Position:
 def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: int) -> Path:
     """Write a checkpoint, point `latest` at it, and delete all but the newest `keep`."""
     target = folder / f"{position.step:09d}"
-    if (target / "state.json").is_file():  # of this very step, from before an interruption
-        write_atomically(folder / "latest", target.name)
-        return target
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -44,9 +43,12 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
         file.flush()
         os.fsync(file.fileno())
     write_atomically(partial / "state.json", json.dumps(asdict(position)))
+    # A run saves only steps beyond the one that `latest` names: what stands here is from before it went back.
+    shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     write_atomically(folder / "latest", target.name)
-    for old in sorted(path for path in folder.iterdir() if path.name.isdigit())[:-keep]:
+    until_now = sorted(path for path in folder.iterdir() if path.name.isdigit() and path.name <= target.name)
+    for old in until_now[:-keep]:
         shutil.rmtree(old)
     return target
 
@@ -75,17 +77,26 @@ def load(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
     Raises:
         ResumeError: its files are damaged, or another version wrote them.
     """
-    try:
-        position = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    with _refusing_damage(checkpoint):
+        values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        version = values["version"]
+    if version != 1:
         raise ResumeError(
-            f"{checkpoint} cannot be read: {error}. Put an older checkpoint's name into"
-            f" {checkpoint.parent / 'latest'}, or delete that file to start the run again."
-        ) from None
-    if position.get("version") != 1:
-        raise ResumeError(
-            f"{checkpoint} has version {position.get('version')}, and this hbdist reads version 1. Go on with the version"
+            f"{checkpoint} has version {version}, and this hbdist reads version 1. Go on with the version"
             " that wrote it, or start another run folder."
         )
-    return Position(**position), state
+    with _refusing_damage(checkpoint):
+        return Position(**values), torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _refusing_damage(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        # torch's own words on what it does not unpickle are a page of advice on how to do it all the same.
+        what = "state.pt holds something else than tensors" if isinstance(error, pickle.UnpicklingError) else error
+        raise ResumeError(
+            f"{checkpoint} cannot be read: {what}. Put an older checkpoint's name into"
+            f" {checkpoint.parent / 'latest'}, or delete that file to start the run again."
+        ) from None

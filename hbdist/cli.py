@@ -123,6 +123,7 @@ def evaluate(
     chosen = load_xquad_r(data) if data else load_xquad_r()
     chosen = chosen.cut(languages=languages.split(",") if languages else (), questions=questions)
     settings = settings_of(model, pooling=pooling, query_prefix=query_prefix, document_prefix=document_prefix)
+    print(f"{model}: {settings.pooling} pooling, prefixes {settings.query_prefix!r} and {settings.document_prefix!r}")
     with Bar(f"{task} {model}") as bar:
         scores = evaluate_to(
             out, chosen, settings, load=Encoder.load, progress=lambda what, done, total: bar(done, total, what)

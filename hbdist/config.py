@@ -4,6 +4,7 @@ Every fact about a run stands in it once. What is derived from the fields is com
 """
 
 import difflib
+import json
 import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -206,8 +207,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
+        # JSON's escapes are TOML's too, but TOML wants DEL escaped as well.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     return repr(value)

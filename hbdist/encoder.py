@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from hbdist.errors import DataError
+from hbdist.errors import ConfigError, DataError
 from hbdist.packed import unpack
 from hbdist.sections import ModelSection
 
 TextKind = Literal["query", "document"]
+Pooling = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ class Tokenize:
 class Encoder(nn.Module):
     """Token ids → L2-normalised text vectors.
 
-    The settings that make it what it is (pooling, prefixes, lengths) travel with it, from the config to the exported
-    model and back.
+    The settings that make it what it is (pooling, prefixes) travel with it, from the config to the exported model and back.
     """
 
     def __init__(self, backbone: Any, tokenize: Tokenize) -> None:
@@ -84,20 +85,25 @@ class Encoder(nn.Module):
                 _set_dropout(config, settings.dropout)
                 tokenizer = AutoTokenizer.from_pretrained(source)
                 backbone, loading = AutoModel.from_pretrained(
-                    source, config=config, dtype=torch.float32, output_loading_info=True
+                    source,
+                    config=config,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
                 )
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 first = str(error).strip().splitlines()[0]
                 raise DataError(
                     f"model.name = {settings.name!r} cannot be loaded: {first} Give the name of a model on the Hugging"
                     " Face hub, or the path of a folder that holds config.json, weights and a tokenizer."
                 ) from None
         _without_pooler(backbone)
-        missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+        unfit = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+        missing = sorted(key for key in unfit if not key.startswith("pooler."))
         if missing:
             raise DataError(
-                f"model.name = {settings.name!r} lacks {len(missing)} weights of its own architecture, among them"
-                f" {missing[0]}: they would be random. Use a complete model."
+                f"model.name = {settings.name!r} lacks {len(missing)} weights of its own architecture (or their shapes"
+                f" differ), among them {missing[0]}: they would be random. Use a complete model."
             )
         return cls(backbone, Tokenize(tokenizer, settings))
 
@@ -140,7 +146,7 @@ ENCODE_TOKENS = 4096
 """Tokens of one forward pass in `encode`: large enough to keep cores busy, small enough for their caches."""
 
 
-def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Literal["mean", "cls"]) -> Tensor:
+def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
     """One vector a text, [B, D]: the mean of its tokens' vectors, or the first token's."""
     if pooling == "cls":
         return hidden_BLD[:, 0]
@@ -186,22 +192,32 @@ class SavedSettings:
     def of(cls, folder: Path) -> "SavedSettings":
         pooling = _read_json(folder / "1_Pooling" / "config.json")
         prompts = _read_json(folder / "config_sentence_transformers.json").get("prompts", {})
-        mode = pooling.get("pooling_mode") or next(
-            (name for name in ("cls", "mean") if pooling.get(f"pooling_mode_{name}_token{'s' * (name == 'mean')}")),
-            None,
+        modes = [  # older versions have a flag for each, as pooling_mode_cls_token or pooling_mode_mean_tokens
+            key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token")
+            for key, on in pooling.items()
+            if key.startswith("pooling_mode_") and on
+        ]
+        return cls(
+            pooling.get("pooling_mode") or "+".join(modes) or None,
+            prompts.get("query"),
+            prompts.get("document", prompts.get("passage")),
         )
-        return cls(mode, prompts.get("query"), prompts.get("document", prompts.get("passage")))
 
 
 def settings_of(name: str, **given: Any) -> ModelSection:
-    """How to use the model of this name: what is given, else what its folder says of itself, else the defaults."""
-    saved = vars(SavedSettings.of(Path(name)))
-    known = {
-        key: value
-        for key, value in (saved | {k: v for k, v in given.items() if v is not None}).items()
-        if value is not None
-    }
-    return ModelSection(name=name, **{"max_query_tokens": 512, "max_document_tokens": 512, **known})
+    """How to use the model of this name: what is given, else what its folder says of itself, else the defaults.
+
+    Raises:
+        ConfigError: it is to be pooled in a way that is not known here.
+    """
+    known: dict[str, Any] = {"max_query_tokens": 512, "max_document_tokens": 512}
+    for source in (vars(SavedSettings.of(Path(name))), given):
+        known |= {key: value for key, value in source.items() if value is not None}
+    if known.get("pooling", "mean") not in get_args(Pooling):
+        raise ConfigError(
+            f"{name} is to be pooled by {known['pooling']!r}. Expected one of {', '.join(get_args(Pooling))}."
+        )
+    return ModelSection(name=name, **known)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -218,13 +234,7 @@ DROPOUT_KEYS = (
 def _set_dropout(config: Any, dropout: float | None) -> None:
     if dropout is None:
         return
-    for name in (
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "dropout",
-        "attention_dropout",
-        "activation_dropout",
-    ):
+    for name in DROPOUT_KEYS:
         if hasattr(config, name):
             setattr(config, name, dropout)
 

@@ -43,6 +43,9 @@ class Engine:
         """
         check_launcher(config.engine, environment)
         on_cpu = not torch.cuda.is_available()
+        if on_cpu:
+            # Whatever imports deepspeed on the way would otherwise guess, and warn of having guessed.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         launched = int(environment.get("WORLD_SIZE", "1"))
         backend = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=COLLECTIVE_TIMEOUT)
         accelerator = Accelerator(

@@ -99,11 +99,11 @@ def progress_line(metrics: dict[str, Any], *, steps: int, rate: float) -> str:
     return (
         f"step {step:>{len(str(steps))}}/{steps} {step / steps:>4.0%}"
         f"  {'mono ' if metrics['mono_share'] == 1 else 'cross' if metrics['mono_share'] == 0 else 'mixed'}"
-        f"  loss {metrics['loss']:.3f} ({metrics['loss_above_chance']:+.2f} to chance)"
-        f"  acc {metrics['accuracy']:.0%}  |g| {metrics['grad_norm']:.2f}  lr {metrics['lr']:.1e}"
-        f"  {metrics['pairs'] / seconds:,.0f} pairs/s  {metrics['tokens'] / seconds:,.0f} tok/s"
-        f"  pad {metrics['padding']:.0%}  {metrics['peak_bytes'] / 1e9:.1f} GB"
-        f"  data {metrics['data_seconds'] / seconds:.0%}  eta {int(left // 60)}m{int(left % 60):02d}"
+        f"  loss {metrics['loss']:>6.3f} ({metrics['loss_above_chance']:+.2f} to chance)"
+        f"  acc {metrics['accuracy']:>4.0%}  |g| {metrics['grad_norm']:>6.2f}  lr {metrics['lr']:.1e}"
+        f"  {metrics['pairs'] / seconds:>6,.0f} pairs/s  {metrics['tokens'] / seconds:>9,.0f} tok/s"
+        f"  pad {metrics['padding']:>4.0%}  {metrics['peak_bytes'] / 1e9:>5.1f} GB"
+        f"  data {metrics['data_seconds'] / seconds:>4.0%}  eta {int(left // 60)}m{int(left % 60):02d}"
     )
 
 

@@ -89,6 +89,7 @@ class Plan:
             f" forward passes of at most {config.loss.chunk_tokens:,} tokens",
             f"data           {self.data_pairs:,} pairs in {self.data_groups} groups, manifest {self.fingerprint[:12]}",
             f"run            {config.steps:,} steps = {self.total_pairs:,} pairs = {epochs:.2f} × the data, seed {config.seed}",
-            f"learning rate  {optimizer.lr:g}, {optimizer.warmup_steps} steps of warm-up, {after[optimizer.schedule]}",
+            f"learning rate  {optimizer.lr:g}, {optimizer.warmup_steps} steps of warm-up, {after[optimizer.schedule]}"
+            + " (never reached: the run is shorter)" * (optimizer.warmup_steps > config.steps),
             f"folder         {config.run.folder}",
         ]

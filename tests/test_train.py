@@ -100,15 +100,14 @@ def test_a_run_that_lost_a_rank_goes_on_with_the_same_batches_and_losses(
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     try:
         wait_for(lambda: steps_done(folder) >= 5)
-        os.kill(rank_pid(started.pid, rank=1), signal.SIGKILL)
+        os.kill(rank_pid(folder, rank=1), signal.SIGKILL)
         assert started.wait(timeout=TIMEOUT) != 0
     finally:
         if started.poll() is None:
-            os.killpg(started.pid, signal.SIGKILL)
+            started.terminate()
     assert not (folder / "model").exists()
 
     done = train(again_on, *tiny, f"run.folder={folder}")
@@ -186,14 +185,13 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def rank_pid(launcher: int, *, rank: int) -> int:
-    """The process of one rank among the descendants of a launcher."""
+def rank_pid(folder: Path, *, rank: int) -> int:
+    """The process that is this rank of the run in this folder."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            told = (path / "environ").read_bytes().split(b"\0")
-            session = int((path / "stat").read_text().rsplit(")", 1)[1].split()[3])
-        except (OSError, ValueError):
+            told, said = (path / "environ").read_bytes().split(b"\0"), (path / "cmdline").read_bytes()
+        except OSError:
             continue
-        if session == launcher and f"RANK={rank}".encode() in told:
+        if f"run.folder={folder}".encode() in said and f"RANK={rank}".encode() in told:
             return int(path.name)
-    raise AssertionError(f"no process with RANK={rank} below {launcher}")
+    raise AssertionError(f"no process with RANK={rank} trains in {folder}")
