@@ -63,32 +63,19 @@ def _pad_rows(rows: Tensor, length: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros((missing, *rows.shape[1:]))]) if missing else rows.contiguous()
 
 
-def combine_columns(partial_G: Tensor) -> Tensor:
-    """log Σ_r exp(partial_r) over the ranks' log-sum-exps of each column: [G].
+def combine_columns(partial: Tensor) -> Tensor:
+    """log Σ_r exp(partial_r) over the ranks' log-sum-exps of each column, of any shape; without a gradient.
 
-    Two collectives of G numbers, a MAX and a SUM, where gathering all queries would take G·D.
+    Two collectives, a MAX and a SUM, of a number or two a column, where gathering all queries would take D a column.
     """
-    return _CombineColumns.apply(partial_G) if world_size() > 1 else partial_G
-
-
-class _CombineColumns(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, partial_G: Tensor) -> Tensor:
-        largest_G = partial_G.clone()
-        dist.all_reduce(largest_G, op=dist.ReduceOp.MAX)
-        sum_G = torch.exp(partial_G - largest_G)
-        dist.all_reduce(sum_G, op=dist.ReduceOp.SUM)
-        whole_G = largest_G + sum_G.log()
-        ctx.save_for_backward(torch.exp(partial_G - whole_G))
-        return whole_G
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (share_G,) = ctx.saved_tensors
-        # Each rank's loss uses only its own columns; the others' wishes for them are elsewhere.
-        total_G = gradients[0].contiguous().clone()
-        dist.all_reduce(total_G, op=dist.ReduceOp.SUM)
-        return total_G * share_G
+    if world_size() == 1:
+        return partial
+    largest = partial.detach().clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    # A column that no rank has anything for stays at −inf, and −inf − −inf would be NaN.
+    total = torch.exp(partial - largest.masked_fill(largest == -torch.inf, 0))
+    dist.all_reduce(total, op=dist.ReduceOp.SUM)
+    return largest + total.log()
 
 
 def sum_over_ranks(numbers: Tensor) -> Tensor:

@@ -5,19 +5,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from hbdist import loss as loss_module
 from hbdist.loss import NO_IDENTITY, Candidates, info_nce
 
 TEMPERATURE = 0.05
 
 
-def random_problem(seed: int, pairs: int, hard: int, *, same: bool = True) -> dict[str, torch.Tensor]:
+def random_problem(seed: int, pairs: int, hard: int, *, same: bool = True) -> dict[str, Tensor]:
     """Random unit vectors in float64; with `same`, identities and blocks that clash now and then."""
     generator = torch.Generator().manual_seed(seed)
 
-    def unit(*shape: int) -> torch.Tensor:
+    def unit(*shape: int) -> Tensor:
         return torch.nn.functional.normalize(torch.randn(*shape, 8, generator=generator, dtype=torch.float64), dim=-1)
 
     spread = 4 if same else 10**6
@@ -37,7 +39,7 @@ def random_problem(seed: int, pairs: int, hard: int, *, same: bool = True) -> di
     }
 
 
-def candidates_of(problem: dict[str, torch.Tensor]) -> Candidates:
+def candidates_of(problem: dict[str, Tensor]) -> Candidates:
     return Candidates(
         problem["positive"],
         problem["identity"],
@@ -48,7 +50,7 @@ def candidates_of(problem: dict[str, torch.Tensor]) -> Candidates:
     )
 
 
-def slow_loss(problem: dict[str, torch.Tensor], *, block_scope: bool, symmetric: bool) -> tuple[float, int, int]:
+def slow_loss(problem: dict[str, Tensor], *, block_scope: bool, symmetric: bool) -> tuple[float, int, int]:
     """The equation, one number at a time: sum of losses, candidates, masked."""
     p = {name: tensor.detach().numpy() for name, tensor in problem.items()}
     pairs = range(len(p["query"]))
@@ -95,6 +97,13 @@ def slow_loss(problem: dict[str, torch.Tensor], *, block_scope: bool, symmetric:
     return total, counted, masked
 
 
+@pytest.fixture(params=[(1024, 2048), (5, 3)], ids=["one tile", "many tiles"], autouse=True)
+def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every claim holds however the scores are cut into tiles."""
+    monkeypatch.setattr(loss_module, "TILE_QUERIES", request.param[0])
+    monkeypatch.setattr(loss_module, "TILE_DOCUMENTS", request.param[1])
+
+
 @given(
     seed=st.integers(0, 10**6),
     pairs=st.integers(1, 9),
@@ -119,22 +128,24 @@ def test_the_loss_is_the_equation_whatever_masks_scopes_and_negatives(
     assert (int(parts.candidates), int(parts.masked)) == (counted, masked)
 
 
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), block_scope=st.booleans(), symmetric=st.booleans())
 def test_the_gradient_is_that_of_finite_differences(seed: int, block_scope: bool, symmetric: bool) -> None:
     problem = random_problem(seed, 4, 1)
 
-    def loss(query: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    def loss(query: Tensor, positive: Tensor, negative: Tensor, temperature: Tensor) -> Tensor:
         return info_nce(
             query,
             torch.arange(4),
             candidates_of(problem | {"positive": positive, "negative": negative}),
-            temperature=1.0,
+            temperature=temperature,
             block_scope=block_scope,
             combine_columns=(lambda column: column) if symmetric else None,
         ).loss
 
     inputs = [problem[name].requires_grad_() for name in ("query", "positive", "negative")]
-    assert torch.autograd.gradcheck(loss, inputs)
+    temperature = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, [*inputs, temperature])
 
 
 def test_translations_and_copies_of_the_own_document_are_no_negatives() -> None:
@@ -158,3 +169,43 @@ def test_accuracy_counts_a_tie_as_a_miss() -> None:
     problem["positive"] = problem["query"][:1].expand(3, -1)
     tied = info_nce(problem["query"], torch.arange(3), candidates_of(problem), temperature=TEMPERATURE)
     assert (int(perfect.correct), int(tied.correct)) == (3, 0)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("noise", [0.9, 0.5, 0.1])
+def test_float32_gradients_are_right_early_and_late_in_training(noise: float, symmetric: bool) -> None:
+    """Late in training p_ii is nearly 1, and 1 − p_ii taken literally is rounding noise: plain float32 is off by percents."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.nn.functional.normalize(torch.randn(96, 64, generator=generator, dtype=torch.float64), dim=1)
+    drift = noise * torch.randn(96, 64, generator=generator, dtype=torch.float64) / 8
+    positive = torch.nn.functional.normalize(query + drift, dim=1)
+    identity = torch.arange(1, 289).reshape(96, 3)
+
+    def gradients(dtype: torch.dtype) -> tuple[float, Tensor]:
+        vectors = [one.to(dtype, copy=True).requires_grad_() for one in (query, positive)]
+        none = torch.zeros(0, dtype=torch.int64)
+        known = Candidates(vectors[1], identity, identity[:, 0], query[:0].to(dtype), none.reshape(0, 3), none)
+        parts = info_nce(
+            vectors[0],
+            torch.arange(96),
+            known,
+            temperature=TEMPERATURE,
+            combine_columns=(lambda column: column) if symmetric else None,
+        )
+        parts.loss.backward()
+        return float(parts.loss.detach()) / 96, torch.cat(
+            [vector.grad for vector in vectors if vector.grad is not None]
+        ).double()
+
+    (loss, exact), (rounded_loss, rounded) = gradients(torch.float64), gradients(torch.float32)
+    assert rounded_loss == pytest.approx(loss, rel=1e-5)
+    assert (rounded - exact).norm() / exact.norm() < 1e-5
+
+
+def test_bf16_vectors_are_scored_in_float32() -> None:
+    problem = {k: v.bfloat16() if v.is_floating_point() else v for k, v in random_problem(0, 9, 1).items()}
+    exact = {k: v.double() if v.is_floating_point() else v for k, v in problem.items()}
+    found, expected = (
+        info_nce(one["query"], torch.arange(9), candidates_of(one), temperature=0.01) for one in (problem, exact)
+    )
+    assert float(found.loss) == pytest.approx(float(expected.loss), rel=1e-5)
