@@ -99,7 +99,15 @@ class Config(Section):
         return "\n".join(lines) + "\n"
 
 
-FREE_ON_RESUME = ("run.", "checkpoint.", "engine.", "loss.chunk_tokens", "data.shards", "data.workers")
+FREE_ON_RESUME = (
+    "run.",
+    "checkpoint.",
+    "engine.",
+    "loss.chunk_tokens",
+    "loss.gradient_cache",
+    "data.shards",
+    "data.workers",
+)
 """Keys (or sections) that may change when a run goes on: none of them changes what is computed. That the data are
 the same is checked by the manifest's fingerprint, not by where they lie."""
 

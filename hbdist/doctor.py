@@ -52,7 +52,7 @@ def _packages() -> Iterator[Finding]:
 
 def _search() -> Finding:
     found = importlib.util.find_spec("faiss") is not None
-    remedy = "searches run on torch; pip install -e '.[cpu]' or '.[gpu]' for FAISS"
+    remedy = "searches are exact matrix products; pip install -e '.[cpu]' or '.[gpu]' for FAISS"
     return Finding(found, "faiss" if found else f"no faiss: {remedy}", optional=True)
 
 

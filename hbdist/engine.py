@@ -7,6 +7,7 @@ the run stops. (On CPU accelerate can take each of several processes for the onl
 import math
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -101,6 +102,12 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's loss; the average over ranks is in place when this returns."""
         self._accelerator.backward(loss)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Passes inside do not average gradients over the ranks; the next backward outside does it for all of them."""
+        if isinstance(self._model, nn.parallel.DistributedDataParallel):
+            return self._model.no_sync()
+        return nullcontext()
 
     def update(self, lr: float) -> float:
         """One step of the optimizer; returns the norm of the whole gradient before clipping.

@@ -87,6 +87,11 @@ class Run:
     def _on_signal(self, number: int, _frame: object) -> None:
         self.interrupted = True
 
+    def say(self, sentence: str) -> None:
+        """Print a line, from rank 0."""
+        if self.is_main:
+            print(sentence, flush=True)
+
     def announce(self, plan: Plan) -> None:
         """Show the arithmetic of the run before anything is loaded; keep it, the config and the environment."""
         if not self.is_main:

@@ -78,6 +78,8 @@ class LossSection(Section):
     """Hard negatives used per pair, drawn from those the data has; places left empty are masked."""
     chunk_tokens: int = Field(8192, ge=1)
     """Most tokens, padding included, of one forward pass; a matter of memory and speed only."""
+    gradient_cache: Literal["auto", "always", "never"] = "auto"
+    """Encode in two passes, with the memory of one chunk: when one pass would not fit, always, or never."""
 
 
 class OptimizerSection(Section):

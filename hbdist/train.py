@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hbdist.batches import Batches, measure_token_rates
-from hbdist.chunked import contrastive_step
+from hbdist.chunked import ContrastiveStep
 from hbdist.config import Config, describe
 from hbdist.encoder import Encoder
 from hbdist.engine import Engine
@@ -46,12 +46,12 @@ def train(config: Config) -> Outcome:
     encoder = Encoder.load(config.model)
     rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))
     batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
-    model = engine.prepare(encoder, config.optimizer)
+    step = ContrastiveStep(engine.prepare(encoder, config.optimizer), config, engine, say=run.say)
     start = run.resume(engine, manifest)
 
     meter = Meter(config, engine.device)
     for batch in meter.waiting(batches.from_step(start)):
-        parts = contrastive_step(model, batch, config, rank=engine.rank, world=engine.world, backward=engine.backward)
+        parts = step(batch)
         lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
         metrics = meter.measure(batch, parts, lr=lr, grad_norm=engine.update(lr))
         run.record(metrics, batch.ids)

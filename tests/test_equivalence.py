@@ -4,44 +4,64 @@ Real gloo processes, DistributedDataParallel, float64, and the very step that tr
 """
 
 import itertools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from ranks import on_ranks
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from hbdist.batches import BatchCounts, Chunk, RankBatch
-from hbdist.chunked import contrastive_step
+from hbdist.chunked import ContrastiveStep
 from hbdist.config import Config
 from hbdist.gather import sum_over_ranks, world_size
 
 PAIRS, WORDS, LENGTH = 13, 50, 6
-CASES = list(itertools.product((0, 2), (False, True), ("none", "identity", "block"), (1, 3)))
-"""hard negatives × symmetric × masks × chunks"""
+CACHES = ("never", "always")
+CASES = list(itertools.product((0, 2), (False, True), ("none", "identity", "block"), (1, 3), CACHES))
+"""hard negatives × symmetric × masks × chunks × gradient cache"""
 
 
 class WordEncoder(nn.Module):
     """A mean of word vectors, normalised: small, and with a parameter that every text shares."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         generator = torch.Generator().manual_seed(0)
         self.words = nn.Parameter(torch.randn(WORDS, 8, generator=generator, dtype=torch.float64))
 
     def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
         hidden_BD = (self.words[input_ids_BL] * attention_mask_BL[..., None]).sum(dim=1)
+        hidden_BD = nn.functional.dropout(hidden_BD, self.dropout)
         return nn.functional.normalize(hidden_BD, dim=-1)
 
 
-def make_config(hard: int, symmetric: bool, masks: str) -> Config:
+class Ranks:
+    """What the step needs of an engine: this process's place, and plain DistributedDataParallel."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.world = world_size()
+        self.rank = torch.distributed.get_rank() if self.world > 1 else 0
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def hold(self) -> AbstractContextManager[None]:
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+
+def make_config(hard: int, symmetric: bool, masks: str, cache: str) -> Config:
     values: dict[str, Any] = {
         "steps": 1,
         "data": {"shards": "none"},
         "model": {"name": "none"},
         "batch": {"size": PAIRS, "negatives": "block" if masks == "block" else "global"},
-        "loss": {"temperature": 0.05, "symmetric": symmetric, "hard_negatives": hard},
+        "loss": {"temperature": 0.05, "symmetric": symmetric, "hard_negatives": hard, "gradient_cache": cache},
     }
     return Config.check(values, source="test")
 
@@ -81,39 +101,56 @@ def make_chunks(ids_NL: Tensor, chunks: int) -> list[Chunk]:
     return [Chunk(ids_NL[place], torch.ones_like(ids_NL[place]), place) for place in places]
 
 
-def gradients(rank: int | None = None) -> list[tuple[Tensor, Tensor]]:
-    """(gradient, mean loss of the global batch) of every case, on this rank or on the only process."""
-    world = world_size()
-    rank = torch.distributed.get_rank() if world > 1 else 0
+def gradients(dropout: float = 0.0) -> list[tuple[Tensor, Tensor, int]]:
+    """(gradient, mean loss of the global batch, reductions of the gradient) of every case, on this rank."""
     found = []
-    for hard, symmetric, masks, chunks in CASES:
-        encoder = WordEncoder()
-        model = DistributedDataParallel(encoder, broadcast_buffers=False) if world > 1 else encoder
-        parts = contrastive_step(
-            model,
-            rank_batch(rank, world, hard, masks, chunks),
-            make_config(hard, symmetric, masks),
-            rank=rank,
-            world=world,
-            backward=lambda loss: loss.backward(),
-        )
+    for hard, symmetric, masks, chunks, cache in CASES:
+        encoder = WordEncoder(dropout)
+        model = DistributedDataParallel(encoder, broadcast_buffers=False) if world_size() > 1 else encoder
+        reductions = count_reductions(model)
+        ranks = Ranks(model)
+        step = ContrastiveStep(model, make_config(hard, symmetric, masks, cache), ranks, say=print)
+        parts = step(rank_batch(ranks.rank, ranks.world, hard, masks, chunks))
         assert encoder.words.grad is not None
-        found.append((encoder.words.grad.clone(), sum_over_ranks(parts.loss) / PAIRS))
+        found.append((encoder.words.grad.clone(), sum_over_ranks(parts.loss) / PAIRS, len(reductions)))
     return found
+
+
+def count_reductions(model: nn.Module) -> list[None]:
+    """A list that gets one longer at every reduction of this model's gradient; it has one parameter, so one bucket."""
+    reductions: list[None] = []
+    if isinstance(model, DistributedDataParallel):
+
+        def hook(_state: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+            reductions.append(None)
+            return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+        model.register_comm_hook(None, hook)
+    return reductions
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_the_gradient_of_many_ranks_is_that_of_one(world: int) -> None:
     alone = gradients()
     for found in on_ranks(world, gradients):
-        for case, (gradient, loss), (expected, expected_loss) in zip(CASES, found, alone, strict=True):
+        for case, (gradient, loss, reductions), (expected, expected_loss, _) in zip(CASES, found, alone, strict=True):
             error = (gradient - expected).norm() / expected.norm()
             assert error < 1e-12, f"{case}: gradient off by {error:.1e}"
             assert abs(loss - expected_loss) < 1e-12, case
+            assert reductions == 1, f"{case}: the gradient was reduced {reductions} times"
 
 
 def test_the_cases_differ_from_one_another() -> None:
     # Or the test above could pass with masks, blocks and negatives ignored everywhere.
-    by_case = {case[:3]: gradient for case, (gradient, _) in zip(CASES, gradients(), strict=True)}
+    by_case = {case[:3]: gradient for case, (gradient, _, _) in zip(CASES, gradients(), strict=True)}
     for one, other in itertools.combinations(by_case, 2):
         assert (by_case[one] - by_case[other]).norm() > 1e-3, f"{one} equals {other}"
+
+
+def test_dropout_is_the_same_in_both_passes() -> None:
+    found = gradients(dropout=0.3)
+    without = gradients()
+    for place in range(0, len(CASES), 2):
+        (one_pass, _, _), (two_passes, _, _) = found[place], found[place + 1]
+        torch.testing.assert_close(two_passes, one_pass, rtol=1e-12, atol=1e-14)
+        assert (one_pass - without[place][0]).norm() > 1e-3, "there was no dropout"

@@ -18,7 +18,7 @@ LAYERS = [
     # 1: pure functions of tensors or arrays
     {"loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"},
     # 2: torch, one process or many
-    {"packed", "encoder", "gather", "optim", "batches", "chunked"},
+    {"packed", "encoder", "gather", "optim", "batches", "memory", "chunked"},
     # 3: stateful shells
     {"engine", "checkpoint", "meters", "run"},
     # 4: the stories

@@ -53,12 +53,13 @@ def first_steps_agree(folder: Path, steps: int) -> None:
         f"steps={steps}",
         "data.shards=" + SHARDS,
     ]
-    ways = [(1, 8192), (2, 400), (3, 1024)]  # 16 pairs on 3 ranks: 6, 5 and 5
-    for processes, chunk_tokens in ways:
+    ways = [(1, 8192, "never"), (2, 400, "always"), (3, 1024, "auto")]  # 16 pairs on 3 ranks: 6, 5 and 5
+    for processes, chunk_tokens, cache in ways:
         here = folder / str(processes)
-        done = train(processes, *arguments, f"loss.chunk_tokens={chunk_tokens}", f"run.folder={here}")
+        chunks = [f"loss.chunk_tokens={chunk_tokens}", f"loss.gradient_cache={cache}"]
+        done = train(processes, *arguments, *chunks, f"run.folder={here}")
         assert done.returncode == 0, done.stderr
-    for (one, _), (other, _) in itertools.pairwise(ways):
+    for (one, *_), (other, *_) in itertools.pairwise(ways):
         for mine, theirs in zip(
             numbers(folder / str(one), "loss", "grad_norm"),
             numbers(folder / str(other), "loss", "grad_norm"),
