@@ -23,6 +23,7 @@ from hbdist.loss import NO_IDENTITY
 from hbdist.schedule import GlobalBatch, Schedule, deal_to_ranks, permutation
 from hbdist.shards.manifest import Manifest
 from hbdist.shards.read import Pair, ShardReader
+from hbdist.stopping import ignore_stop_signals
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class RankBatch:
     ids: list[str] | None
     """The ids of the global batch, in its order, where they are to be logged."""
 
+    @property
+    def chunks(self) -> list[Chunk]:
+        """All of this rank's texts: queries, then documents."""
+        return self.query_chunks + self.document_chunks
+
 
 class Batches(Dataset[RankBatch]):
     """Item n: this rank's part of global batch n.
@@ -108,6 +114,7 @@ class Batches(Dataset[RankBatch]):
             num_workers=workers,
             # A forked copy of a process with running threads (torch, NCCL) can hang.
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=ignore_stop_signals,
         )
         for item in items:
             if isinstance(item, DataError):
@@ -115,13 +122,7 @@ class Batches(Dataset[RankBatch]):
             yield item
 
     def __getitem__(self, step: int) -> RankBatch:
-        try:
-            return self._batch(self.schedule.batch(step))
-        except DataError as error:
-            error.rank = self.rank
-            raise
-
-    def _batch(self, whole: GlobalBatch) -> RankBatch:
+        whole = self.schedule.batch(step)
         mine = deal_to_ranks(self._lengths(whole), self.world)[self.rank]
         pairs = self.reader.read(whole.group[mine], whole.row[mine])
         negatives = [

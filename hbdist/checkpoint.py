@@ -71,11 +71,11 @@ def latest(folder: Path) -> Path | None:
     return target
 
 
-def load(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
-    """Position and state of a checkpoint.
+def read_position(checkpoint: Path) -> Position:
+    """Where a run is at this checkpoint.
 
     Raises:
-        ResumeError: its files are damaged, or another version wrote them.
+        ResumeError: its state.json is damaged, or another version wrote it.
     """
     with _refusing_damage(checkpoint):
         values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
@@ -86,7 +86,18 @@ def load(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
             " that wrote it, or start another run folder."
         )
     with _refusing_damage(checkpoint):
-        return Position(**values), torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        return Position(**values)
+
+
+def load(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
+    """Position and state of a checkpoint.
+
+    Raises:
+        ResumeError: its files are damaged, or another version wrote them.
+    """
+    position = read_position(checkpoint)
+    with _refusing_damage(checkpoint):
+        return position, torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
 
 
 @contextmanager

@@ -39,13 +39,16 @@ class Gradients(Protocol):
     def hold(self) -> AbstractContextManager[None]:
         """Forward and backward passes inside are not averaged over the ranks yet: one outside, later, does it for all."""
 
+    def agree(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank; all ranks call it."""
+
 
 class ContrastiveStep:
     """Accumulates the gradient of global batches into a model.
 
     Args:
         model: as the engine prepared it.
-        say: told, once, how much memory a token takes and what follows from it.
+        say: told how much memory a token takes and what follows from it, at first and whenever that changes.
     """
 
     def __init__(self, model: nn.Module, config: Config, engine: Gradients, *, say: Callable[[str], None]) -> None:
@@ -55,23 +58,23 @@ class ContrastiveStep:
         self.say = say
         self.device = next(model.parameters()).device
         self.budget: ActivationBudget | None = None
+        self.one_pass: bool | None = None
 
     def __call__(self, batch: RankBatch) -> LossParts:
         """The gradient of the global batch's mean loss; returns this rank's sums."""
         encode = ChunkEncoder(self.model, self.device, seed=f"{self.config.seed}/{batch.step}/{self.engine.rank}")
-        chunks = [*batch.query_chunks, *batch.document_chunks]
-        if self._fits(chunks, encode):
+        if self._takes_one_pass(batch.chunks, encode):
             return self._in_one_pass(batch, encode)
         return self._in_two_passes(batch, encode)
 
     def _in_one_pass(self, batch: RankBatch, encode: "ChunkEncoder") -> LossParts:
-        vectors = [encode(number, chunk) for number, chunk in enumerate([*batch.query_chunks, *batch.document_chunks])]
+        vectors = [encode(number, chunk) for number, chunk in enumerate(batch.chunks)]
         parts = self._score(batch, vectors)
         self.engine.backward(self._of_the_mean(parts.loss))
         return parts
 
     def _in_two_passes(self, batch: RankBatch, encode: "ChunkEncoder") -> LossParts:
-        chunks = [*batch.query_chunks, *batch.document_chunks]
+        chunks = batch.chunks
         with torch.no_grad():
             vectors = [encode(number, chunk) for number, chunk in enumerate(chunks)]
         for vector_BD in vectors:
@@ -114,20 +117,32 @@ class ContrastiveStep:
             combine_columns=combine_columns if self.config.loss.symmetric else None,
         )
 
-    def _fits(self, chunks: Sequence[Chunk], encode: "ChunkEncoder") -> bool:
+    def _takes_one_pass(self, chunks: Sequence[Chunk], encode: "ChunkEncoder") -> bool:
         asked = self.config.loss.gradient_cache
-        tokens = sum(chunk.input_ids_BL.numel() for chunk in chunks)
         if asked != "auto":
             return asked == "never"
         if self.budget is None:
-            # Inside hold: this forward pass has no backward, and DDP would wait for one.
-            with self.engine.hold():
-                self.budget = ActivationBudget.measure(
-                    self.model, lambda: encode(0, chunks[0]), tokens=chunks[0].input_ids_BL.numel(), device=self.device
-                )
-            how = "one pass" if self.budget.fits(tokens) else "two passes (gradient cache)"
-            self.say(f"{self.budget}: {tokens:,} tokens a step on this rank are done in {how}")
-        return self.budget.fits(tokens)
+            self.budget = self._measure(chunks, encode)
+        tokens = sum(chunk.input_ids_BL.numel() for chunk in chunks)
+        # One answer for all: the two ways call DDP and the gathers in another order.
+        one_pass = not self.engine.agree(not self.budget.fits(tokens))
+        if one_pass != self.one_pass:
+            self.one_pass = one_pass
+            how = "one pass" if one_pass else "two passes (gradient cache)"
+            self.say(f"{self.budget}: {tokens:,} tokens of a step on a rank are done in {how}")
+        return one_pass
+
+    def _measure(self, chunks: Sequence[Chunk], encode: "ChunkEncoder") -> ActivationBudget:
+        # The longest texts: attention may keep more a token the longer they are.
+        number = max(range(len(chunks)), key=lambda place: chunks[place].input_ids_BL.shape[1])
+        # Inside hold: this forward pass has no backward, and DDP would wait for one.
+        with self.engine.hold():
+            return ActivationBudget.measure(
+                self.model,
+                lambda: encode(number, chunks[number]),
+                tokens=chunks[number].input_ids_BL.numel(),
+                device=self.device,
+            )
 
 
 class ChunkEncoder:

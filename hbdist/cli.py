@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hbdist.config import Config
-from hbdist.errors import ConfigError, HbdistError
+from hbdist.config import Config, split_arguments
+from hbdist.errors import ConfigError, DataError, HbdistError
 
 app = typer.Typer(
     help="Hybrid-batch training of multilingual dense retrievers. To train: accelerate launch hbdist/train.py CONFIG.",
@@ -54,9 +54,7 @@ def plan(
     from hbdist.schedule import Schedule
     from hbdist.shards.manifest import Manifest
 
-    given = arguments or []
-    path = given[0] if given and "=" not in given[0] else None
-    config = Config.load(path, given[1:] if path else given)
+    config = Config.load(*split_arguments(arguments or []))
     manifest = Manifest.load(Path(config.data.shards))
     print(Plan.of(config, manifest, ranks=ranks).text(), end="")
     if step is not None:
@@ -122,14 +120,17 @@ def evaluate(
         raise ConfigError(f"--task {task!r} is not known. Give xquad-r.")
     chosen = load_xquad_r(data) if data else load_xquad_r()
     chosen = chosen.cut(languages=languages.split(",") if languages else (), questions=questions)
+    earlier = read_scores(before) if before else None
+    if before and earlier is None:
+        raise DataError(f"--before {before} holds no scores.json. Give the --out of an earlier evaluation.")
     settings = settings_of(model, pooling=pooling, query_prefix=query_prefix, document_prefix=document_prefix)
     print(f"{model}: {settings.pooling} pooling, prefixes {settings.query_prefix!r} and {settings.document_prefix!r}")
     with Bar(f"{task} {model}") as bar:
         scores = evaluate_to(
-            out, chosen, settings, load=Encoder.load, progress=lambda what, done, total: bar(done, total, what)
+            out, chosen, settings, load=Encoder.load_for_use, progress=lambda what, done, total: bar(done, total, what)
         )
-    console.print(table(scores, read_scores(before) if before else None))
-    print(f"wrote {out / 'scores.json'}")
+    console.print(table(scores, earlier))
+    print(f"the scores are in {out / 'scores.json'}")
 
 
 @app.command()

@@ -62,7 +62,7 @@ class Config(Section):
         config = cls.check(values, source=f"{path}{' and the command line' if given else ''}")
         if config.run.folder:
             return config
-        delta = difference(cls.check(base, source=str(path)), config)
+        delta = _delta(base, given, config, source=str(path))
         folder = Path("runs") / "-".join([path.stem, *(f"{key}={_plain(value)}" for key, value in delta.items())])
         return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
 
@@ -108,14 +108,30 @@ FREE_ON_RESUME = (
     "data.shards",
     "data.workers",
 )
-"""Keys (or sections) that may change when a run goes on: none of them changes what is computed. That the data are
-the same is checked by the manifest's fingerprint, not by where they lie."""
+"""Keys (or sections) that may change when a run goes on: none of them changes what is computed, beyond rounding (and which
+units drop out, under dropout). That the data are the same is checked by the manifest's fingerprint, not by where they lie."""
 
 
 def difference(old: Config, new: Config) -> dict[str, Any]:
     """{key: new value} of all that makes `new` another run than `old`; keys that are free on resume do not count."""
     before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
     return {key: after[key] for key in after if before[key] != after[key] and not key.startswith(FREE_ON_RESUME)}
+
+
+def _delta(base: Mapping[str, Any], given: Mapping[str, Any], config: Config, *, source: str) -> dict[str, Any]:
+    """What the command line makes another run of; a file that is no whole config differs by all that is given."""
+    try:
+        return difference(Config.check(base, source=source), config)
+    except ConfigError:
+        return {key: value for key, value in given.items() if not key.startswith(FREE_ON_RESUME)}
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A command line's config file, if it begins with one, and its overrides. (A file's path may hold a `=`.)"""
+    first = arguments[0] if arguments else ""
+    if first and ("=" not in first or Path(first).is_file()):
+        return first, list(arguments[1:])
+    return None, list(arguments)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

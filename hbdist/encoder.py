@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
-from hbdist.errors import ConfigError, DataError
+from hbdist.errors import ConfigError, DataError, HbdistError
 from hbdist.packed import unpack
 from hbdist.sections import ModelSection
 
@@ -91,8 +92,10 @@ class Encoder(nn.Module):
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are refused below, by name
                 )
+            except HbdistError:
+                raise
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                first = str(error).strip().splitlines()[0]
+                first = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise DataError(
                     f"model.name = {settings.name!r} cannot be loaded: {first} Give the name of a model on the Hugging"
                     " Face hub, or the path of a folder that holds config.json, weights and a tokenizer."
@@ -105,7 +108,20 @@ class Encoder(nn.Module):
                 f"model.name = {settings.name!r} lacks {len(missing)} weights of its own architecture (or their shapes"
                 f" differ), among them {missing[0]}: they would be random. Use a complete model."
             )
+        if tokenizer.pad_token_id is None:
+            raise DataError(
+                f"model.name = {settings.name!r} has a tokenizer without a padding token. Use an encoder model."
+            )
         return cls(backbone, Tokenize(tokenizer, settings))
+
+    @classmethod
+    def load_for_use(cls, settings: ModelSection) -> "Encoder":
+        """As `load`, on the GPU where there is one, and not for training.
+
+        Raises:
+            DataError: there is no such model, or its files are damaged.
+        """
+        return cls.load(settings).to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     @property
     def dimensions(self) -> int:
@@ -189,19 +205,28 @@ class SavedSettings:
     document_prefix: str | None = None
 
     @classmethod
-    def of(cls, folder: Path) -> "SavedSettings":
-        pooling = _read_json(folder / "1_Pooling" / "config.json")
-        prompts = _read_json(folder / "config_sentence_transformers.json").get("prompts", {})
+    def of(cls, name: str) -> "SavedSettings":
+        """What the model of this name or folder says.
+
+        Raises:
+            ConfigError: it has a part that is not known here, such as a dense layer.
+        """
+        modules = [module["type"].split(".")[-1] for module in _saved_json(name, "modules.json") or []]
+        unknown = sorted(set(modules) - {"Transformer", "Pooling", "Normalize"})
+        if unknown:
+            raise ConfigError(f"{name} has a {unknown[0]} module. Expected Transformer, Pooling and Normalize alone.")
+        pooling = _saved_json(name, "1_Pooling/config.json") or {}
         modes = [  # older versions have a flag for each, as pooling_mode_cls_token or pooling_mode_mean_tokens
             key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token")
             for key, on in pooling.items()
             if key.startswith("pooling_mode_") and on
         ]
-        return cls(
-            pooling.get("pooling_mode") or "+".join(modes) or None,
-            prompts.get("query"),
-            prompts.get("document", prompts.get("passage")),
-        )
+        mode = pooling.get("pooling_mode") or "+".join(modes) or None
+        use = _saved_json(name, "config_sentence_transformers.json")
+        if use is None:
+            return cls(mode)
+        prompts = use.get("prompts", {})  # a model of sentence-transformers that names no prompts has none
+        return cls(mode, prompts.get("query", ""), prompts.get("document", prompts.get("passage", "")))
 
 
 def settings_of(name: str, **given: Any) -> ModelSection:
@@ -211,7 +236,7 @@ def settings_of(name: str, **given: Any) -> ModelSection:
         ConfigError: it is to be pooled in a way that is not known here.
     """
     known: dict[str, Any] = {"max_query_tokens": 512, "max_document_tokens": 512}
-    for source in (vars(SavedSettings.of(Path(name))), given):
+    for source in (vars(SavedSettings.of(name)), given):
         known |= {key: value for key, value in source.items() if value is not None}
     if known.get("pooling", "mean") not in get_args(Pooling):
         raise ConfigError(
@@ -220,13 +245,26 @@ def settings_of(name: str, **given: Any) -> ModelSection:
     return ModelSection(name=name, **known)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _saved_json(name: str, file: str) -> Any:
+    """A JSON file of a model's folder, or of the model of that name on the hub; None where there is none."""
+    path = Path(name) / file
+    if not Path(name).is_dir():
+        with _quiet():
+            found = cached_file(
+                name,
+                file,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        path = Path(found) if found else path
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 DROPOUT_KEYS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
     *("dropout", "attention_dropout", "activation_dropout"),
+    *("embedding_dropout", "mlp_dropout"),
 )
 """What model families call their dropouts, in their configs."""
 
@@ -234,9 +272,14 @@ DROPOUT_KEYS = (
 def _set_dropout(config: Any, dropout: float | None) -> None:
     if dropout is None:
         return
-    for name in DROPOUT_KEYS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
+    known = [name for name in DROPOUT_KEYS if hasattr(config, name)]
+    if not known:
+        raise ConfigError(
+            f"model.dropout = {dropout}: {config.model_type} models name their dropouts in a way that is not known here."
+            " Leave model.dropout unset, or set them in the model's own config.json."
+        )
+    for name in known:
+        setattr(config, name, dropout)
 
 
 def _without_pooler(backbone: Any) -> None:

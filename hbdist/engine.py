@@ -6,7 +6,7 @@ the run stops. (On CPU accelerate can take each of several processes for the onl
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from hbdist.config import Config
@@ -43,12 +44,16 @@ class Engine:
             ConfigError: the launcher's own settings contradict the config, or ask for what is not supported.
         """
         check_launcher(config.engine, environment)
-        on_cpu = not torch.cuda.is_available()
+        gpus, here = torch.cuda.device_count(), int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        on_cpu = gpus < here
+        if gpus and on_cpu and environment.get("RANK", "0") == "0":
+            print(f"{here} processes and {gpus} GPU{'s' * (gpus > 1)} on this machine: training on the CPU", flush=True)
         if on_cpu:
             # Whatever imports deepspeed on the way would otherwise guess, and warn of having guessed.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         launched = int(environment.get("WORLD_SIZE", "1"))
         backend = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=COLLECTIVE_TIMEOUT)
+        _refuse_unknown_trackers(config.run.trackers)
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="bf16" if config.engine.precision == "bf16" else "no",
@@ -149,7 +154,7 @@ class Engine:
         self._accelerator.wait_for_everyone()
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint must hold of model and optimizer, on the CPU."""
+        """All that a checkpoint must hold of model and optimizer."""
         assert self._bare is not None, "prepare comes first"
         return {"model": self._bare.state_dict(), "optimizer": self._optimizer.state_dict()}
 
@@ -173,6 +178,17 @@ class Engine:
             dist.destroy_process_group()
 
 
+def _refuse_unknown_trackers(trackers: Sequence[str]) -> None:
+    # accelerate leaves out a tracker that is not installed without a word.
+    installed = sorted(str(tracker) for tracker in get_available_trackers())
+    for tracker in trackers:
+        if tracker not in installed:
+            raise ConfigError(
+                f"run.trackers names {tracker!r}, and installed are: {', '.join(installed) or 'none'}. Install it"
+                " (pip install -e '.[track]' for tensorboard), or take it out."
+            )
+
+
 def check_launcher(settings: EngineSection, environment: Mapping[str, str]) -> None:
     """Refuse launcher settings that would change the run behind the config's back.
 
@@ -191,6 +207,12 @@ def check_launcher(settings: EngineSection, environment: Mapping[str, str]) -> N
         raise ConfigError(
             f"The launcher says gradient_accumulation_steps: {steps}. Accumulation adds no negatives to a contrastive"
             " batch: take it out of the accelerate config and set batch.size; loss.chunk_tokens bounds the memory."
+        )
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("OMPI_COMM_WORLD_SIZE", "1"))
+    if tasks != "1" and "WORLD_SIZE" not in environment:
+        raise ConfigError(
+            f"{tasks} tasks were started, but none of them knows of the others (WORLD_SIZE is not set): each would train"
+            " alone. Start one task with `accelerate launch` or `torchrun`, which start the processes."
         )
     for name, what in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
         if environment.get(name, "false").lower() in ("true", "1"):

@@ -13,12 +13,7 @@ class ConfigError(HbdistError):
 
 
 class DataError(HbdistError):
-    """Shards, a manifest, a model folder or evaluation data are missing, damaged or not what they claim to be.
-
-    `rank` is the only rank that saw it; None where all do.
-    """
-
-    rank: int | None = None
+    """Shards, a manifest, a model folder or evaluation data are missing, damaged or not what they claim to be."""
 
 
 class ResumeError(HbdistError):

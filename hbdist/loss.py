@@ -196,8 +196,8 @@ class _InfoNCE(torch.autograd.Function):
         ctx.save_for_backward(query_BD, positive_GD, negative_HD, tau, own_logit_B, others_B, columns_2G)
         ctx.problem = problem
         # A tie is a miss, and two ways to multiply the same vectors differ in the last digits.
-        rounding_B = 8 * torch.finfo(tau.dtype).eps * own_logit_B.abs()
-        counts = ((own_logit_B - best_B > rounding_B).sum(), torch.tensor(counted), torch.tensor(masked))
+        rounding = 8 * torch.finfo(tau.dtype).eps / tau
+        counts = ((own_logit_B - best_B > rounding).sum(), torch.tensor(counted), torch.tensor(masked))
         ctx.mark_non_differentiable(*counts)
         return loss, *counts
 

@@ -76,7 +76,32 @@ def _machine_free() -> int | None:
 
 
 def _container_free() -> int | None:
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
+    """What the control group of this process, or one above it, still allows; the file cache does not count as used."""
+    listed = Path("/proc/self/cgroup")
+    if not listed.is_file():
         return None
-    return int(limit.read_text()) - int(used.read_text())
+    allowed = []
+    for line in listed.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        names = (
+            ("memory.max", "memory.current")
+            if controllers == ""
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        root = Path("/sys/fs/cgroup", controllers)
+        inside = root / path.strip("/")
+        for folder in {inside, *(parent for parent in inside.parents if root in (parent, *parent.parents))}:
+            limit, used = folder / names[0], folder / names[1]
+            if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+                allowed.append(int(limit.read_text()) - int(used.read_text()) + _file_cache(folder))
+    return min(allowed, default=None)
+
+
+def _file_cache(folder: Path) -> int:
+    path = folder / "memory.stat"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next(
+        (int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file")), 0
+    )

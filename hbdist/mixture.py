@@ -34,6 +34,13 @@ class Pool:
     def size(self) -> int:
         return sum(self.rows)
 
+    def fitting(self, *, one_dataset: bool) -> int:
+        """The largest block that repeats no row, on average over the draws of its data sets."""
+        if one_dataset:
+            return min(self.rows)
+        total = sum(self.dataset_weights)
+        return int(min(rows * total / weight for rows, weight in zip(self.rows, self.dataset_weights, strict=True)))
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -87,9 +94,14 @@ def plan_mixture(groups: Sequence[Group], batch: BatchSection, data: DataSection
     for kind in kinds:
         if not kind.pools:
             raise ConfigError(_no_pool(kind, batch, [groups[place] for place in admitted]))
-    small = tuple(f"{pool.pair} ({pool.size} pairs)" for kind in kinds for pool in kind.pools if pool.size < kind.block)
+    small = tuple(
+        f"{pool.pair} ({pool.fitting(one_dataset=batch.one_dataset)} pairs)"
+        for kind in kinds
+        for pool in kind.pools
+        if pool.fitting(one_dataset=batch.one_dataset) < kind.block
+    )
     if small and batch.small_pool == "refuse":
-        raise ConfigError(_too_small(kinds, small))
+        raise ConfigError(_too_small(kinds, small, batch))
     return Mixture(batch.mix, kinds, small)
 
 
@@ -204,14 +216,19 @@ def _no_pool(kind: Kind, batch: BatchSection, groups: list[Group]) -> str:
     )
 
 
-def _too_small(kinds: tuple[Kind, ...], small: tuple[str, ...]) -> str:
-    kind = max(kinds, key=lambda one: one.block - min(pool.size for pool in one.pools))
-    least = min(pool.size for pool in kind.pools)
+def _too_small(kinds: tuple[Kind, ...], small: tuple[str, ...], batch: BatchSection) -> str:
+    def least(kind: Kind) -> int:
+        return min(pool.fitting(one_dataset=batch.one_dataset) for pool in kind.pools)
+
+    kind = max(kinds, key=lambda one: one.block - least(one))
     key = f"batch.{kind.name}_block"
-    fitting = max(divisor for divisor in range(1, least + 1) if kind.part % divisor == 0)
-    smaller = f"batch.size={least}, " if kind.block == kind.part else ""
+    fitting = max(divisor for divisor in range(1, max(1, least(kind)) + 1) if kind.part % divisor == 0)
+    whole_step = batch.mix == "step" and all(one.block in (1, one.part) for one in kinds)
+    smaller = f"batch.size={least(kind)}, " if whole_step and least(kind) > 0 else ""
+    language = "language" if kind.name == "mono" else "language pair"
+    data_set = " and data set" * batch.one_dataset
     return (
-        f"{key} asks for {kind.block} pairs of one language{'' if kind.name == 'mono' else ' pair'}, and these have fewer:"
+        f"{key} asks for {kind.block} pairs of one {language}{data_set}, and these have fewer:"
         f" {', '.join(small[:8])}{' …' if len(small) > 8 else ''}. Ways out: {smaller}{key}={fitting},"
         ' batch.small_pool="repeat" (repeats are masked as negatives), more data, or leave them out of data.languages.'
     )

@@ -70,15 +70,18 @@ class Plan:
         return f"  {kind.name:<5} {kind.share:>6.1%} of the {unit}; {len(kind.pools)} {what}, {blocks}: {pools}"
 
     def _warnings(self) -> list[str]:
-        if not self.mixture.small:
-            return []
-        return [
-            f"  repeats: these have fewer pairs than a block and are repeated in it: {', '.join(self.mixture.small)}"
-        ]
+        used = {code for kind in self.mixture.kinds for pool in kind.pools for code in pool.pair.split("-")}
+        absent = [code for code in self.config.data.languages if code not in used]
+        lines = [f"  in no batch: {', '.join(absent)} (the mixture's data sets have no such pairs)"] if absent else []
+        if self.mixture.small:
+            lines.append(f"  repeats: fewer pairs than a block, so repeated in it: {', '.join(self.mixture.small)}")
+        return lines
 
     def _rest(self) -> list[str]:
         config, optimizer = self.config, self.config.optimizer
-        others = config.batch.size * (1 + config.loss.hard_negatives) - 1
+        in_scope = max(kind.part if kind.block == 1 else kind.block for kind in self.mixture.kinds)
+        in_scope = in_scope if config.batch.negatives == "block" else config.batch.size
+        others = in_scope * (1 + config.loss.hard_negatives) - 1
         scope = "of its own block" if config.batch.negatives == "block" else "of the global batch"
         epochs = self.total_pairs / self.data_pairs
         after = {"constant": "constant", "linear": "then linearly to 0", "cosine": "then along a cosine to 0"}

@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import shlex
-import signal
 import sys
+import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,9 +28,10 @@ from hbdist.errors import HbdistError, ResumeError
 from hbdist.meters import is_worth_a_line, progress_line
 from hbdist.plan import Plan
 from hbdist.shards.manifest import Manifest
+from hbdist.stopping import StopFlag
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""What schedulers and people send; SIGUSR2 comes from Slurm some time before the limit."""
+FIRST_WORD = 1.0
+"""Seconds that rank 0 has to say what it and other ranks see alike; launchers end all ranks as soon as one is gone."""
 RECENT_STEPS = 20
 """Steps that the shown rate looks back on."""
 
@@ -65,8 +68,8 @@ class Run:
         self.config = config
         self.folder = Path(config.run.folder)
         self.is_main = is_main
-        self.interrupted = False
-        """A signal has come on this rank; others learn of it when they next agree."""
+        self.stop = StopFlag()
+        """Up when a signal has come to this rank; others learn of it when they next agree."""
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
 
     @classmethod
@@ -80,12 +83,32 @@ class Run:
         stored = run.folder / "config.toml"
         if stored.is_file():
             _refuse_another_run(Config.check(read_toml(stored), source=str(stored)), config)
-        for number in STOP_SIGNALS:
-            signal.signal(number, run._on_signal)
         return run
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self.interrupted = True
+    @contextmanager
+    def underway(self) -> Iterator[None]:
+        """While inside, signals raise `stop`, and an error is noted in outcome.json before it goes on its way."""
+        self.stop.listen()
+        try:
+            yield
+        except HbdistError as error:
+            self._note_failure(Outcome.invalid(error))
+            raise
+        except Exception as error:
+            self._note_failure(Outcome.failed(error))
+            raise
+        finally:
+            self.stop.forget()
+
+    def _note_failure(self, outcome: Outcome) -> None:
+        # What one rank meets ends in a broken connection on the others: the first note of an attempt is its cause.
+        if not self.is_main:
+            time.sleep(FIRST_WORD)
+        known = outcome_of(self.folder)
+        if known is None or (self.is_main and outcome.state == "invalid" and known != "done"):
+            note_outcome(self.folder, outcome)
+            if not self.is_main:
+                print(f"hbdist, rank {os.environ.get('RANK')}: {outcome.message}", file=sys.stderr, flush=True)
 
     def say(self, sentence: str) -> None:
         """Print a line, from rank 0."""
@@ -103,27 +126,42 @@ class Run:
         write_atomically(self.folder / "environment.json", json.dumps(environment(), indent=1))
         (self.folder / "outcome.json").unlink(missing_ok=True)
 
-    def resume(self, engine: Engine, manifest: Manifest) -> int:
-        """Put model and optimizer back to the newest checkpoint; returns the updates done, 0 in a new run.
+    def find_checkpoint(self, engine: Engine, manifest: Manifest) -> Path | None:
+        """The newest checkpoint, made sure that it is of these data and that all ranks see the same; None in a new run.
 
         Raises:
-            ResumeError: the checkpoint is damaged, or its data were others.
+            ResumeError: its data were others, or ranks see different data or checkpoints.
         """
         found = checkpoint.latest(self.folder / "checkpoints")
+        seen = (manifest.fingerprint, found.name if found else None)
+        theirs = engine.from_main(seen)
+        if engine.agree(seen != theirs):
+            raise ResumeError(
+                f"Ranks see different shards or checkpoints: rank 0 {theirs}, this one {seen}. Put {manifest.root} and"
+                f" {self.folder} where all nodes see the same files."
+            )
+        trained_on = checkpoint.read_position(found).fingerprint if found else manifest.fingerprint
+        if trained_on != manifest.fingerprint:
+            raise ResumeError(
+                f"{found} was trained on shards with fingerprint {trained_on[:12]}, and {manifest.root} has"
+                f" {manifest.fingerprint[:12]}: the batches would be others. Build the same shards again, or start a new"
+                " run with run.folder=… ."
+            )
+        return found
+
+    def resume(self, engine: Engine, found: Path | None) -> int:
+        """Put model and optimizer back to a checkpoint; returns the updates done, 0 in a new run.
+
+        Raises:
+            ResumeError: the checkpoint is damaged.
+        """
         if found is None:
             self._cut_logs(0)
             return 0
         position, state = checkpoint.load(found)
-        if position.fingerprint != manifest.fingerprint:
-            raise ResumeError(
-                f"{found} was trained on shards with fingerprint {position.fingerprint[:12]}, and {manifest.root} has"
-                f" {manifest.fingerprint[:12]}: the batches would be others. Build the same shards again, or start a new"
-                " run with run.folder=… ."
-            )
         engine.load_state(state)
         self._cut_logs(position.step)
-        if self.is_main:
-            print(f"resuming after step {position.step} from {found}", flush=True)
+        self.say(f"resuming after step {position.step} from {found}")
         return position.step
 
     def record(self, metrics: dict[str, Any], ids: list[str] | None) -> None:

@@ -71,7 +71,8 @@ class Deck:
                 raise ConfigError(
                     f"The rarest of {len(weights)} choices ({key.split('/', 1)[-1]}) has a share of"
                     f" {min(weights) / sum(weights):.1e}, too small to be dealt even once in {LARGEST_DEAL:,}."
-                    " Lower batch.language_exponent or batch.dataset_exponent, or leave it out of the mixture."
+                    " Bring batch.mono_share nearer to 0.5, lower batch.language_exponent or batch.dataset_exponent, or"
+                    " leave the rarest out of the mixture."
                 )
             self.quota = quotas(weights, self.size)
 

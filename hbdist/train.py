@@ -13,15 +13,15 @@ from pathlib import Path
 
 from hbdist.batches import Batches, measure_token_rates
 from hbdist.chunked import ContrastiveStep
-from hbdist.config import Config, describe
+from hbdist.config import Config, describe, split_arguments
 from hbdist.encoder import Encoder
 from hbdist.engine import Engine
-from hbdist.errors import DataError, HbdistError, ResumeError
+from hbdist.errors import HbdistError
 from hbdist.export import export
 from hbdist.meters import Meter
 from hbdist.optim import learning_rate
 from hbdist.plan import Plan
-from hbdist.run import Outcome, Run, note_outcome, outcome_of
+from hbdist.run import FIRST_WORD, Outcome, Run
 from hbdist.shards.manifest import Manifest
 
 USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
@@ -38,78 +38,60 @@ def train(config: Config) -> Outcome:
     """
     engine = Engine.start(config)
     run = Run.open(config, is_main=engine.is_main)
-    if run.finished():
-        return run.end(Outcome.done(f"{run.folder} is done already"))
-    manifest = Manifest.load(Path(config.data.shards))
-    run.announce(Plan.of(config, manifest, ranks=engine.world))
-
-    encoder = Encoder.load(config.model)
-    rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))
-    batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
-    step = ContrastiveStep(engine.prepare(encoder, config.optimizer), config, engine, say=run.say)
-    start = run.resume(engine, manifest)
-
-    meter = Meter(config, engine.device)
-    for batch in meter.waiting(batches.from_step(start)):
-        parts = step(batch)
-        lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
-        metrics = meter.measure(batch, parts, lr=lr, grad_norm=engine.update(lr))
-        run.record(metrics, batch.ids)
-        engine.track(metrics, metrics["step"])
-
-        done, stop = metrics["step"], engine.agree(run.interrupted)
-        if stop or done == config.steps or config.checkpoint.due(done):
-            run.save(engine, manifest, done)
-        if stop and done < config.steps:
+    with run.underway():
+        manifest = Manifest.load(Path(config.data.shards))
+        found = run.find_checkpoint(engine, manifest)
+        if run.finished():
+            run.say(f"{run.folder} is done already")
             engine.stop()
-            return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"))
+            return Outcome.done("done already")
+        run.announce(Plan.of(config, manifest, ranks=engine.world))
 
-    if engine.is_main:
-        export(encoder, run.folder / "model", config, fingerprint=manifest.fingerprint)
-    engine.wait_for_everyone()
-    engine.stop()
-    return run.end(Outcome.done(f"trained {config.steps} steps; the model is in {run.folder / 'model'}"))
+        encoder = Encoder.load(config.model)
+        rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))
+        batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
+        contrast = ContrastiveStep(engine.prepare(encoder, config.optimizer), config, engine, say=run.say)
+        start = run.resume(engine, found)
+
+        meter = Meter(config, engine.device)
+        for batch in meter.waiting(batches.from_step(start)):
+            parts = contrast(batch)
+            lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
+            metrics = meter.measure(batch, parts, lr=lr, grad_norm=engine.update(lr))
+            run.record(metrics, batch.ids)
+            engine.track(metrics, metrics["step"])
+
+            done, stop = metrics["step"], engine.agree(run.stop.up)
+            if stop or done == config.steps or config.checkpoint.due(done):
+                run.save(engine, manifest, done)
+            if stop and done < config.steps:
+                engine.stop()
+                return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"))
+
+        if engine.is_main:
+            export(encoder, run.folder / "model", config, fingerprint=manifest.fingerprint)
+        engine.wait_for_everyone()
+        engine.stop()
+        return run.end(Outcome.done(f"trained {config.steps} steps; the model is in {run.folder / 'model'}"))
 
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
     """The command: 0 done, 1 failed, 2 the input is wrong, 75 interrupted with its state saved."""
-    rank = int(os.environ.get("RANK", "0"))
     if "--help" in arguments or "-h" in arguments:
         print(USAGE + describe())
         return 0
-    folder = None
     try:
-        path = arguments[0] if arguments and "=" not in arguments[0] else None
-        config = Config.load(path, arguments[1:] if path else arguments)
-        folder = Path(config.run.folder)
-        return train(config).code
+        return train(Config.load(*split_arguments(arguments))).code
     except HbdistError as error:
-        if folder and (rank == 0 or _is_mine(error, rank)) and not isinstance(error, ResumeError):
-            note_outcome(folder, Outcome.invalid(error))
-        return _report(error, rank)
-    except Exception as error:
-        # Another rank's bad input ends in a broken connection here: what it noted is the cause.
-        if folder and rank == 0 and outcome_of(folder) != "invalid":
-            note_outcome(folder, Outcome.failed(error))
+        # What other ranks alone have met they have said themselves.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hbdist: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(FIRST_WORD)
+        return 2
+    except Exception:
         traceback.print_exc()
         return 1
-
-
-def _report(error: HbdistError, rank: int) -> int:
-    """Say what is wrong with the input, once."""
-    if rank == 0:
-        print(f"hbdist: {error}", file=sys.stderr, flush=True)
-    elif _is_mine(error, rank):
-        print(f"hbdist, rank {rank}: {error}", file=sys.stderr, flush=True)
-    else:
-        # A launcher ends all ranks as soon as one is gone: leave rank 0 the time to speak.
-        time.sleep(1)
-    return 2
-
-
-def _is_mine(error: HbdistError, rank: int) -> bool:
-    """Only this rank saw it."""
-    return isinstance(error, DataError) and error.rank == rank
 
 
 if __name__ == "__main__":

@@ -90,10 +90,12 @@ def test_a_manifest_that_does_not_match_is_refused(base: list[str], tiny_shards:
 
 def test_other_data_than_the_checkpoints_are_refused(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
     assert train(1, *base).returncode == 0
-    (tmp_path / "run" / "outcome.json").unlink()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     shards = copy_of(tiny_shards, tmp_path)
     old = Manifest.load(shards)
     Manifest(shards, old.groups[1:], old.dropped, old.licences, old.inputs).save(shards)
     done = train(1, *base, f"data.shards={shards}")
     assert done.returncode == 2, done.stderr
     assert "fingerprint" in done.stderr
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert after == before, "a refused run leaves the folder as it was"

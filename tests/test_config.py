@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hbdist import config as config_module
-from hbdist.config import FIELDS, Config, describe, difference, parse_override, read_toml
+from hbdist.config import FIELDS, Config, describe, difference, parse_override, read_toml, split_arguments
 from hbdist.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -249,3 +249,13 @@ def test_configs_that_ship_load(path: Path) -> None:
     config = Config.load(path)
     assert config.run.folder == f"runs/{path.stem}"
     assert read_toml(path)["steps"] == config.steps
+
+
+def test_a_config_file_may_have_an_equals_sign_in_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "demo-steps=2" / "config.toml"
+    path.parent.mkdir()
+    path.write_text("")
+    assert split_arguments([str(path), "steps=3"]) == (str(path), ["steps=3"])
+    assert split_arguments(["steps=3"]) == (None, ["steps=3"])
+    assert split_arguments(["absent.toml"]) == ("absent.toml", [])
+    assert split_arguments([]) == (None, [])

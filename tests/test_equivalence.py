@@ -51,6 +51,9 @@ class Ranks:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
+    def agree(self, flag: bool) -> bool:
+        return bool(sum_over_ranks(torch.tensor(int(flag))))
+
     def hold(self) -> AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 

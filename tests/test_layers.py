@@ -14,7 +14,18 @@ PACKAGE = ROOT / "hbdist"
 
 LAYERS = [
     # 0: no torch; run on a login node in well under a second
-    {"errors", "atomic", "sections", "config", "mixture", "schedule", "plan", "shards", "evaluation.scores"},
+    {
+        "errors",
+        "atomic",
+        "sections",
+        "config",
+        "mixture",
+        "schedule",
+        "plan",
+        "stopping",
+        "shards",
+        "evaluation.scores",
+    },
     # 1: pure functions of tensors or arrays
     {"loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"},
     # 2: torch, one process or many

@@ -120,12 +120,17 @@ def test_a_run_that_lost_a_rank_goes_on_with_the_same_batches_and_losses(
 
 def test_an_interrupted_run_saves_says_so_and_goes_on(tiny: list[str], undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = [*tiny, "checkpoint.every=100", f"run.folder={folder}"]
+    arguments = [*tiny, "checkpoint.every=100", "data.workers=1", f"run.folder={folder}"]
     started = subprocess.Popen(
-        command(1, *arguments), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(1, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     wait_for(lambda: steps_done(folder) >= 2)
-    started.send_signal(signal.SIGTERM)
+    os.killpg(started.pid, signal.SIGTERM)  # a scheduler's signal reaches the data workers too
     assert started.wait(timeout=TIMEOUT) == 75
     assert outcome(folder)["state"] == "interrupted"
     assert (folder / "checkpoints" / "latest").read_text() == f"{steps_done(folder):09d}"

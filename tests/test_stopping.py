@@ -1,0 +1,33 @@
+"""A signal is a wish that is looked at between steps; one that comes again, later, is an order."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hbdist.stopping import STOP_SIGNALS, StopFlag
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_raises_the_flag_and_its_echo_does_no_harm(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    flag = StopFlag().listen()
+    try:
+        assert not flag.up
+        for _ in range(3):
+            signal.raise_signal(number)
+            assert flag.up
+    finally:
+        flag.forget()
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_later_ends_the_process() -> None:
+    code = (
+        "import signal; import hbdist.stopping as s; s.PATIENCE = 0; s.StopFlag().listen();"
+        "signal.raise_signal(signal.SIGTERM); print('lives', flush=True); signal.raise_signal(signal.SIGTERM); print('on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "lives\n"
+    assert done.returncode == -signal.SIGTERM
