@@ -73,10 +73,6 @@ class Mixture:
     small: tuple[str, ...]
     """Pairs whose pool is smaller than its block, so that batches repeat rows (masked as negatives)."""
 
-    @property
-    def pairs_per_step(self) -> int:
-        return self.kinds[0].part if self.mix == "step" else sum(kind.part for kind in self.kinds)
-
 
 def plan_mixture(groups: Sequence[Group], batch: BatchSection, data: DataSection) -> Mixture:
     """The mixture that `[batch]` asks for, over the groups that `[data]` admits.

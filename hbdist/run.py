@@ -1,6 +1,6 @@
 """A run's folder: its config, environment, plan, metrics, checkpoints and how it ended. Only rank 0 writes.
 
-config.toml  environment.json  plan.txt  metrics.jsonl  batches.jsonl?  checkpoints/  model/  outcome.json
+config.toml  manifest.json  environment.json  plan.txt  metrics.jsonl  batches.jsonl?  checkpoints/  model/  outcome.json
 """
 
 import json
@@ -24,10 +24,10 @@ from hbdist.atomic import write_atomically
 from hbdist.checkpoint import Position
 from hbdist.config import Config, difference, read_toml
 from hbdist.engine import Engine
-from hbdist.errors import HbdistError, ResumeError
+from hbdist.errors import DataError, HbdistError, ResumeError
 from hbdist.meters import is_worth_a_line, progress_line
 from hbdist.plan import Plan
-from hbdist.shards.manifest import Manifest
+from hbdist.shards.manifest import Manifest, differences
 from hbdist.stopping import StopFlag
 
 FIRST_WORD = 1.0
@@ -115,14 +115,15 @@ class Run:
         if self.is_main:
             print(sentence, flush=True)
 
-    def announce(self, plan: Plan) -> None:
-        """Show the arithmetic of the run before anything is loaded; keep it, the config and the environment."""
+    def announce(self, plan: Plan, manifest: Manifest) -> None:
+        """Show the arithmetic of the run before anything is loaded; keep it, config, manifest and environment."""
         if not self.is_main:
             return
         print(plan.text(), flush=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.toml", self.config.to_toml())
         write_atomically(self.folder / "plan.txt", plan.text())
+        manifest.save(self.folder)
         write_atomically(self.folder / "environment.json", json.dumps(environment(), indent=1))
         (self.folder / "outcome.json").unlink(missing_ok=True)
 
@@ -144,10 +145,17 @@ class Run:
         if trained_on != manifest.fingerprint:
             raise ResumeError(
                 f"{found} was trained on shards with fingerprint {trained_on[:12]}, and {manifest.root} has"
-                f" {manifest.fingerprint[:12]}: the batches would be others. Build the same shards again, or start a new"
-                " run with run.folder=… ."
+                f" {manifest.fingerprint[:12]}: {self._what_changed(manifest)} The batches would be others. Build the same"
+                " shards again, or start a new run with run.folder=… ."
             )
         return found
+
+    def _what_changed(self, manifest: Manifest) -> str:
+        try:
+            changes = differences(Manifest.load(self.folder), manifest)
+        except DataError:
+            return "what changed is not known."
+        return " ".join(changes[:3]) + (f" And {len(changes) - 3} more groups." if len(changes) > 3 else "")
 
     def resume(self, engine: Engine, found: Path | None) -> int:
         """Put model and optimizer back to a checkpoint; returns the updates done, 0 in a new run.

@@ -45,7 +45,7 @@ def train(config: Config) -> Outcome:
             run.say(f"{run.folder} is done already")
             engine.stop()
             return Outcome.done("done already")
-        run.announce(Plan.of(config, manifest, ranks=engine.world))
+        run.announce(Plan.of(config, manifest, ranks=engine.world), manifest)
 
         encoder = Encoder.load(config.model)
         rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))

@@ -97,5 +97,6 @@ def test_other_data_than_the_checkpoints_are_refused(base: list[str], tiny_shard
     done = train(1, *base, f"data.shards={shards}")
     assert done.returncode == 2, done.stderr
     assert "fingerprint" in done.stderr
+    assert f"{old.groups[0].name} is gone" in done.stderr
     after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     assert after == before, "a refused run leaves the folder as it was"

@@ -79,10 +79,10 @@ def test_what_cannot_be_is_refused_with_what_can(
 
 
 def test_the_suggested_sizes_work() -> None:
-    plan(mix="blocks", mono_share=0.3, size=10)
-    plan(mix="blocks", mono_share=0.375)
-    plan(size=200, mono_block=100)
-    plan(size=100)
+    assert [kind.part for kind in plan(mix="blocks", mono_share=0.3, size=10).kinds] == [3, 7]
+    assert [kind.part for kind in plan(mix="blocks", mono_share=0.375).kinds] == [3, 5]
+    assert plan(size=200, mono_block=100).kinds[0].blocks == 2
+    assert plan(size=100).small == ()
 
 
 def test_small_pools_repeat_when_asked_and_are_named() -> None:

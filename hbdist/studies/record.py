@@ -70,6 +70,13 @@ class Record:
         return shlex.join(["accelerate", "launch", "hbdist/train.py", f"{self.folder}/config.toml"])
 
     @property
+    def again_command(self) -> str:
+        """Trains the same once more, in a folder of its own, with as many processes."""
+        processes = ["--num_processes", str(self.environment.get("world", 1))]
+        config = [f"{self.folder}/config.toml", f"run.folder={self.folder}-again"]
+        return shlex.join(["accelerate", "launch", *processes, "hbdist/train.py", *config])
+
+    @property
     def report_command(self) -> str:
         """Makes this report again."""
         return shlex.join(["hbdist", "report", str(self.folder)])

@@ -202,7 +202,7 @@ def _provenance(record: Record) -> Iterator[str]:
     yield page.facts(rows)
     if not record.environment:
         yield page.missing("What it was made with is unknown: environment.json is missing.", record.train_command)
-    commands = [record.train_command, record.evaluate_command("before"), record.evaluate_command("after")]
+    commands = [record.again_command, record.evaluate_command("before"), record.evaluate_command("after")]
     yield page.paragraph("The same again:")
     yield page.preformatted("\n".join([*commands, record.report_command]))
     if record.plan:
