@@ -152,8 +152,9 @@ def test_before_and_after_are_compared_and_the_cut_is_said(run):
 
 def test_provenance_has_fingerprint_environment_commands_and_config(run):
     text = Page(run_report(run).read_text()).text
-    for part in ("f00d" * 16, "torch 2.13", "accelerate launch hbdist/train.py", "hbdist evaluate 'some/<model>'"):
+    for part in ("f00d" * 16, "torch 2.13", "accelerate launch --num_processes", "hbdist evaluate 'some/<model>'"):
         assert part in text
+    assert "-again" in text, "the same again is a run of its own"
     assert "--task xquad-r --languages ar,de,en --questions 50 --out" in text
     assert "[optimizer]" in text
 
