@@ -26,6 +26,7 @@ def base(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> list[str]:
         (["batch.size=4000"], ["have fewer", 'batch.small_pool="repeat"', "batch.mono_block="]),
         (["data.shards=nowhere"], ["nowhere", "does not exist", "hbdist build"]),
         (["model.name=shards"], ["model.name = 'shards' cannot be loaded", "config.json"]),
+        (["model.name=./no/such/model"], ["model.name = './no/such/model' cannot be loaded"]),
         (["engine.precision=fp16"], ["engine.precision", "bf16"]),
     ],
 )
@@ -63,6 +64,16 @@ def test_a_truncated_shard_is_named(base: list[str], tiny_shards: Path, tmp_path
     assert ".tar" in done.stderr
     assert "hbdist check" in done.stderr
     assert outcome(tmp_path / "run")["state"] == "invalid"
+
+
+def test_a_missing_shard_is_named(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
+    shards = copy_of(tiny_shards, tmp_path)
+    for shard in shards.rglob("*.tar"):
+        shard.unlink()
+    done = train(1, *base, f"data.shards={shards}")
+    assert done.returncode == 2, done.stderr
+    assert ".tar" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_shard_is_named_on_two_processes_too(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_a_contradicting_launcher_is_refused(environment: dict[str, str], senten
     ],
 )
 def test_an_agreeing_launcher_is_not(environment: dict[str, str]) -> None:
-    check_launcher(EngineSection(), environment)
+    assert check_launcher(EngineSection(), environment) is None
 
 
 def test_precision_may_be_said_twice_if_it_is_the_same() -> None:
-    check_launcher(EngineSection(precision="bf16"), {"ACCELERATE_MIXED_PRECISION": "bf16"})
+    assert check_launcher(EngineSection(precision="bf16"), {"ACCELERATE_MIXED_PRECISION": "bf16"}) is None
