@@ -1,4 +1,6 @@
-"""A run's folder: its config, environment, plan, metrics, checkpoints and how it ended. Only rank 0 writes.
+"""A run's folder: its config, environment, plan, metrics, checkpoints and how it ended.
+
+Rank 0 writes; another rank only notes its own failure, where nobody else has noted one.
 
 config.toml  manifest.json  environment.json  plan.txt  metrics.jsonl  batches.jsonl?  checkpoints/  model/  outcome.json
 """
@@ -62,7 +64,7 @@ class Outcome:
 
 
 class Run:
-    """One run and its folder. Opened on every rank; rank 0's writes."""
+    """One run and its folder, opened on every rank."""
 
     def __init__(self, config: Config, *, is_main: bool) -> None:
         self.config = config
