@@ -15,10 +15,27 @@ from torch import Tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
+_received = 0
+
+
+def traffic() -> int:
+    """Bytes that this process has received so far in the collectives below, as a ring of ranks moves them."""
+    return _received
+
+
+def _count(tensor: Tensor, share: float) -> None:
+    global _received
+    _received += round(tensor.numel() * tensor.element_size() * share)
+
 
 def world_size() -> int:
     """Ranks of this run; 1 where nothing is distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place among the ranks; 0 where nothing is distributed."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def row_counts(own: int, device: torch.device) -> list[int]:
@@ -46,16 +63,20 @@ class _GatherRows(torch.autograd.Function):
         padded_PD = _pad_rows(rows_BD, max(counts))
         all_WPD = padded_PD.new_empty((len(counts) * max(counts), *rows_BD.shape[1:]))
         _all_gather(all_WPD, padded_PD)
+        _count(padded_PD, len(counts) - 1)
         return torch.cat([part[:count] for part, count in zip(all_WPD.split(max(counts)), counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient_GD,) = gradients
         counts = ctx.counts
-        padded = torch.cat([_pad_rows(part, max(counts)) for part in gradient_GD.split(counts)])
+        # Vectors travel in their own precision; a sum over many ranks would lose digits in bfloat16.
+        summed = torch.promote_types(gradient_GD.dtype, torch.float32)
+        padded = torch.cat([_pad_rows(part, max(counts)) for part in gradient_GD.to(summed).split(counts)])
         own_PD = padded.new_empty((max(counts), *gradient_GD.shape[1:]))
         _reduce_scatter(own_PD, padded, op=dist.ReduceOp.SUM)
-        return own_PD[: counts[dist.get_rank()]], None
+        _count(own_PD, len(counts) - 1)
+        return own_PD[: counts[dist.get_rank()]].to(gradient_GD.dtype), None
 
 
 def _pad_rows(rows: Tensor, length: int) -> Tensor:
@@ -75,6 +96,7 @@ def combine_columns(partial: Tensor) -> Tensor:
     # A column that no rank has anything for stays at −inf, and −inf − −inf would be NaN.
     total = torch.exp(partial - largest.masked_fill(largest == -torch.inf, 0))
     dist.all_reduce(total, op=dist.ReduceOp.SUM)
+    _count(largest, 4 * (1 - 1 / world_size()))
     return largest + total.log()
 
 

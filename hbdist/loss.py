@@ -4,21 +4,24 @@
 
 C(i): the candidates of query i, which are its own document and all others of its scope that are not masked. A document
 is masked for a query if it is the query's own document under another number: the same item, the same passage or the same
-text (a translation of an item is the same item).
+text (a translation of an item is the same item). With a margin, it is also masked where it scores so far above the query's
+own document that it is likely an unlabelled answer.
 
-The scores are never whole. They are made in tiles, twice: once for the sums over rows (and, for the symmetric loss, over
-columns), once more for the gradient. Each query's own document is kept out of the sums, so with o_i = log Σ_{j≠i} exp(s_ij/τ)
+The scores are never whole. They are made in strips of some queries and all documents. The sums over a row are complete
+within its strip, so its gradient follows at once; only the symmetric loss must see all rows before it knows the sums over
+columns, and makes the scores once more in the backward pass. Each query's own document is kept out of the sums, so with
+o_i = log Σ_{j≠i} exp(s_ij/τ)
 
     loss_i = log(1 + exp(o_i − s_ii/τ)),   1 − p_ii = σ(o_i − s_ii/τ)
 
 hold all their digits late in training, where p_ii is so near to one that 1 − p_ii, taken literally, is rounding noise.
 
-    B queries on this rank · G pairs in the global batch · H hard negatives in the global batch · D dimensions
-    I = 3 identities of a document: item, passage, text · b × t queries and documents of one tile
+    B queries on this rank · b queries of a strip · G pairs in the global batch · H hard negatives in the global batch
+    C = G + H documents · r queries of one element-wise pass · D dimensions
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,31 +29,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-NO_IDENTITY = 0
-"""Stands for "none" among identities: it equals nothing, not even itself."""
-TILE_QUERIES, TILE_DOCUMENTS = 1024, 2048
-"""b and t: scores that are in memory at once. 8 MB in float32, near the caches of a CPU and enough work for a GPU."""
+from hbdist.candidates import FAR, Candidates, Masks
+from hbdist.strips import Scores, log_sum_exp, log_sum_exps, multiply, pieces
+
+ONE_EXP_SPAN = 60.0
+"""Up to which span of the logits (2/τ of unit vectors) one exp of each serves rows and columns both: float32's exp holds
+87, and the log-sum-exp of ten million documents adds 16. Beyond it, each has its own."""
 
 CombineColumns = Callable[[Tensor], Tensor]
 """log-sum-exps of each column over this rank's queries → over all ranks' queries: [G] → [G]."""
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The documents of the global batch and what is known of them."""
-
-    positive_GD: Tensor
-    """The document of every pair."""
-    identity_GI: Tensor
-    """int64: item, passage and text of each."""
-    block_G: Tensor
-    """int64: the block of each pair."""
-    negative_HD: Tensor
-    """Hard negatives of all pairs; H may be 0."""
-    negative_identity_HI: Tensor
-    """int64, as above; a place without a hard negative has NO_IDENTITY thrice."""
-    negative_block_H: Tensor
-    """int64: the block of the pair each belongs to."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +52,8 @@ class LossParts:
     """Candidates of all queries, their own documents included."""
     masked: Tensor
     """Documents in scope that were masked because they are the query's own."""
+    suspected: Tensor = field(default_factory=lambda: torch.tensor(0))
+    """Further ones that were masked because they score above the query's own document by more than the margin."""
 
 
 def info_nce(
@@ -75,10 +64,13 @@ def info_nce(
     temperature: float | Tensor,
     block_scope: bool = False,
     combine_columns: CombineColumns | None = None,
+    margin: float | None = None,
 ) -> LossParts:
     """InfoNCE of this rank's queries against the documents of the global batch (van den Oord et al. 2018, eq. 4).
 
-    Sums and gradients are in float32, or in float64 if the vectors are; memory beside the vectors is that of one tile.
+    Sums and gradients are in float32, or in float64 if the vectors are. Memory beside the vectors and their gradients is
+    that of one strip of scores. bfloat16 vectors are multiplied into float32; where the device does that by itself, the
+    weights of the gradient are rounded to bfloat16 for the product (each by at most 1/256 of itself), never the sums.
 
     Args:
         query_BD: unit vectors of this rank's queries.
@@ -87,160 +79,178 @@ def info_nce(
         temperature: τ; a tensor of one number gets its gradient too.
         block_scope: candidates are those of the query's own block only.
         combine_columns: makes the loss symmetric, L = (L_q→d + L_d→q)/2, where L_d→q has the B positives for columns. It
-            is called once, in the forward pass, on every rank.
+            is called twice in the forward pass on every rank: for the positives' own scores, and for the sums.
+        margin: a document with s_ij > s_ii + margin is no candidate of query i: it is likely a right answer that nobody
+            labelled (GTE, arXiv 2308.03281; Qwen3-Embedding, arXiv 2506.05176, has 0.1). In the symmetric loss, neither is
+            a query with s_ij > s_jj + margin one of document j. The mask is a constant for the gradient.
 
     Returns:
         Sums over this rank's queries. `loss` is a sum, not a mean. Under a symmetric loss its gradient is that of the sum
         over *all* ranks with respect to what this rank holds, so it must be scaled alike on all ranks.
     """
-    problem = _Problem(own_B, candidates, block_scope, combine_columns)
-    tau = torch.as_tensor(temperature, dtype=_precision(query_BD), device=query_BD.device)
-    return LossParts(*_InfoNCE.apply(query_BD, candidates.positive_GD, candidates.negative_HD, tau, problem))
-
-
-def identity_mask(identity_BI: Tensor, other_CI: Tensor) -> Tensor:
-    """Whether two documents are the same by any identity that both have: bool [B, C]."""
-    same_BC = torch.zeros((len(identity_BI), len(other_CI)), dtype=torch.bool, device=identity_BI.device)
-    for mine_B, theirs_C in zip(identity_BI.T, other_CI.T, strict=True):
-        same_BC |= (mine_B[:, None] == theirs_C[None, :]) & (mine_B != NO_IDENTITY)[:, None]
-    return same_BC
+    tau = torch.as_tensor(temperature, dtype=torch.promote_types(query_BD.dtype, torch.float32), device=query_BD.device)
+    masks = Masks(own_B, candidates, block_scope=block_scope)
+    problem = _Problem(masks, margin, combine_columns, torch.is_grad_enabled())
+    loss, correct, suspected = _InfoNCE.apply(query_BD, candidates.positive_GD, candidates.negative_HD, tau, problem)
+    counted = len(own_B) + masks.in_scope - masks.masked - suspected
+    return LossParts(loss, correct, counted, masks.masked, suspected)
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """All that has no gradient: who may be scored against whom."""
+    """All that has no gradient."""
 
-    own_B: Tensor
-    candidates: Candidates
-    block_scope: bool
+    masks: Masks
+    margin: float | None
     combine_columns: CombineColumns | None
-
-    def masks(self, rows: slice, columns: slice, *, hard: bool) -> tuple[Tensor, Tensor]:
-        """Which places of a tile are other candidates, and which are masked as the query's own: two bool [b, t]."""
-        known, own_b = self.candidates, self.own_B[rows]
-        identity = known.negative_identity_HI if hard else known.identity_GI
-        block = known.negative_block_H if hard else known.block_G
-        same_bt = identity_mask(known.identity_GI[own_b], identity[columns])
-        scope_bt = torch.ones_like(same_bt)
-        if self.block_scope:
-            scope_bt &= known.block_G[own_b][:, None] == block[columns][None, :]
-        if hard:
-            scope_bt &= (identity[columns] != NO_IDENTITY).any(dim=1)[None, :]
-        else:
-            place_t = torch.arange(columns.start, columns.stop, device=own_b.device)
-            scope_bt &= own_b[:, None] != place_t[None, :]
-        return scope_bt & ~same_bt, scope_bt & same_bt
+    grad_enabled: bool
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """The scores of some queries and some documents."""
+class _Sums:
+    """The log-sum-exp of each row's other candidates and, for the symmetric loss, of each column's."""
 
-    rows: slice
-    columns: slice
-    hard: bool
-    """The documents are hard negatives."""
-    logits_bt: Tensor
-    """s/τ of other candidates; −inf elsewhere."""
-    masked: int
+    def __init__(self, scores: Scores, problem: _Problem) -> None:
+        own_B, positive_GD = problem.masks.own_B, scores.parts[0]
+        self.own_B, self.combine = own_B, problem.combine_columns
+        self.own_logit_B = scores.tau.new_empty(len(own_B))
+        for rows in scores.strips:
+            products_bD = scores.query_BD[rows].to(scores.tau.dtype) * positive_GD[own_B[rows]]
+            self.own_logit_B[rows] = products_bD.sum(dim=1) / scores.tau
+        self.others_B = torch.full_like(self.own_logit_B, FAR)
+        self.best_B = self.others_B.clone()
+        # Of each column: the positive itself, which only its own rank knows at first, and the sum over other queries.
+        self.own_logit_G = self.others_B.new_full((len(positive_GD),), FAR)
+        self.own_logit_G[own_B] = self.own_logit_B
+        if self.combine:
+            self.own_logit_G = self.combine(self.own_logit_G)
+        self.others_G = torch.full_like(self.own_logit_G, FAR)
+        self.margin = None if problem.margin is None else problem.margin / scores.tau
+        self.suspected = torch.zeros((), dtype=torch.int64, device=own_B.device)
+        self.one_exp = self.combine is not None and problem.margin is None and scores.span() < ONE_EXP_SPAN
+
+    def add(self, rows: slice, logits_bC: Tensor) -> None:
+        """Take in a strip."""
+        if self.one_exp:
+            self.best_B[rows], self.others_B[rows], column_G = log_sum_exps(logits_bC, columns=len(self.others_G))
+            self.others_G = torch.logaddexp(self.others_G, column_G)
+            return
+        row_bC = self._below(logits_bC, self.own_logit_B[rows, None])
+        self.suspected += (row_bC != logits_bC).sum() if self.margin is not None else 0
+        self.best_B[rows], self.others_B[rows] = log_sum_exp(row_bC, dim=1)
+        if self.combine:
+            column_bG = self._below(logits_bC[:, : len(self.others_G)], self.own_logit_G)
+            self.others_G = torch.logaddexp(self.others_G, log_sum_exp(column_bG, dim=0)[1])
+
+    def to_weights(self, rows: slice, logits_bC: Tensor) -> None:
+        """Put the loss's derivative with respect to each logit, but the own ones, in the logits' place."""
+        row_b1 = torch.logaddexp(self.others_B[rows], self.own_logit_B[rows])[:, None]
+        column_G = torch.logaddexp(self.others_G, self.own_logit_G)
+        for few in pieces(logits_bC):
+            logits_rC = logits_bC[few]
+            weight_rC = self._below(logits_rC, self.own_logit_B[rows][few, None]).sub(row_b1[few]).exp_()
+            if self.one_exp:
+                # exp(x − row) + exp(x − column) = exp(x − row) · (1 + exp(row − column))
+                weight_rC[:, : len(column_G)] *= torch.outer(row_b1[few, 0].exp(), column_G.neg().exp()).add_(1)
+            elif self.combine:
+                column_rG = self._below(logits_rC[:, : len(column_G)], self.own_logit_G)
+                weight_rC[:, : len(column_G)] += column_rG.sub(column_G).exp_()
+            logits_rC.copy_(weight_rC)
+
+    def missing(self, rows: slice) -> Tensor:
+        """1 − p_ii from the others alone, of the row and of the own document's column: [b]."""
+        own_b = self.own_B[rows]
+        missing_b = torch.sigmoid(self.others_B[rows] - self.own_logit_B[rows])
+        if self.combine:
+            missing_b += torch.sigmoid(self.others_G[own_b] - self.own_logit_G[own_b])
+        return missing_b
+
+    def loss(self) -> Tensor:
+        """The sum of the queries' losses."""
+        loss = softplus(self.others_B - self.own_logit_B, threshold=50).sum()
+        if self.combine:
+            self.others_G = self.combine(self.others_G)
+            by_column_B = softplus(self.others_G[self.own_B] - self.own_logit_B, threshold=50)
+            loss = (loss + by_column_B.sum()) / 2
+        return loss
+
+    def _below(self, logits: Tensor, own: Tensor) -> Tensor:
+        return logits if self.margin is None else logits.masked_fill(logits > own + self.margin, FAR)
 
 
-def _tiles(
-    query_BD: Tensor, positive_GD: Tensor, negative_HD: Tensor, tau: Tensor, problem: _Problem
-) -> Iterator[_Tile]:
-    for hard, document_CD in ((False, positive_GD), (True, negative_HD)):
-        for columns in _slices(len(document_CD), TILE_DOCUMENTS):
-            document_tD = document_CD[columns].to(tau.dtype) / tau
-            for rows in _slices(len(query_BD), TILE_QUERIES):
-                other_bt, masked_bt = problem.masks(rows, columns, hard=hard)
-                logits_bt = query_BD[rows].to(tau.dtype) @ document_tD.T
-                yield _Tile(rows, columns, hard, logits_bt.masked_fill_(~other_bt, -torch.inf), int(masked_bt.sum()))
+class _Gradients:
+    """What goes back to the vectors and to τ, but for the factor that all share."""
 
+    def __init__(self, scores: Scores) -> None:
+        self.scores = scores
+        self.by_query_BD = torch.zeros_like(scores.query_BD, dtype=scores.tau.dtype)
+        self.by_document = [torch.zeros_like(part, dtype=scores.tau.dtype) for part in scores.parts]
+        self.by_tau = torch.zeros_like(scores.tau)
 
-def _slices(length: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    @property
+    def all(self) -> tuple[Tensor, ...]:
+        """Of queries, positives, hard negatives and τ."""
+        return self.by_query_BD, *self.by_document, self.by_tau
 
-
-def _precision(vectors: Tensor) -> torch.dtype:
-    return torch.promote_types(vectors.dtype, torch.float32)
+    def add(self, rows: slice, sums: _Sums) -> None:
+        """Take in a strip; its logits are used up."""
+        scores, weight_bC = self.scores, self.scores.strip(rows)
+        scores.standing = None
+        sums.to_weights(rows, weight_bC)
+        query_bD, by_query_bD, own_b = scores.query_BD[rows], self.by_query_BD[rows], sums.own_B[rows]
+        if scores.mixes:
+            weight_bC = weight_bC.to(query_bD.dtype)
+        for columns, number, run in scores.runs():
+            multiply(weight_bC[:, columns], scores.parts[number][run], out=by_query_bD, add=True)
+            multiply(weight_bC[:, columns].T, query_bD, out=self.by_document[number][run], add=True)
+        missing_b1 = sums.missing(rows)[:, None]
+        by_query_bD -= missing_b1 * scores.parts[0][own_b]
+        self.by_document[0].index_add_(0, own_b, missing_b1 * query_bD, alpha=-1)
+        # A logit is s/τ, so −τ ∂L/∂τ = Σ_ij logit · ∂L/∂logit, which is Σ_i q_i · ∂L/∂q_i.
+        self.by_tau -= (by_query_bD * query_bD).sum() / scores.tau
 
 
 class _InfoNCE(torch.autograd.Function):
-    """(loss, correct, candidates, masked), the first with a gradient. Scores are made once here and once in backward."""
+    """(loss, correct, suspected), the first with a gradient."""
 
     @staticmethod
     def forward(
         ctx: Any, query_BD: Tensor, positive_GD: Tensor, negative_HD: Tensor, tau: Tensor, problem: _Problem
     ) -> tuple[Tensor, ...]:
-        own_B = problem.own_B
-        own_logit_B = (query_BD.to(tau.dtype) * positive_GD[own_B].to(tau.dtype)).sum(dim=1) / tau
-        others_B = torch.full_like(own_logit_B, -torch.inf)
-        best_B = others_B.clone()
-        # Of each column: the sum over other queries, and the positive itself, which only its own rank knows.
-        columns_2G = others_B.new_full((2, len(positive_GD)), -torch.inf)
-        columns_2G[1, own_B] = own_logit_B
-        counted, masked = len(query_BD), 0
-        for tile in _tiles(query_BD, positive_GD, negative_HD, tau, problem):
-            rows, logits_bt = tile.rows, tile.logits_bt
-            others_B[rows] = torch.logaddexp(others_B[rows], logits_bt.logsumexp(dim=1))
-            best_B[rows] = torch.maximum(best_B[rows], logits_bt.amax(dim=1))
-            if problem.combine_columns and not tile.hard:
-                column_t = columns_2G[0, tile.columns]
-                columns_2G[0, tile.columns] = torch.logaddexp(column_t, logits_bt.logsumexp(dim=0))
-            counted += int((logits_bt > -torch.inf).sum())
-            masked += tile.masked
-        loss = softplus(others_B - own_logit_B, threshold=50).sum()
-        if problem.combine_columns:
-            columns_2G = problem.combine_columns(columns_2G)
-            loss = (loss + softplus(columns_2G[0, own_B] - own_logit_B, threshold=50).sum()) / 2
-        ctx.save_for_backward(query_BD, positive_GD, negative_HD, tau, own_logit_B, others_B, columns_2G)
+        scores = Scores(query_BD, (positive_GD, negative_HD), tau, problem.masks)
+        sums = _Sums(scores, problem)
+        wanted = problem.grad_enabled and any(ctx.needs_input_grad)
+        gradients = _Gradients(scores) if wanted and not problem.combine_columns else None
+        for rows in scores.strips:
+            sums.add(rows, scores.strip(rows))
+            if gradients:
+                gradients.add(rows, sums)
+        loss = sums.loss()
+        if gradients:
+            ctx.save_for_backward(*gradients.all, tau)
+        elif wanted:
+            ctx.save_for_backward(query_BD, positive_GD, negative_HD, tau)
+            ctx.sums, ctx.kept = sums, (scores.buffer_bC, scores.standing)
         ctx.problem = problem
+        ctx.dtypes = [tensor.dtype for tensor in (query_BD, positive_GD, negative_HD, tau)]
         # A tie is a miss, and two ways to multiply the same vectors differ in the last digits.
         rounding = 8 * torch.finfo(tau.dtype).eps / tau
-        counts = ((own_logit_B - best_B > rounding).sum(), torch.tensor(counted), torch.tensor(masked))
+        counts = (sums.own_logit_B - sums.best_B > rounding).sum(), sums.suspected
         ctx.mark_non_differentiable(*counts)
         return loss, *counts
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query_BD, positive_GD, negative_HD, tau, own_logit_B, others_B, columns_2G = ctx.saved_tensors
-        problem: _Problem = ctx.problem
-        own_B, symmetric = problem.own_B, problem.combine_columns is not None
-        share = gradients[0] / (2 if symmetric else 1)
-        row_B, column_G = torch.logaddexp(others_B, own_logit_B), columns_2G.logsumexp(dim=0)
-        by_query_BD = torch.zeros_like(query_BD, dtype=tau.dtype)
-        by_document = [torch.zeros_like(part, dtype=tau.dtype) for part in (positive_GD, negative_HD)]
-        by_tau = torch.zeros_like(tau)
-        for tile in _tiles(query_BD, positive_GD, negative_HD, tau, problem):
-            rows, columns, logits_bt = tile.rows, tile.columns, tile.logits_bt
-            weight_bt = torch.exp(logits_bt - row_B[rows, None])
-            if ctx.needs_input_grad[3]:
-                by_tau += _moment(weight_bt, logits_bt, own_logit_B[rows, None])
-            if symmetric and not tile.hard:
-                of_column_bt = torch.exp(logits_bt - column_G[None, columns])
-                if ctx.needs_input_grad[3]:
-                    by_tau += _moment(of_column_bt, logits_bt, columns_2G[1, None, columns])
-                weight_bt += of_column_bt
-            document_tD = (negative_HD if tile.hard else positive_GD)[columns].to(tau.dtype)
-            by_query_BD[rows] += weight_bt @ document_tD
-            by_document[tile.hard][columns] += weight_bt.T @ query_BD[rows].to(tau.dtype)
-        # 1 − p_ii from the others alone: it is right to the last digit when p_ii is nearly 1.
-        missing_B = torch.sigmoid(others_B - own_logit_B)
-        if symmetric:
-            missing_B = missing_B + torch.sigmoid(columns_2G[0, own_B] - own_logit_B)
-        by_query_BD -= missing_B[:, None] * positive_GD[own_B].to(tau.dtype)
-        by_document[0].index_add_(0, own_B, -missing_B[:, None] * query_BD.to(tau.dtype))
-        scale = share / tau
-        return (
-            (by_query_BD * scale).to(query_BD.dtype),
-            (by_document[0] * scale).to(positive_GD.dtype),
-            (by_document[1] * scale).to(negative_HD.dtype),
-            -by_tau * scale,
-            None,
-        )
-
-
-def _moment(weight_bt: Tensor, logits_bt: Tensor, own_logit: Tensor) -> Tensor:
-    """Σ w (s/τ − s_own/τ) over the candidates of a tile: a number, from differences that do not cancel."""
-    return torch.where(weight_bt > 0, weight_bt * (logits_bt - own_logit), 0).sum()
+        if not ctx.problem.combine_columns:
+            *made, tau = ctx.saved_tensors
+            scale = gradients[0] / tau
+            return *((one * scale).to(dtype) for one, dtype in zip(made, ctx.dtypes, strict=True)), None
+        query_BD, positive_GD, negative_HD, tau = ctx.saved_tensors
+        scores = Scores(query_BD, (positive_GD, negative_HD), tau, ctx.problem.masks, ctx.kept)
+        ctx.kept = None  # used up below, and a graph may be gone through twice
+        making = _Gradients(scores)
+        # From the last strip on, for it still stands.
+        for rows in reversed(scores.strips):
+            making.add(rows, ctx.sums)
+        scale = gradients[0] / (2 * tau)
+        return *(one.mul_(scale).to(dtype) for one, dtype in zip(making.all, ctx.dtypes, strict=True)), None
