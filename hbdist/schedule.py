@@ -10,97 +10,21 @@ step can be asked for at once, in any order, on any machine, and ranks have no p
     data set  d = datasets.card(i),  j = datasets.turn(i)            its place in that group
     row       epoch e = j // N, the (j % N)-th row of order(group, e)
 
-All randomness is raw Philox words, which are the same in every version of NumPy; a library's own `permutation` is not.
+P pairs of one kind in a batch, in its order.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from hbdist.config import Config
-from hbdist.errors import ConfigError
-from hbdist.mixture import Kind, Mixture, Pool, plan_mixture
+from hbdist.decks import Decks
+from hbdist.mixture import Kind, Mixture, plan_mixture
+from hbdist.orders import Orders
 from hbdist.shards.manifest import Group, Manifest
 
-DEAL = 65_536
 DATASET_DEAL = 4_096
-LARGEST_DEAL = 1 << 24
-WINDOW_SHARDS = 8
-"""Shards that are open at once a group: rows are shuffled inside such a window, windows are read one after another."""
-
-
-def random_words(key: str, count: int) -> np.ndarray:
-    """`count` raw 64-bit words of Philox, keyed by a text: uint64 [count]."""
-    digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
-    return np.random.Philox(key=np.frombuffer(digest, dtype="<u8")).random_raw(count)
-
-
-def permutation(key: str, count: int) -> np.ndarray:
-    """A keyed random order of 0 … count − 1: int64 [count], the same in every version of every library."""
-    return np.argsort(random_words(key, count), kind="stable")
-
-
-def quotas(weights: Sequence[float], total: int) -> np.ndarray:
-    """Whole numbers proportional to `weights` that add up to `total`, by largest remainder: int64 [len(weights)]."""
-    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
-    counts = np.floor(exact).astype(np.int64)
-    by_remainder = np.argsort(-(exact - counts), kind="stable")
-    counts[by_remainder[: total - counts.sum()]] += 1
-    return counts
-
-
-class Deck:
-    """Cards 0 … K − 1 dealt by weight, for ever: deals of M cards, each holding card g exactly quota[g] times.
-
-    M is `deal`; if the rarest card would get none, the next power of two that gives it one.
-
-    Raises:
-        ConfigError: even a deal of 2²⁴ cards would not hold the rarest one.
-    """
-
-    def __init__(self, weights: Sequence[float], key: str, *, deal: int = DEAL) -> None:
-        self.key = key
-        self.size = deal
-        self.quota = quotas(weights, deal)
-        while not self.quota.all():
-            self.size *= 2
-            if self.size > LARGEST_DEAL:
-                raise ConfigError(
-                    f"The rarest of {len(weights)} choices ({key.split('/', 1)[-1]}) has a share of"
-                    f" {min(weights) / sum(weights):.1e}, too small to be dealt even once in {LARGEST_DEAL:,}."
-                    " Bring batch.mono_share nearer to 0.5, lower batch.language_exponent or batch.dataset_exponent, or"
-                    " leave the rarest out of the mixture."
-                )
-            self.quota = quotas(weights, self.size)
-
-    def draw(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The cards at times `t`, and how often each was dealt before: two int64 arrays of the shape of `t`."""
-        t = np.asarray(t, dtype=np.int64)
-        if len(self.quota) == 1:
-            return np.zeros_like(t), t
-        cards, turns = np.empty_like(t), np.empty_like(t)
-        deals, places = np.divmod(t, self.size)
-        for number in np.unique(deals):
-            here = deals == number
-            deal, before = _deal(self.key, tuple(self.quota.tolist()), int(number))
-            cards[here] = deal[places[here]]
-            turns[here] = number * self.quota[cards[here]] + before[places[here]]
-        return cards, turns
-
-
-@lru_cache(maxsize=256)
-def _deal(key: str, quota: tuple[int, ...], number: int) -> tuple[np.ndarray, np.ndarray]:
-    """One deal, and for each place how often its card came before in it: two int32 arrays [M]."""
-    cards = np.repeat(np.arange(len(quota), dtype=np.int32), quota)
-    deal = cards[permutation(f"{key}/deal {number}", len(cards))]
-    by_card = np.argsort(deal, kind="stable")
-    first = np.repeat(np.cumsum([0, *quota[:-1]]), quota)
-    before = np.empty(len(deal), dtype=np.int32)
-    before[by_card] = np.arange(len(deal)) - first
-    return deal, before
 
 
 @dataclass(frozen=True)
@@ -123,6 +47,57 @@ class GlobalBatch:
         return len(self.group)
 
 
+class Side:
+    """The decks of one kind: which group a pair is of, and which of that group's places it takes.
+
+    Attributes:
+        groups: places of the kind's groups in the manifest, pool after pool: int64 [groups].
+        pool: the pool of each, [groups].
+        rows: of each, [groups].
+    """
+
+    def __init__(self, kind: Kind, seed: int, *, one_dataset: bool) -> None:
+        self.kind = kind
+        self.one_dataset = one_dataset
+        self.groups = np.concatenate([pool.groups for pool in kind.pools])
+        self.pool = np.repeat(np.arange(len(kind.pools)), [len(pool.groups) for pool in kind.pools])
+        self.rows = np.concatenate([pool.rows for pool in kind.pools])
+        self._first = np.searchsorted(self.pool, np.arange(len(kind.pools)))
+        self._pools = Decks([[pool.weight for pool in kind.pools]], [f"{seed}/{kind.name} pools"])
+        self._datasets = Decks(
+            [pool.dataset_weights for pool in kind.pools],
+            [f"{seed}/data sets of {pool.pair}" for pool in kind.pools],
+            deal=DATASET_DEAL,
+        )
+
+    def pairs(self, turn: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The kind's pairs when it has its `turn`-th turn: group, epoch, place in it, and block, int64 [P] each."""
+        kind = self.kind
+        blocks = np.arange(kind.blocks)
+        pool, pool_turn = self._pools.draw(turn * kind.blocks + blocks)
+        block, inside = np.divmod(np.arange(kind.part), kind.block)
+        if self.one_dataset:
+            dataset, dataset_turn = self._datasets.draw(pool_turn, pool)
+            pool, dataset, place = pool[block], dataset[block], dataset_turn[block] * kind.block + inside
+        else:
+            pool = pool[block]
+            dataset, place = self._datasets.draw(pool_turn[block] * kind.block + inside, pool)
+        drawn = self._first[pool] + dataset
+        epoch, place = np.divmod(place, self.rows[drawn])
+        return self.groups[drawn], epoch, place, block if kind.block > 1 else np.zeros_like(block)
+
+    def seen(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
+        """Before the kind has its `turn`-th turn: how often each pool was drawn, int64 [pools]; pairs dealt of each of
+        `groups`, int64 [groups]. Looked up, whatever the turn."""
+        drawn = self._pools.seen(turn * self.kind.blocks)
+        block = self.kind.block
+        if self.one_dataset:
+            pairs = [self._datasets.seen(int(blocks), pool) * block for pool, blocks in enumerate(drawn)]
+        else:
+            pairs = [self._datasets.seen(int(blocks) * block, pool) for pool, blocks in enumerate(drawn)]
+        return drawn, np.concatenate(pairs)
+
+
 class Schedule:
     """Step → global batch. `schedule.batch(n)` for any n ≥ 0, in any order; two of the same arguments always agree.
 
@@ -134,19 +109,10 @@ class Schedule:
     """
 
     def __init__(self, groups: Sequence[Group], mixture: Mixture, *, seed: int, one_dataset: bool = False) -> None:
-        self.groups = groups
         self.mixture = mixture
-        self.seed = seed
-        self.one_dataset = one_dataset
-        self._kinds = Deck([kind.share for kind in mixture.kinds], f"{seed}/kinds")
-        self._pools = {
-            kind.name: Deck([pool.weight for pool in kind.pools], f"{seed}/{kind.name} pools") for kind in mixture.kinds
-        }
-        self._datasets = {
-            pool.pair: Deck(pool.dataset_weights, f"{seed}/data sets of {pool.pair}", deal=DATASET_DEAL)
-            for kind in mixture.kinds
-            for pool in kind.pools
-        }
+        self.sides = [Side(kind, seed, one_dataset=one_dataset) for kind in mixture.kinds]
+        self._kinds = Decks([[kind.share for kind in mixture.kinds]], [f"{seed}/kinds"])
+        self._orders = Orders(groups, seed)
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest) -> "Schedule":
@@ -162,73 +128,22 @@ class Schedule:
         """The global batch of this step, counted from 0."""
         if self.mixture.mix == "step":
             card, turn = self._kinds.draw(np.array([step]))
-            parts = [self._part(self.mixture.kinds[int(card[0])], int(turn[0]))]
+            turns = [(self.sides[int(card[0])], int(turn[0]))]
         else:
-            parts = [self._part(kind, step) for kind in self.mixture.kinds]
-        group, row, epoch, block, mono = (np.concatenate(column) for column in zip(*parts, strict=True))
-        # Blocks are numbered within their kind; both kinds can be in one batch.
-        block = np.unique(np.stack([mono, block]), axis=1, return_inverse=True)[1].reshape(-1)
-        return GlobalBatch(step, group, row, epoch, block, mono)
+            turns = [(side, step) for side in self.sides]
+        group, epoch, place, block = (
+            np.concatenate(column) for column in zip(*(side.pairs(turn) for side, turn in turns), strict=True)
+        )
+        mono = np.repeat([side.kind.name == "mono" for side, _ in turns], [side.kind.part for side, _ in turns])
+        # Blocks are numbered within their kind; where both are in one batch, the cross-lingual ones come first.
+        block[mono] += block[~mono].max(initial=-1) + 1
+        return GlobalBatch(step, group, self._orders.rows(group, epoch, place), epoch, block, mono)
 
-    def _part(self, kind: Kind, turn: int) -> tuple[np.ndarray, ...]:
-        """This kind's pairs when it has its `turn`-th turn: group, row, epoch, block, mono, each [part]."""
-        blocks = np.arange(kind.blocks)
-        pools, pool_turns = self._pools[kind.name].draw(turn * kind.blocks + blocks)
-        group, row, epoch = (np.empty((kind.blocks, kind.block), dtype=np.int64) for _ in range(3))
-        for number in np.unique(pools):
-            here = pools == number
-            group[here], row[here], epoch[here] = self._rows(kind.pools[number], pool_turns[here], kind.block)
-        block = np.repeat(blocks if kind.block > 1 else np.zeros_like(blocks), kind.block)
-        mono = np.full(kind.part, kind.name == "mono")
-        return group.reshape(-1), row.reshape(-1), epoch.reshape(-1), block, mono
-
-    def _rows(self, pool: Pool, turns: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Group, row and epoch of the pairs of these blocks of one pool: each int64 [len(turns), block]."""
-        deck = self._datasets[pool.pair]
-        inside = np.arange(block)
-        if self.one_dataset:
-            dataset, block_turns = deck.draw(turns)
-            dataset = np.repeat(dataset[:, None], block, axis=1)
-            place = block_turns[:, None] * block + inside
-        else:
-            dataset, place = deck.draw(turns[:, None] * block + inside)
-        epoch, place = np.divmod(place, np.asarray(pool.rows)[dataset])
-        group = np.asarray(pool.groups)[dataset]
-        row = np.empty_like(place)
-        for number, turn in {(int(g), int(e)) for g, e in zip(group.flat, epoch.flat, strict=True)}:
-            here = (group == number) & (epoch == turn)
-            row[here] = self._order(number, turn, place[here])
-        return group, row, epoch
-
-    def _order(self, group: int, epoch: int, places: np.ndarray) -> np.ndarray:
-        """The rows at these places of a group's order in this epoch: int64, of the shape of `places`."""
-        one = self.groups[group]
-        rows = tuple(shard.rows for shard in one.shards)
-        key = f"{self.seed}/order of {one.name}/epoch {epoch}"
-        starts, windows = _windows(key, rows)
-        which = np.searchsorted(starts, places, side="right") - 1
-        found = np.empty_like(places)
-        for number in np.unique(which):
-            here = which == number
-            found[here] = _window_rows(f"{key}/window {number}", windows[number], rows)[places[here] - starts[number]]
-        return found
-
-
-@lru_cache(maxsize=1024)
-def _windows(key: str, rows: tuple[int, ...]) -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
-    """Where each window of shuffled shards starts in the epoch, int64 [windows], and the shards of each."""
-    shards = permutation(f"{key}/shards", len(rows))
-    windows = tuple(tuple(shards[i : i + WINDOW_SHARDS].tolist()) for i in range(0, len(shards), WINDOW_SHARDS))
-    sizes = [sum(rows[shard] for shard in window) for window in windows]
-    return np.cumsum([0, *sizes[:-1]]), windows
-
-
-@lru_cache(maxsize=1024)
-def _window_rows(key: str, window: tuple[int, ...], rows: tuple[int, ...]) -> np.ndarray:
-    """The rows of a window in their shuffled order, as row numbers of the whole group: int64."""
-    starts = np.cumsum([0, *rows[:-1]])
-    members = np.concatenate([starts[shard] + np.arange(rows[shard]) for shard in window])
-    return members[permutation(key, len(members))]
+    def turns(self, step: int) -> list[int]:
+        """How often each kind had its turn before this step."""
+        if self.mixture.mix == "blocks":
+            return [step] * len(self.sides)
+        return self._kinds.seen(step).tolist()
 
 
 def deal_to_ranks(lengths: np.ndarray, world: int) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """What the mixture refuses, and what it says when it does."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,9 +11,16 @@ from hbdist.sections import BatchSection, DataSection
 from hbdist.shards.manifest import Group, Shard
 
 
-def make_group(dataset: str, query_lang: str, document_lang: str, rows: int, shard_rows: int = 40) -> Group:
-    """A group whose shards hold `shard_rows` rows each, the last one the rest; no file stands behind it."""
-    sizes = [min(shard_rows, rows - start) for start in range(0, rows, shard_rows)]
+def make_group(
+    dataset: str,
+    query_lang: str,
+    document_lang: str,
+    rows: int = 0,
+    shard_rows: int = 40,
+    sizes: Sequence[int] = (),
+) -> Group:
+    """A group whose shards hold `shard_rows` rows each, the last one the rest, or `sizes`; no file stands behind it."""
+    sizes = sizes or [min(shard_rows, rows - start) for start in range(0, rows, shard_rows)]
     name = f"{dataset}/{query_lang}-{document_lang}"
     shards = tuple(
         Shard(f"{name}/{number:06d}.tar", size, size, "", f"{name}/{number:06d}.index.npy", "")
