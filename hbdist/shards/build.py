@@ -1,19 +1,28 @@
-"""Building a shard folder from a recipe: in parallel, all or nothing, and the same bytes every time."""
+"""Building a shard folder from a recipe: in parallel, all or nothing, the same bytes every time, and on from where a
+builder was killed."""
 
 import hashlib
-import shutil
+import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
 from hbdist.errors import ConfigError, DataError
-from hbdist.shards.manifest import FILE, VERSION, Group, Manifest
-from hbdist.shards.pairing import capped, counted, cross_lingual, distinct, monolingual, usable_rows
+from hbdist.shards.aligning import PARTS, AlignTask, TextsTask, align, note_group, write_language
+from hbdist.shards.manifest import FILE, VERSION, Group, Manifest, Texts
 from hbdist.shards.parallel import Progress, in_parallel, silent
-from hbdist.shards.readers import Row
-from hbdist.shards.recipe import DatasetRecipe, Recipe
-from hbdist.shards.write import sha256, write_shards
+from hbdist.shards.recipe import VALIDATION, Recipe
+from hbdist.shards.sources.readers import files_of
+from hbdist.shards.staging import Staged
+from hbdist.shards.statistics import STATISTICS, GroupSize, Statistics
+from hbdist.shards.tasks import Built, GroupTask, LanguageTask, Pace, exclude, read_language, write_group
+from hbdist.shards.work import Workplace, locked, workplace
+from hbdist.shards.write import sha256
+
+Dropped = dict[str, Counter[str]]
+"""Dataset → reason → how many."""
 
 
 def build(
@@ -22,95 +31,164 @@ def build(
     """Build the shard folder that a recipe describes, and return its manifest.
 
     The folder appears when it is complete; one that stands there is replaced if `build` made it. If it was made from
-    the same recipe and the same files, and still is as it was made, it is returned at once.
+    the same recipe and the same files, and still is as it was made, it is returned at once. A build that was killed
+    leaves what it had finished beside the folder, and the next one from the same recipe and files goes on with it. Of
+    several builders of one folder one builds; the others wait for it.
 
     Args:
         recipe: a TOML file; shards/README.md says what is in it.
         out: the folder to build; unset: the recipe's `out`.
         workers: processes; unset: one a core. The bytes do not depend on it.
-        progress: called as progress(done, total, what) after each part; once with "reused …" if nothing is built.
+        progress: called as progress(done, total, what) every few seconds; once with "reused …" if nothing is built.
 
     Raises:
-        ConfigError: the recipe is wrong, or at `out` stands something that `build` did not make.
+        ConfigError: the recipe is wrong, names files that do not exist, or needs a package that is not installed; or at
+            `out` stands something that `build` did not make.
         DataError: a source file is damaged or not in the format the recipe says, or a group that was asked for has no
             pairs.
     """
     recipe = Path(recipe)
     plan = Recipe.load(recipe)
     root = _root(recipe, plan, out)
-    inputs = _inputs(recipe, plan)
-    standing = _standing(root)
-    if standing and standing.inputs == inputs and _is_intact(standing):
+    inputs = _inputs(recipe, plan, workers=workers)
+    if finished := _finished(root, plan, inputs):
         progress(1, 1, f"reused {root}")
-        return standing
-    partial = root.with_name(f".{root.name}.{uuid4().hex[:8]}.partial")
-    partial.mkdir(parents=True)
-    try:
-        groups, dropped = _build_groups(plan, partial, workers=workers, progress=progress)
-        licences = {dataset.name: dataset.licence for dataset in plan.dataset}
-        Manifest(partial, groups, dropped, licences, inputs).save(partial)
-        _replace(root, partial, replaced=standing)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Manifest.load(root)
+        return finished
+    with locked(root, waiting=lambda: progress(0, 1, f"waiting for another builder of {root}")):
+        if finished := _finished(root, plan, inputs):  # the other builder's work
+            progress(1, 1, f"reused {root}")
+            return finished
+        with workplace(root, inputs) as work:
+            staged = _read(plan, work, inputs, workers=workers, progress=progress)
+            dropped = {dataset.name: exclude(dataset, work, staged[dataset.name]) for dataset in plan.dataset}
+            contents = _write(plan, work, staged, dropped, workers=workers, progress=progress)
+            _describe(plan, work.partial, inputs, *contents)
+            _standing(root)  # what appeared there meanwhile is no more to be replaced than what was there before
+            work.finish(root)
+        return Manifest.load(root)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one process builds at a time: all groups with documents of one language, which are then read once."""
+def _read(
+    plan: Recipe, work: Workplace, inputs: str, *, workers: int | None, progress: Progress
+) -> dict[str, dict[str, Staged]]:
+    """Dataset → language → what came of it."""
+    tasks = [LanguageTask(plan, work, inputs, dataset, lang) for dataset in plan.dataset for lang in dataset.languages]
+    pace = Pace("reading", "rows", progress, tasks=len(tasks))
+    done = in_parallel(read_language, tasks, workers=workers, progress=pace.finished, beat=pace.beat)
+    staged: dict[str, dict[str, Staged]] = {}
+    for task, one in zip(tasks, done, strict=True):
+        staged.setdefault(task.dataset.name, {})[task.language] = one
+    return staged
 
-    plan: Recipe
-    dataset: DatasetRecipe
-    document_lang: str
-    root: Path
 
-    def __str__(self) -> str:
-        return f"{self.dataset.name}/*-{self.document_lang}"
+@dataclass
+class Contents:
+    """What a manifest is to list."""
+
+    dropped: Dropped
+    groups: list[Group] = field(default_factory=list)
+    texts: list[Texts] = field(default_factory=list)
+    sizes: list[GroupSize] = field(default_factory=list)
 
 
-def _build_groups(
-    plan: Recipe, root: Path, *, workers: int | None, progress: Progress
-) -> tuple[tuple[Group, ...], dict[str, dict[str, int]]]:
-    parts = [_Part(plan, dataset, language, root) for dataset in plan.dataset for language in dataset.languages]
-    dropped: dict[str, Counter[str]] = {dataset.name: Counter() for dataset in plan.dataset}
-    groups: list[Group] = []
-    for part, (built, left_out) in zip(
-        parts, in_parallel(_build_part, parts, workers=workers, progress=progress), strict=True
+def _write(
+    plan: Recipe,
+    work: Workplace,
+    staged: Mapping[str, Mapping[str, Staged]],
+    dropped: Dropped,
+    *,
+    workers: int | None,
+    progress: Progress,
+) -> tuple[Contents, Contents]:
+    """Write all that is kept: to train on, and for validation."""
+    contents = Contents(dropped), Contents({dataset.name: Counter() for dataset in plan.dataset})
+    tasks = [GroupTask(plan, work, dataset, pair) for dataset in plan.dataset for pair in dataset.groups]
+    for layout, verb, function in (("pairs", "writing", write_group), ("parallel", "pairing", note_group)):
+        of_layout = [task for task in tasks if task.dataset.layout == layout]
+        expected = _expected(plan, of_layout, staged) if function is write_group else 0
+        pace = Pace(verb, "pairs", progress, tasks=len(of_layout), expected=expected)
+        done = in_parallel(function, of_layout, workers=workers, progress=pace.finished, beat=pace.beat)
+        for task, one in zip(of_layout, done, strict=True):
+            _demand_pairs(task, one, staged[task.dataset.name][task.languages[0]])
+            _take(contents, task, one)
+    _write_parallel(plan, work, contents, workers=workers, progress=progress)
+    return contents
+
+
+def _take(contents: tuple[Contents, Contents], task: GroupTask, built: Built) -> None:
+    training, validation = contents
+    for part, group, dropped in (
+        (training, built.group, built.dropped),
+        (validation, built.validation, built.validation_dropped),
     ):
-        groups += built
-        dropped[part.dataset.name] += left_out
-    counts = {dataset: dict(sorted(reasons.items())) for dataset, reasons in dropped.items()}
-    return tuple(sorted(groups, key=lambda group: group.key)), counts
+        part.dropped[task.dataset.name].update(dropped)
+        part.groups += [group] if group else []
+    training.sizes += [built.size] if built.size.pairs else []
 
 
-def _build_part(part: _Part) -> tuple[list[Group], Counter[str]]:
-    dataset, language = part.dataset, part.document_lang
-    queries = dataset.query_languages(language)
-    rows = (row for row in usable_rows(dataset, language) if isinstance(row, Row)) if len(queries) > 1 else ()
-    documents = {str(row.id): row for row in rows}
-    dropped: Counter[str] = Counter()
-    built = [_build_group(part, query_lang=query_lang, documents=documents, dropped=dropped) for query_lang in queries]
-    return [group for group in built if group], dropped
+def _write_parallel(
+    plan: Recipe,
+    work: Workplace,
+    contents: tuple[Contents, Contents],
+    *,
+    workers: int | None,
+    progress: Progress,
+) -> None:
+    """Of the datasets with the parallel layout, write the views and the texts."""
+    to_align = [AlignTask(plan, work, dataset) for dataset in plan.dataset if dataset.layout == "parallel"]
+    aligned = in_parallel(align, to_align, workers=workers)
+    tasks = [
+        TextsTask(plan, work, task.dataset, language, one)
+        for task, one in zip(to_align, aligned, strict=True)
+        for language in task.dataset.languages
+    ]
+    pace = Pace("writing", "texts", progress, tasks=len(tasks))
+    written = in_parallel(write_language, tasks, workers=workers, progress=pace.finished, beat=pace.beat)
+    for part, content in zip(PARTS, contents, strict=True):
+        content.groups += [group for one in aligned for group in one.views[part]]
+        content.texts += [one.texts[part] for one in written if part in one.texts]
 
 
-def _build_group(part: _Part, *, query_lang: str, documents: dict[str, Row], dropped: Counter[str]) -> Group | None:
-    dataset, languages = part.dataset, (query_lang, part.document_lang)
-    rows = usable_rows(dataset, query_lang)
-    if query_lang == part.document_lang:
-        pairs = distinct(monolingual(rows, dataset=dataset.name, language=query_lang))
-    else:
-        crossed = cross_lingual(rows, documents, dataset=dataset.name, languages=languages)
-        pairs = capped(distinct(crossed), part.plan.pairs_per_group)
-    folder = f"{dataset.name}/{query_lang}-{part.document_lang}"
-    shards = write_shards(counted(pairs, dropped), root=part.root, folder=folder, shard_rows=part.plan.shard_rows)
-    if shards:
-        return Group(dataset.name, *languages, shards)
-    if query_lang != part.document_lang and dataset.cross == "all":
-        return None  # not every two languages of a large parallel set share an id; "no translation" counts them
+def _expected(plan: Recipe, tasks: Sequence[GroupTask], staged: Mapping[str, Mapping[str, Staged]]) -> int:
+    """About how many pairs groups will have."""
+    total = 0
+    for task in tasks:
+        pairs = min(staged[task.dataset.name][language].rows for language in task.languages)
+        monolingual = len(set(task.languages)) == 1
+        total += pairs if monolingual else min(pairs, plan.pairs_per_group or pairs)
+    return total
+
+
+def _demand_pairs(task: GroupTask, built: Built, queries: Staged) -> None:
+    cross_lingual = task.languages[0] != task.languages[1]
+    if built.size.pairs or (cross_lingual and task.dataset.cross == "all"):
+        return  # not every two languages of a large parallel set share an id; "no translation" counts them
+    left_out = dict(Counter(queries.dropped) + Counter(built.dropped))
+    source = task.dataset.files.get(task.languages[0]) or task.dataset.sources[task.languages[0]]
     raise DataError(
-        f"{folder}: no pairs in {dataset.files[query_lang]} (left out: {dict(dropped) or 'nothing'}); expected at least "
-        "one. Correct the file, or take the language out of the recipe."
+        f"{task}: no pairs in {source} (left out: {left_out or 'nothing'}); expected at least one. Correct the file, or "
+        "take the language out of the recipe."
     )
+
+
+def _describe(plan: Recipe, root: Path, inputs: str, training: Contents, validation: Contents) -> None:
+    """Write the manifests, the one that makes the folder complete last, and the statistics."""
+    if plan.validation and not validation.groups:
+        raise DataError(
+            f"validation = {plan.validation} holds out no pair at all; expected some. Raise it, or leave it out."
+        )
+    licences = {dataset.name: dataset.licence for dataset in plan.dataset}
+    if validation.groups:
+        _manifest(root / VALIDATION, validation, licences, inputs).save(root / VALIDATION)
+    Statistics.of(training.sizes).save(root)
+    _manifest(root, training, licences, inputs).save(root)
+
+
+def _manifest(root: Path, contents: Contents, licences: Mapping[str, str], inputs: str) -> Manifest:
+    dropped = {dataset: dict(sorted((+reasons).items())) for dataset, reasons in contents.dropped.items()}
+    groups = tuple(sorted(contents.groups, key=lambda group: group.key))
+    texts = tuple(sorted(contents.texts, key=lambda one: one.name))
+    return Manifest(root, groups, dropped, licences, inputs, texts)
 
 
 def _root(recipe: Path, plan: Recipe, out: str | Path | None) -> Path:
@@ -120,28 +198,54 @@ def _root(recipe: Path, plan: Recipe, out: str | Path | None) -> Path:
     return root
 
 
-def _inputs(recipe: Path, plan: Recipe) -> str:
-    """A digest of all that the bytes of a build follow from."""
-    files = [file for dataset in plan.dataset for file in dataset.files.values()]
-    parts = [str(VERSION), sha256(recipe), *map(sha256, files)]
+def _inputs(recipe: Path, plan: Recipe, *, workers: int | None) -> str:
+    """A digest of all that the bytes of a build follow from. A source on the hub stands for itself by its name.
+
+    Raises:
+        ConfigError: a file does not exist.
+    """
+    files = [file for dataset in plan.dataset for file in files_of(dataset)]
+    files += plan.decontaminate.files if plan.decontaminate else ()
+    if missing := [str(file) for file in files if not file.is_file()]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ConfigError(
+            f"{recipe} names {', '.join(missing[:3])}{more}; expected files that exist. "
+            "Fetch them, or correct their paths (they are relative to the recipe)."
+        )
+    parts = [str(VERSION), sha256(recipe), *in_parallel(sha256, files, workers=workers)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _finished(root: Path, plan: Recipe, inputs: str) -> Manifest | None:
+    """The build of these inputs, if it stands at `root` and is intact.
+
+    Raises:
+        ConfigError: something stands there that must not be replaced.
+    """
+    standing = _standing(root)
+    if standing and standing.inputs == inputs and _is_intact(standing) and _has_all(standing, plan):
+        return standing
+    return None
+
+
 def _standing(root: Path) -> Manifest | None:
-    """The build that stands at `root`; None if nothing does.
+    """The build that stands at `root`; None if nothing does, or one of an earlier version.
 
     Raises:
         ConfigError: something else stands there, which must not be replaced.
     """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
-    try:
-        manifest = Manifest.load(root)
-    except DataError as error:
-        raise ConfigError(
-            f"{root} is there already and is not a complete build ({error}) Remove it by hand, or build elsewhere."
-        ) from None
-    strangers = {path.name for path in root.iterdir()} - {FILE} - {group.dataset for group in manifest.groups}
+    manifest = None
+    if not (datasets := _datasets_of_an_earlier_version(root)):
+        try:
+            manifest = Manifest.load(root)
+        except DataError as error:
+            raise ConfigError(
+                f"{root} is there already and is not a complete build ({error}) Remove it by hand, or build elsewhere."
+            ) from None
+        datasets = {group.dataset for group in manifest.groups}
+    strangers = {path.name for path in root.iterdir()} - {FILE, STATISTICS, VALIDATION} - datasets
     if strangers:
         raise ConfigError(
             f"{root} holds {', '.join(sorted(strangers)[:3])}, which no build made and a new one would delete; expected "
@@ -150,16 +254,37 @@ def _standing(root: Path) -> Manifest | None:
     return manifest
 
 
+def _datasets_of_an_earlier_version(root: Path) -> set[str]:
+    """The datasets of a folder whose manifest an earlier version wrote; none if there is no such manifest."""
+    try:
+        values: Any = json.loads((root / FILE).read_text(encoding="utf-8"))
+        return set(values["licences"]) if values["version"] < VERSION else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def _is_intact(manifest: Manifest) -> bool:
     """Whether every file is, to the byte, as it was built: a damaged folder must not survive being built again."""
-    shards = [shard for group in manifest.groups for shard in group.shards]
-    files = [(shard.path, shard.sha256) for shard in shards] + [(shard.index, shard.index_sha256) for shard in shards]
-    return all((manifest.root / path).is_file() and sha256(manifest.root / path) == digest for path, digest in files)
+    return all(
+        (manifest.folder / path).is_file() and sha256(manifest.folder / path) == digest
+        for path, digest in _files(manifest)
+    )
 
 
-def _replace(root: Path, new: Path, *, replaced: Manifest | None) -> None:
-    aside = root.with_name(f".{root.name}.{uuid4().hex[:8]}.old")
-    if replaced:
-        root.rename(aside)
-    new.rename(root)
-    shutil.rmtree(aside, ignore_errors=True)
+def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for holder in manifest.holders:
+        for shard in holder.shards:
+            yield shard.path, shard.sha256
+            yield shard.index, shard.index_sha256
+        if isinstance(holder, Group) and holder.view:
+            yield holder.view.path, holder.view.sha256
+
+
+def _has_all(manifest: Manifest, plan: Recipe) -> bool:
+    """Whether what a build puts beside the shards is there and intact too."""
+    if not (manifest.folder / STATISTICS).is_file():
+        return False
+    try:
+        return not plan.validation or _is_intact(Manifest.load(manifest.folder / VALIDATION))
+    except DataError:
+        return False

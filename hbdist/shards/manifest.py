@@ -5,104 +5,51 @@ A folder without a manifest is no shard folder: the manifest is written last, so
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hbdist.atomic import write_atomically
 from hbdist.errors import DataError
+from hbdist.shards.groups import (
+    Group,
+    Holder,
+    Language,
+    Name,
+    Shard,
+    Shards,
+    Texts,
+    View,
+    check_language,
+    check_name,
+    check_paths,
+)
+from hbdist.shards.remote import Remote, locate
+
+__all__ = [
+    "FILE",
+    "VERSION",
+    "Group",
+    "Holder",
+    "Language",
+    "Manifest",
+    "Name",
+    "Shard",
+    "Shards",
+    "Texts",
+    "View",
+    "check_language",
+    "check_name",
+    "check_paths",
+    "differences",
+]
 
 FILE = "manifest.json"
-VERSION = 1
-
-
-def check_name(name: str) -> str:
-    """`name` if it can name a dataset: its folder, and its part of `ntrex/en-de`.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.]*", name):
-        raise ValueError(f"{name!r} cannot name a dataset. Use a-z, 0-9, _ and ., beginning with a letter or digit")
-    return name
-
-
-def check_language(code: str) -> str:
-    """`code` if it is a canonical language code, such as `en` or `zh_Hant`.
-
-    Raises:
-        ValueError: it is not, for example because it has a `-`, which stands between the two languages of a pair.
-    """
-    if not re.fullmatch(r"[a-z]{2,3}(_[A-Za-z0-9]{2,8})*", code):
-        raise ValueError(f"{code!r} is not a canonical language code. Write it as en, arz or zh_Hant: _ and never -")
-    return code
-
-
-def check_path(path: str) -> str:
-    """`path` if it stays inside the folder it is relative to.
-
-    Raises:
-        ValueError: it does not: a manifest from elsewhere must not name files outside its own folder.
-    """
-    parts = PurePosixPath(path)
-    if not path or parts.is_absolute() or ".." in parts.parts:
-        raise ValueError(f"{path!r} leads out of the folder. Use paths below it")
-    return path
-
-
-Name = Annotated[str, AfterValidator(check_name)]
-Language = Annotated[str, AfterValidator(check_language)]
-RelativePath = Annotated[str, AfterValidator(check_path)]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar file and its index; paths are relative to the shard folder, with `/`."""
-
-    path: RelativePath
-    rows: int
-    bytes: int
-    sha256: str
-    index: RelativePath
-    index_sha256: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """The pairs of one dataset, one query language and one document language."""
-
-    dataset: Name
-    query_lang: Language
-    document_lang: Language
-    shards: tuple[Shard, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def pair(self) -> str:
-        """Query and document language, as in "en-de"."""
-        return f"{self.query_lang}-{self.document_lang}"
-
-    @property
-    def monolingual(self) -> bool:
-        return self.query_lang == self.document_lang
-
-    @property
-    def name(self) -> str:
-        """Dataset and language pair, as in "ntrex/en-de"; also the group's folder."""
-        return f"{self.dataset}/{self.pair}"
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What a manifest sorts its groups by."""
-        return self.dataset, self.query_lang, self.document_lang
+VERSION = 2
 
 
 class _Stored(BaseModel):
@@ -110,11 +57,12 @@ class _Stored(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    version: int
+    version: Literal[2]
     fingerprint: str
     inputs: str
     licences: dict[str, str]
     dropped: dict[str, dict[str, int]]
+    texts: tuple[Texts, ...] = ()
     groups: tuple[Group, ...]
 
 
@@ -123,24 +71,45 @@ class Manifest:
     """A shard folder as it was built.
 
     `groups` are sorted by (dataset, query language, document language). `dropped` counts per dataset and reason what
-    the build left out. `inputs` is a digest of the recipe and the files it was built from.
+    the build left out. `inputs` is a digest of the recipe and the files it was built from. `texts` are what those groups
+    that are views are views of.
     """
 
-    root: Path
+    root: Path | Remote
     groups: tuple[Group, ...]
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
     inputs: str = ""
+    texts: tuple[Texts, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the rows are and in which order, wherever the folder lies and whatever its files'
-        names."""
+        names. It is of the stored bytes: the same pairs have another one in the other layout."""
         digest = hashlib.sha256()
-        for group in self.groups:
-            digest.update(f"{group.name}\n".encode())
-            digest.update("".join(f"{shard.rows} {shard.sha256}\n" for shard in group.shards).encode())
+        for holder in self.holders:
+            digest.update(f"{holder.name}\n{_lines(holder)}".encode())
         return digest.hexdigest()
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """All that has shards: the groups, and then the texts."""
+        return *self.groups, *self.texts
+
+    @cached_property
+    def texts_of(self) -> Mapping[tuple[str, str], int]:
+        """(dataset, language) → the place of its texts among the holders."""
+        return {(one.dataset, one.language): place for place, one in enumerate(self.texts, len(self.groups))}
+
+    def sides(self, group: Group) -> tuple[int, int]:
+        """The places, among the holders, of the texts that a view's queries and its documents are in."""
+        return self.texts_of[group.dataset, group.query_lang], self.texts_of[group.dataset, group.document_lang]
+
+    @property
+    def folder(self) -> Path:
+        """`root`, for those who built it: a folder of this machine."""
+        assert isinstance(self.root, Path), self.root
+        return self.root
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -153,17 +122,37 @@ class Manifest:
 
     @classmethod
     def load(cls, root: str | Path) -> Self:
-        """The manifest of the shard folder `root`.
+        """The manifest of the shard folder `root`, which may be an address (`s3://`, `gs://`, `https://`).
 
         Raises:
+            ConfigError: `root` is an address of a kind that cannot be read here.
             DataError: there is none, or it is unreadable, of another version, or not as it was written.
         """
-        root = Path(root)
-        stored = _parse(root / FILE)
+        folder = locate(root)
+        path = folder / FILE
+        try:
+            return cls.parse(path.read_bytes(), folder)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(
+                f"{path} does not exist; expected a folder of built shards. Build it with `hbdist build RECIPE`."
+            ) from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}; expected JSON. {_REBUILD}") from None
+
+    @classmethod
+    def parse(cls, text: str | bytes, root: Path | Remote) -> Self:
+        """The manifest that `text` is, of the shard folder `root`, which is only named.
+
+        Raises:
+            DataError: it is no JSON, of another version, or not as it was written.
+        """
+        stored = _parse(text, root / FILE)
         groups = tuple(sorted(stored.groups, key=lambda group: group.key))
-        manifest = cls(root, groups, stored.dropped, stored.licences, stored.inputs)
-        if len({group.key for group in groups}) < len(groups):
+        manifest = cls(root, groups, stored.dropped, stored.licences, stored.inputs, stored.texts)
+        if len({group.key for group in groups}) < len(groups) or len(manifest.texts_of) < len(stored.texts):
             raise DataError(f"{root / FILE} lists a group twice; expected each once. {_REBUILD}")
+        if stray := [group.name for group in groups if group.view and not _has_texts(manifest, group, group.view)]:
+            raise DataError(f"{root / FILE} has no texts of which {stray[0]} could be a view. {_REBUILD}")
         if manifest.fingerprint != stored.fingerprint:
             raise DataError(
                 f"{root / FILE} has the fingerprint {stored.fingerprint[:12]}, its contents have "
@@ -172,53 +161,88 @@ class Manifest:
         return manifest
 
     def save(self, root: str | Path) -> None:
-        """Write the manifest into the folder `root`: wholly or not at all."""
+        """Write the manifest into the folder `root`: wholly or not at all. A group, or a language's texts, is a line."""
         values = {
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "inputs": self.inputs,
             "licences": dict(self.licences),
             "dropped": {dataset: dict(reasons) for dataset, reasons in self.dropped.items()},
-            "groups": [asdict(group) for group in self.groups],
         }
-        write_atomically(Path(root) / FILE, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+        head = json.dumps(values, ensure_ascii=False, indent=1).removesuffix("\n}")
+        lists: dict[str, tuple[Holder, ...]] = {"texts": self.texts} if self.texts else {}
+        lists["groups"] = self.groups
+        tail = ",\n".join(f' "{name}": [\n' + ",\n".join(map(_line, held)) + "\n]" for name, held in lists.items())
+        write_atomically(Path(root) / FILE, f"{head},\n{tail}}}\n")
+
+
+def _line(holder: Holder) -> str:
+    values = {one.name: getattr(holder, one.name) for one in fields(holder)}
+    if isinstance(holder, Group):
+        del values["shards" if holder.view else "view"]
+    return json.dumps(values, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Shards | View) -> dict[str, Any]:
+    return value.columns if isinstance(value, Shards) else vars(value)
+
+
+def _lines(holder: Holder) -> str:
+    """What the rows of a holder are: a line a file, with its rows and its digest."""
+    if isinstance(holder, Group) and holder.view:
+        return f"{holder.view.rows} {holder.view.sha256} of {holder.view.shard_rows}\n"
+    head = f"{holder.rows} of {holder.shard_rows} in {holder.windows}\n" if isinstance(holder, Texts) else ""
+    lines = (f"{rows} {sha256}\n" for rows, sha256 in zip(holder.shards.rows, holder.shards.sha256, strict=True))
+    return head + "".join(lines)
+
+
+def _has_texts(manifest: Manifest, group: Group, view: View) -> bool:
+    sides = [manifest.texts_of.get((group.dataset, language)) for language in (group.query_lang, group.document_lang)]
+    return None not in sides and not len(group.shards)
 
 
 _REBUILD = "Build the folder again with `hbdist build RECIPE`."
 
 
-def _parse(path: Path) -> _Stored:
+def _parse(text: str | bytes, where: Path | Remote) -> _Stored:
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text)
-        version = values.get("version") if isinstance(values, dict) else None
-        if version == VERSION:
-            return _Stored.model_validate_json(text)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{path} does not exist; expected a folder of built shards. Build it with `hbdist build RECIPE`."
-        ) from None
+        return _Stored.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path} is damaged at {where}: {first['msg']}. {_REBUILD}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}; expected JSON. {_REBUILD}") from None
-    raise DataError(f"{path} has version {version!r}; this hbdist reads version {VERSION}. {_REBUILD}")
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where} cannot be read: {error}; expected JSON. {_REBUILD}") from None
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != VERSION:
+        raise DataError(f"{where} has version {version!r}; this hbdist reads version {VERSION}. {_REBUILD}")
+    raise DataError(f"{where} is damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}. {_REBUILD}")
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:
     """One sentence for every group whose rows are not the same in both; empty if the fingerprints agree."""
     before, after = ({group.name: group for group in manifest.groups} for manifest in (old, new))
-    sentences = (_difference(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys()))
-    return [sentence for sentence in sentences if sentence]
+    return [
+        sentence
+        for name in sorted(before.keys() | after.keys())
+        for sentence in _difference(name, (old, before.get(name)), (new, after.get(name)))
+    ]
 
 
-def _difference(name: str, old: Group | None, new: Group | None) -> str:
-    if old is None or new is None:
-        return f"{name} is new ({new.rows} rows)." if new else f"{name} is gone ({old.rows if old else 0} rows)."
-    if [(shard.rows, shard.sha256) for shard in old.shards] == [(shard.rows, shard.sha256) for shard in new.shards]:
-        return ""
-    if old.rows != new.rows:
-        return f"{name} has {new.rows} rows where it had {old.rows}."
-    return f"{name} has as many rows as before ({new.rows}), but not the same ones or not in the same shards."
+def _difference(name: str, *sides: tuple[Manifest, Group | None]) -> Iterator[str]:
+    (old, before), (new, after) = sides
+    if before is None or after is None:
+        yield (
+            f"{name} is new ({after.rows} rows)." if after else f"{name} is gone ({before.rows if before else 0} rows)."
+        )
+    elif before.rows != after.rows:
+        yield f"{name} has {after.rows} rows where it had {before.rows}."
+    elif bool(before.view) != bool(after.view):
+        yield f"{name} has as many rows as before ({after.rows}), but in another layout."
+    elif _content(old, before) != _content(new, after):
+        yield f"{name} has as many rows as before ({after.rows}), but not the same ones or not in the same shards."
+
+
+def _content(manifest: Manifest, group: Group) -> list[str]:
+    sides = [manifest.holders[place] for place in manifest.sides(group)] if group.view else []
+    return [_lines(holder) for holder in (group, *sides)]

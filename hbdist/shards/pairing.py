@@ -1,162 +1,162 @@
-"""From rows to pairs: pure generators, one after the other, that pass on pairs and say of each one left out why.
+"""Which staged rows make the pairs of a group: joins and choices over arrays of keys, without a single text in memory.
 
-Every generator here yields pairs (or rows) and, between them, reasons: a text for each thing that was dropped. Counting
-happens once, at the end, in `counted`.
+Shape suffixes: N rows of a language · P pairs.
 """
 
-import hashlib
-import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from hbdist.errors import DataError
-from hbdist.shards.readers import READERS, Row
-from hbdist.shards.recipe import DatasetRecipe
+import numpy as np
+from numpy.typing import NDArray
+
+from hbdist.shards.parallel import count
 from hbdist.shards.sample import Pair
+from hbdist.shards.staging import BLOCK, StagedRows, first_of
+from hbdist.shards.statistics import GroupSize
+from hbdist.shards.texts import KEY, digest
 
-EMPTY_QUERY = "empty query"
-EMPTY_DOCUMENT = "empty document"
-EMPTY_NEGATIVE = "empty negative"
-BROKEN_UNICODE = "broken Unicode"
-REPEATED_ID = "repeated id"
 NO_TRANSLATION = "no translation"
+SAME_TEXT = "same text in both languages"
 IDENTICAL_PAIR = "identical pair"
+IN_AN_EARLIER_DATASET = "in an earlier dataset"
+HELD_OUT = "held out for validation"
 OVER_THE_CAP = "over the cap"
 
 
-def usable_rows(dataset: DatasetRecipe, language: str) -> Iterator[Row | str]:
-    """The rows of one language's file, in its order, each with an id.
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a query of one language and a document of another (or the same), as rows of the two."""
 
-    Ids that are missing are made from the row's number. Where several files are no translations of each other, equal
-    ids (and document ids) in two of them are a coincidence, and get their language as a prefix.
+    dataset: str
+    languages: tuple[str, str]
+    queries: StagedRows
+    documents: StagedRows
+    query_P: NDArray[np.int64]
+    document_P: NDArray[np.int64]
 
-    Raises:
-        DataError: the file is damaged, or a row of a parallel dataset has no id.
-    """
-    path = dataset.files[language]
-    scope = "" if dataset.parallel or len(dataset.files) == 1 else f"{language}:"
-    seen: set[str] = set()
-    for number, row in enumerate(READERS[dataset.reader](path, **dataset.reader_options), 1):
-        reason = row if isinstance(row, str) else _fault(row)
-        if reason or isinstance(row, str):
-            yield reason
-            continue
-        if row.id is None and dataset.parallel:
-            raise DataError(
-                f"{path}, row {number}: no id; expected one, because {dataset.name} is parallel = true. Add ids, or "
-                'name the field that has them in the recipe: fields = { id = "…" }.'
+    def __len__(self) -> int:
+        return len(self.query_P)
+
+    def __iter__(self) -> Iterator[Pair]:
+        for number, (query_row, document_row) in enumerate(
+            zip(self.query_P.tolist(), self.document_P.tolist(), strict=True), 1
+        ):
+            query = self.queries[query_row]
+            document = query if self.monolingual else self.documents[document_row]
+            yield Pair(
+                dataset=self.dataset,
+                id=str(query.id),
+                query=query.query,
+                document=document.document,
+                query_lang=self.languages[0],
+                document_lang=self.languages[1],
+                negatives=document.negatives,
+                document_id=document.document_id,
             )
-        identifier = scope + (row.id if row.id is not None else str(number))
-        if dataset.parallel and identifier in seen:
-            yield REPEATED_ID
-            continue
-        if dataset.parallel:
-            seen.add(identifier)
-        yield from [EMPTY_NEGATIVE for text in row.negatives if not text.strip()]
-        yield row._replace(
-            id=identifier,
-            document_id=None if row.document_id is None else scope + row.document_id,
-            negatives=tuple(text for text in row.negatives if text.strip()),
+            if number % BLOCK == 0:
+                count(BLOCK)
+        count(len(self) % BLOCK)
+
+    @property
+    def monolingual(self) -> bool:
+        return self.documents is self.queries
+
+    @property
+    def text_keys(self) -> NDArray[np.void]:
+        """What pairs with the same texts have in common: [P]."""
+        texts = np.empty(len(self), [("query", "<u8"), ("document", "<u8")])
+        texts["query"] = self.queries.row_N["query"][self.query_P]
+        texts["document"] = self.documents.row_N["document"][self.document_P]
+        return texts.view(KEY)
+
+    @property
+    def size(self) -> GroupSize:
+        """Pairs and characters."""
+        query_chars = self.queries.row_N["query_chars"][self.query_P].sum(dtype=np.int64)
+        document_chars = self.documents.row_N["document_chars"][self.document_P].sum(dtype=np.int64)
+        return GroupSize(*self.languages, len(self), int(query_chars), int(document_chars))
+
+    @property
+    def held_out(self) -> NDArray[np.bool_]:
+        """Which pairs are for validation: [P]."""
+        return self.queries.row_N["held_out"][self.query_P]
+
+    def where(self, kept_P: NDArray[np.bool_] | NDArray[np.int64]) -> "Pairs":
+        """Those of a mask, or at these places."""
+        return Pairs(
+            self.dataset, self.languages, self.queries, self.documents, self.query_P[kept_P], self.document_P[kept_P]
         )
 
 
-def monolingual(rows: Iterable[Row | str], *, dataset: str, language: str) -> Iterator[Pair | str]:
-    """Each row's query with its own document."""
-    for row in rows:
-        yield row if isinstance(row, str) else _pair(row, document=row, dataset=dataset, languages=(language, language))
+def translated(
+    dataset: str,
+    languages: tuple[str, str],
+    folders: tuple[Path, Path],
+    *,
+    excluded: NDArray[np.void],
+    dropped: Counter[str],
+) -> Pairs:
+    """Each query with the document that has its key in the other language; of one language, with its own.
+
+    The order is that of the queries. Rows whose key is among the `excluded` are nobody's.
+    """
+    queries = StagedRows(folders[0])
+    documents = queries if folders[0] == folders[1] else StagedRows(folders[1])
+    key_N = queries.row_N["key"]
+    query_P = np.flatnonzero(~np.isin(key_N, excluded)) if len(excluded) else np.arange(len(key_N))
+    if documents is queries:
+        return Pairs(dataset, languages, queries, documents, query_P, query_P)
+    document_P = places_of(key_N[query_P], documents.row_N["key"])
+    found_P = document_P >= 0
+    dropped[NO_TRANSLATION] += int((~found_P).sum())
+    return Pairs(dataset, languages, queries, documents, query_P[found_P], document_P[found_P])
 
 
-def cross_lingual(
-    rows: Iterable[Row | str], documents: Mapping[str, Row], *, dataset: str, languages: tuple[str, str]
-) -> Iterator[Pair | str]:
-    """Each row's query with the document, and the hard negatives, that `documents` (of the other language) has under
-    the row's id."""
-    for row in rows:
-        if isinstance(row, str):  # counted already, by the monolingual group of the same file
-            continue
-        translation = documents.get(str(row.id))
-        yield (
-            NO_TRANSLATION
-            if translation is None
-            else _pair(row, document=translation, dataset=dataset, languages=languages)
-        )
+def without_copies(pairs: Pairs, dropped: Counter[str]) -> Pairs:
+    """The pairs of a parallel text whose two lines are not the same: an untranslated line teaches nothing."""
+    query_P = pairs.queries.row_N["document"][pairs.query_P]
+    return _kept(pairs, query_P != pairs.documents.row_N["document"][pairs.document_P], SAME_TEXT, dropped)
 
 
-def distinct(pairs: Iterable[Pair | str]) -> Iterator[Pair | str]:
+def distinct(pairs: Pairs, dropped: Counter[str]) -> Pairs:
     """The first of all pairs with the same query and document."""
-    seen: set[bytes] = set()
-    for pair in pairs:
-        if isinstance(pair, str):
-            yield pair
-            continue
-        key = _digest(pair.query, pair.document)
-        yield IDENTICAL_PAIR if key in seen else pair
-        seen.add(key)
+    first_P = np.zeros(len(pairs), bool)
+    first_P[first_of(pairs.text_keys)] = True
+    return _kept(pairs, first_P, IDENTICAL_PAIR, dropped)
 
 
-def capped(pairs: Iterable[Pair | str], cap: int) -> Iterator[Pair | str]:
+def not_among(pairs: Pairs, others: Pairs, dropped: Counter[str]) -> Pairs:
+    """The pairs whose texts are not those of one of the others."""
+    return _kept(pairs, ~np.isin(pairs.text_keys, others.text_keys), IN_AN_EARLIER_DATASET, dropped)
+
+
+def capped(pairs: Pairs, cap: int, dropped: Counter[str]) -> Pairs:
     """At most `cap` pairs (0: all), in their order.
 
     Chosen by a hash of dataset, language pair and id: so the choice depends on nothing else, and the groups of a
     parallel dataset keep different ids and together cover more of them.
     """
-    if not cap:
-        yield from pairs
-        return
-    kept: list[tuple[int, int, Pair]] = []  # a heap, the pair next to go on top
-    for position, pair in enumerate(pairs):
-        if isinstance(pair, str):
-            yield pair
-            continue
-        rank = int.from_bytes(_digest(pair.dataset, f"{pair.query_lang}-{pair.document_lang}", pair.id))
-        entry = (-rank, -position, pair)
-        if len(kept) < cap:
-            heapq.heappush(kept, entry)
-        else:
-            heapq.heappushpop(kept, entry)
-            yield OVER_THE_CAP
-    yield from (pair for _, _, pair in sorted(kept, key=lambda entry: -entry[1]))
+    if not cap or len(pairs) <= cap:
+        return pairs
+    pair = "-".join(pairs.languages)
+    ranks = (digest(pairs.dataset, pair, pairs.queries.id(row)) for row in pairs.query_P.tolist())
+    rank_P = np.fromiter(ranks, KEY, len(pairs))
+    dropped[OVER_THE_CAP] += len(pairs) - cap
+    return pairs.where(np.sort(np.argsort(rank_P, kind="stable")[:cap]))
 
 
-def counted(pairs: Iterable[Pair | str], dropped: Counter[str]) -> Iterator[Pair]:
-    """The pairs alone; the reasons are counted in `dropped`."""
-    for pair in pairs:
-        if isinstance(pair, str):
-            dropped[pair] += 1
-        else:
-            yield pair
+def places_of(key_P: NDArray[np.void], key_N: NDArray[np.void]) -> NDArray[np.int64]:
+    """Where in `key_N`, whose keys are all different, each key is; −1 where it is not."""
+    if not len(key_N):
+        return np.full(len(key_P), -1)
+    order_N = np.argsort(key_N)
+    sorted_N = key_N[order_N]
+    place_P = np.minimum(np.searchsorted(sorted_N, key_P), len(key_N) - 1)
+    return np.where(sorted_N[place_P] == key_P, order_N[place_P], -1)
 
 
-def _fault(row: Row) -> str:
-    """Why the row cannot be used; empty if it can."""
-    if not row.query.strip():
-        return EMPTY_QUERY
-    if not row.document.strip():
-        return EMPTY_DOCUMENT
-    try:
-        "".join((row.id or "", row.query, row.document, row.document_id or "", *row.negatives)).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: JSON can spell it, UTF-8 cannot
-        return BROKEN_UNICODE
-    return ""
-
-
-def _pair(query: Row, *, document: Row, dataset: str, languages: tuple[str, str]) -> Pair:
-    return Pair(
-        dataset=dataset,
-        id=str(query.id),
-        query=query.query,
-        document=document.document,
-        query_lang=languages[0],
-        document_lang=languages[1],
-        negatives=document.negatives,
-        document_id=document.document_id,
-    )
-
-
-def _digest(*texts: str) -> bytes:
-    """16 bytes that only these texts, in this order, have."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8) + data)
-    return digest.digest()
+def _kept(pairs: Pairs, kept_P: NDArray[np.bool_], reason: str, dropped: Counter[str]) -> Pairs:
+    dropped[reason] += int((~kept_P).sum())
+    return pairs.where(kept_P)

@@ -14,6 +14,9 @@ INDEX = np.dtype([("offset", "<i8"), ("size", "<i4"), ("query_chars", "<i4"), ("
 (characters)."""
 
 
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A query and its document (the positive)."""
@@ -44,7 +47,7 @@ def encode(pair: Pair) -> bytes:
         values["negatives"] = pair.negatives
     if pair.document_id is not None:
         values["document_id"] = pair.document_id
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    return _dump(values).encode()
 
 
 def decode(payload: bytes, *, dataset: str) -> Pair:

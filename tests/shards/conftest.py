@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from shard_sources import Rows, parallel, row
+from two_layouts import build_parallel, with_holes
 
 from hbdist.shards.build import build
 from hbdist.shards.manifest import Manifest
@@ -28,3 +29,9 @@ def built(tmp_path: Path) -> Callable[..., Manifest]:
         return build(parallel(tmp_path / "source", rows, **keys), tmp_path / "built", workers=1)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def viewed(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Three languages with holes in the parallel layout, in shards of 8; no test changes it."""
+    return build_parallel(tmp_path_factory.mktemp("viewed"), with_holes(), shard_rows=8, pairs_per_group=15)

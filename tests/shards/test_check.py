@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shard_sources import row
 
 from hbdist.errors import DataError
 from hbdist.shards.check import check
@@ -94,16 +95,23 @@ def test_an_index_that_points_elsewhere_is_found(built: Build) -> None:
     assert "row 4: the index has" in found
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("../out.json", tarfile.REGTYPE), ("/abs.json", tarfile.REGTYPE), ("link.json", tarfile.SYMTYPE)]
-)
-def test_a_member_that_is_no_plain_file_is_found(built: Build, name: str, kind: bytes) -> None:
-    manifest = built()
+@pytest.mark.parametrize("name", ["../out.json", "/abs.json", "a/../../out.json", "a/b.json", "out.json.pkl"])
+def test_a_member_whose_name_is_more_than_a_name_is_found(built: Build, name: str) -> None:
+    assert f"row 0: the member {name!r} is not a file with a plain name" in with_member(built(), name, tarfile.REGTYPE)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+def test_a_member_that_is_no_file_is_found(built: Build, kind: bytes) -> None:
+    assert "row 0: the member 'a.json' is not a file with a plain name" in with_member(built(), "a.json", kind)
+
+
+def with_member(manifest: Manifest, name: str, kind: bytes) -> str:
+    """What `check` says when the first shard has this one member."""
     with tarfile.open(shard_path(manifest), "w") as archive:
         member = tarfile.TarInfo(name)
-        member.type, member.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else ""
+        member.type, member.linkname = kind, "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
         archive.addfile(member, io.BytesIO())
-    assert f"row 0: the member {name!r} is not a file with a plain name" in problems(manifest.root)
+    return problems(manifest.root)
 
 
 def test_pairs_of_other_languages_are_found(built: Build) -> None:
@@ -140,3 +148,9 @@ def test_all_problems_are_counted_and_ten_are_shown(built: Build) -> None:
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         check(tmp_path)
+
+
+def test_a_folder_with_held_out_pairs_is_sound(built: Build) -> None:
+    rows = {language: [row(number, language) for number in range(60)] for language in ("en", "de")}
+    root = built(rows, validation=0.2).root
+    assert check(root, workers=1).rows + check(root / "validation", workers=1).rows == 4 * 60

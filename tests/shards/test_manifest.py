@@ -1,13 +1,15 @@
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shard_sources import row
 
 from hbdist.errors import DataError
-from hbdist.shards.manifest import Group, Manifest, Shard, check_language, check_name, check_path, differences
+from hbdist.shards.manifest import Group, Manifest, Shard, check_language, check_name, check_paths, differences
 
 Build = Callable[..., Manifest]
 
@@ -90,7 +92,8 @@ def test_no_manifest_is_answered_with_how_to_build_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 2}, "version 2; this hbdist reads version 1"),
+        ({"version": 1}, "version 1; this hbdist reads version 2"),
+        ({"version": "2"}, "version '2'; this hbdist reads version 2"),
         ({"fingerprint": "0" * 64}, "changed after the build"),
         ({"groups": []}, "changed after the build"),
         ({"groups": [{}]}, r"damaged at groups\.0"),
@@ -104,13 +107,75 @@ def test_an_altered_manifest_is_refused(built: Build, values: dict[str, object],
         Manifest.load(root)
 
 
-def test_a_manifest_cannot_name_files_outside_its_folder(built: Build) -> None:
+def change_shards(root: Path, **columns: Any) -> None:
+    """Put other values into columns of the first group's shards."""
+    groups = json.loads((root / "manifest.json").read_text())["groups"]
+    groups[0]["shards"] |= columns
+    change(root, groups=groups)
+
+
+@pytest.mark.parametrize("column", ["paths", "indexes"])
+def test_a_manifest_cannot_name_files_outside_its_folder(built: Build, column: str) -> None:
+    root = built().root
+    change_shards(root, **{column: ["../../secret.tar"]})
+    with pytest.raises(DataError, match=rf"damaged at groups\.0\.shards\.{column}: .* leads out of the folder"):
+        Manifest.load(root)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"rows": [-1]}, r"damaged at groups\.0\.shards\.rows\.0: Input should be greater"),
+        ({"rows": [1.5]}, r"damaged at groups\.0\.shards\.rows\.0"),
+        ({"bytes": ["9"]}, r"damaged at groups\.0\.shards\.bytes\.0"),
+        ({"rows": [3, 9]}, r"damaged at groups\.0\.shards: .*columns of different lengths .*'rows': 2"),
+        ({"rows": [11]}, "changed after the build"),
+        ({"sha256": ["0" * 64]}, "changed after the build"),
+        ({"surprise": [1]}, r"damaged at groups\.0\.shards\.surprise"),
+    ],
+)
+def test_an_altered_column_is_refused(built: Build, columns: dict[str, Any], message: str) -> None:
+    root = built().root
+    change_shards(root, **columns)
+    with pytest.raises(DataError, match=message):
+        Manifest.load(root)
+
+
+def test_a_group_that_is_listed_twice_is_refused(built: Build) -> None:
     root = built().root
     groups = json.loads((root / "manifest.json").read_text())["groups"]
-    groups[0]["shards"][0]["path"] = "../../secret.tar"
-    change(root, groups=groups)
-    with pytest.raises(DataError, match="leads out of the folder"):
+    change(root, groups=[*groups, groups[0]])
+    with pytest.raises(DataError, match="lists a group twice"):
         Manifest.load(root)
+
+
+def test_a_manifest_can_be_parsed_without_its_folder(shipped: Manifest) -> None:
+    text = (shipped.root / "manifest.json").read_bytes()
+    parsed = Manifest.parse(text, Path("nowhere"))
+    assert parsed.groups == shipped.groups
+    assert parsed.root == Path("nowhere")
+
+
+def test_shards_read_as_the_objects_they_were_made_of() -> None:
+    made = tuple(shard(name=f"{number:06d}", rows=number, sha256=f"{number}") for number in range(4))
+    group = Group("a", "en", "de", made)
+    assert list(group.shards) == [group.shards[number] for number in range(4)] == list(made)
+    assert group.shards[-1] == made[-1]
+    assert len(group.shards) == 4
+    assert group == Group("a", "en", "de", group.shards)
+    assert group.starts.tolist() == [0, 0, 1, 3, 6]
+    assert group.rows == 6
+    assert Group("a", "en", "de", ()).rows == 0
+
+
+def test_the_fingerprint_is_of_names_rows_and_digests(shipped: Manifest) -> None:
+    """A resumed run compares it: it must not follow how the manifest is stored."""
+    plain = hashlib.sha256()
+    for group in shipped.groups:
+        plain.update(f"{group.dataset}/{group.query_lang}-{group.document_lang}\n".encode())
+        for one in group.shards:
+            plain.update(f"{one.rows} {one.sha256}\n".encode())
+    assert shipped.fingerprint == plain.hexdigest()
 
 
 def test_half_a_manifest_is_refused(built: Build) -> None:
@@ -134,7 +199,10 @@ def test_only_plain_names_pass(name: str) -> None:
     assert check_name("tydiqa.v1_0") == "tydiqa.v1_0"
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "a/../../b", ""])
-def test_only_paths_below_the_folder_pass(path: str) -> None:
+@pytest.mark.parametrize("path", ["/etc/passwd", "a/../../b", "..", "", "a/.."])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_only_paths_below_the_folder_pass(path: str, place: int) -> None:
+    good = ("a/b.tar", "a..b/..c/d.tar")
     with pytest.raises(ValueError, match="leads out"):
-        check_path(path)
+        check_paths((*good[:place], path, *good[place:]))
+    assert check_paths(good) == good

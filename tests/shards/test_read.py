@@ -145,7 +145,7 @@ def test_a_truncated_shard_is_named_with_its_row(built: Build) -> None:
     path = manifest.root / manifest.groups[0].shards[1].path
     path.write_bytes(path.read_bytes()[:1000])
     message = refused(manifest, 7)
-    assert f"{path} (wanted: row 7 of its group)" in message
+    assert f"{path} (wanted: row 7 of p/de-de)" in message
     assert "it has 1000 bytes, the manifest says 10240" in message
     assert ShardReader(manifest).read(np.array([0]), np.array([4])), "the shards that are whole can still be read"
 
@@ -154,14 +154,14 @@ def test_a_missing_shard_is_named_with_its_row(built: Build) -> None:
     manifest = built(shard_rows=5)
     path = manifest.root / manifest.groups[0].shards[2].path
     path.unlink()
-    assert f"{path} (wanted: row 11 of its group) is missing" in refused(manifest, 11)
+    assert f"{path} (wanted: row 11 of p/de-de) is missing" in refused(manifest, 11)
 
 
 def test_a_shard_whose_json_is_damaged_is_named_with_its_row(built: Build) -> None:
     manifest = built()
     path = manifest.root / manifest.groups[0].shards[0].path
     path.write_bytes(path.read_bytes().replace(b'{"id":"i3"', b'{"id":"i3]'))
-    assert "row 3 of its group) is damaged" in refused(manifest, 3)
+    assert "row 3 of p/de-de) is damaged" in refused(manifest, 3)
     assert ShardReader(manifest).read(np.array([0]), np.array([2]))
 
 
@@ -169,7 +169,7 @@ def test_a_sample_without_a_document_is_named_with_its_row(built: Build) -> None
     manifest = built()
     path = manifest.root / manifest.groups[0].shards[0].path
     path.write_bytes(path.read_bytes().replace(b'"document":"d5', b'"documemt":"d5'))
-    assert "row 5 of its group) is damaged: no document." in refused(manifest, 5)
+    assert "row 5 of p/de-de) is damaged: no document." in refused(manifest, 5)
 
 
 def test_an_index_that_points_past_the_shard_is_refused(built: Build) -> None:
@@ -191,7 +191,7 @@ def test_a_damaged_index_is_refused(built: Build, content: bytes) -> None:
 def test_an_index_that_would_have_to_be_unpickled_is_refused(built: Build) -> None:
     manifest = built()
     np.save(manifest.root / manifest.groups[0].shards[0].index, np.array([{"an": "object"}]), allow_pickle=True)
-    assert "cannot be read" in refused(manifest, 0)
+    assert "it holds (1,) of object, expected 12 entries" in refused(manifest, 0)
 
 
 def test_an_index_of_another_shard_is_refused(built: Build) -> None:
@@ -209,3 +209,67 @@ def test_a_row_outside_its_group_is_the_callers_mistake(shipped: Manifest) -> No
 def test_ids_are_the_same_over_the_languages(shipped: Manifest) -> None:
     pairs = [ShardReader(shipped).read(np.array([group]), np.array([9]))[0] for group in range(len(shipped.groups))]
     assert {pair.id for pair in pairs} == {row(9, "en")["id"]}
+
+
+def test_rows_that_cannot_be_read_stand_as_errors_among_the_others(built: Build, shipped: Manifest) -> None:
+    manifest = built(shard_rows=5)
+    groups, rows = np.zeros(4, np.int64), np.array([7, 3, 11, 0])
+    whole = ShardReader(manifest).read(groups, rows)
+    (manifest.root / manifest.groups[0].shards[1].path).unlink()
+    first = manifest.root / manifest.groups[0].shards[0].path
+    first.write_bytes(first.read_bytes().replace(b'{"id":"i3"', b'{"id":"i3]'))
+    found = ShardReader(manifest).read_each(groups, rows)
+    assert [str(found[place]).split(")")[0] for place in (0, 1)] == [
+        f"{manifest.root}/p/de-de/000001.tar (wanted: row 7 of p/de-de",
+        f"{first} (wanted: row 3 of p/de-de",
+    ]
+    assert found[2:] == whole[2:]
+
+
+@pytest.fixture(scope="module")
+def victim(scratch: Path) -> Manifest:
+    recipe = parallel(scratch / "rows", {"en": [row(n, "en") for n in range(6)]}, shard_rows=6)
+    return build(recipe, scratch / "victim", workers=1)
+
+
+@given(damage=st.lists(st.tuples(st.integers(0, 10239), st.integers(0, 255)), max_size=30), cut=st.integers(0, 12000))
+def test_no_damage_of_a_shard_or_its_index_gives_anything_but_pairs_and_sentences(
+    damage: list[tuple[int, int]], cut: int, victim: Manifest
+) -> None:
+    (shard,) = victim.groups[0].shards
+    for path in (victim.root / shard.path, victim.root / shard.index):
+        sound = path.read_bytes()
+        content = bytearray(sound)
+        for place, value in damage:
+            content[place % len(content)] = value
+        path.write_bytes(content[:cut])
+        found = ShardReader(victim).read_each(np.zeros(6, np.int64), np.arange(6))
+        path.write_bytes(sound)
+        assert all(isinstance(one, Pair | DataError) for one in found)
+
+
+def test_json_of_a_thousand_brackets_is_refused(built: Build) -> None:
+    manifest = built({language: [row(0, language, query="[" * 200_000)] for language in ("en", "de")})
+    path = manifest.root / manifest.groups[0].shards[0].path
+    path.write_bytes(path.read_bytes().replace(b'{"id":"i0","query":"[', b"[[[[[[[[[[[[[[[[[[[[["))
+    assert "row 0 of p/de-de) is damaged" in refused(manifest, 0)
+
+
+def test_reading_extracts_nothing(built: Build, tmp_path: Path) -> None:
+    manifest = built()
+    path = manifest.root / manifest.groups[0].shards[0].path
+    path.write_bytes(path.read_bytes().replace(b"000000003.json", b"../../out.json"))
+    before = set(tmp_path.rglob("*"))
+    assert ShardReader(manifest).read(np.array([0]), np.array([3]))[0].id == "i3"
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_header_as_another_numpy_writes_it_is_read(built: Build) -> None:
+    manifest = built()
+    expected = ShardReader(manifest).read(np.zeros(12, np.int64), np.arange(12))
+    path = manifest.root / manifest.groups[0].shards[0].index
+    content = path.read_bytes()
+    header, entries = content[10 : -12 * 20], content[-12 * 20 :]
+    other = header.rstrip() + b" " * 63 + b"\n"
+    path.write_bytes(content[:8] + len(other).to_bytes(2, "little") + other + entries)
+    assert ShardReader(manifest).read(np.zeros(12, np.int64), np.arange(12)) == expected

@@ -1,0 +1,230 @@
+"""What a manifest lists: groups of pairs, their shards, and the texts of languages that groups are views of.
+
+A group has its pairs in shards of its own, or it is a view: a list of rows, each of which is the query in one language's
+texts and the document in another's (or the same one's). Texts are stored once a language, whatever the views of them.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+
+
+def check_name(name: str) -> str:
+    """`name` if it can name a dataset: its folder, and its part of `ntrex/en-de`.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.]*", name):
+        raise ValueError(f"{name!r} cannot name a dataset. Use a-z, 0-9, _ and ., beginning with a letter or digit")
+    return name
+
+
+def check_language(code: str) -> str:
+    """`code` if it is a canonical language code, such as `en` or `zh_Hant`.
+
+    Raises:
+        ValueError: it is not, for example because it has a `-`, which stands between the two languages of a pair.
+    """
+    if not re.fullmatch(r"[a-z]{2,3}(_[A-Za-z0-9]{2,8})*", code):
+        raise ValueError(f"{code!r} is not a canonical language code. Write it as en, arz or zh_Hant: _ and never -")
+    return code
+
+
+def check_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """`paths` if all of them stay inside the folder they are relative to.
+
+    Raises:
+        ValueError: one does not: a manifest from elsewhere must not name files outside its own folder.
+    """
+    lines = "\n".join(("", *paths, ""))
+    if ".." in lines or "\n/" in lines or "\n\n" in lines:  # seldom, and looked for in all of them at once
+        for path in paths:
+            if not path or path.startswith("/") or ".." in path.split("/"):
+                raise ValueError(f"{path!r} leads out of the folder. Use paths below it")
+    return paths
+
+
+Rows = Annotated[int, Field(ge=0, le=2**32)]
+"""Of texts: views name them by four bytes."""
+Name = Annotated[str, AfterValidator(check_name)]
+Language = Annotated[str, AfterValidator(check_language)]
+RelativePath = Annotated[str, AfterValidator(lambda path: check_paths((path,))[0])]
+RelativePaths = Annotated[tuple[str, ...], AfterValidator(check_paths)]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file and its index; paths are relative to the shard folder, with `/`."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    index: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of a group in order, a column for each of their fields: an object each would cost seconds to open
+    where there are hundreds of thousands. Items are made when they are asked for."""
+
+    paths: RelativePaths
+    rows: tuple[NonNegativeInt, ...]
+    bytes: tuple[NonNegativeInt, ...]
+    sha256: tuple[str, ...]
+    indexes: RelativePaths
+    index_sha256: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of different lengths ({lengths})")
+
+    @classmethod
+    def of(cls, shards: Iterable[Shard]) -> Self:
+        columns = tuple(zip(*(vars(shard).values() for shard in shards), strict=True))
+        return cls(*columns or ((),) * len(fields(cls)))
+
+    @property
+    def columns(self) -> dict[str, tuple[Any, ...]]:
+        """Name of the column → its values, a shard each."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Shard:
+        return Shard(*(column[number] for column in self.columns.values()))
+
+    def __iter__(self) -> Iterator[Shard]:
+        return map(Shard, *self.columns.values())
+
+
+@dataclass(frozen=True)
+class View:
+    """The rows of a group that has no shards of its own: where in its languages' texts its pairs are."""
+
+    path: RelativePath
+    """An array (`<u4`, .npy), a row of the texts a pair, in the group's order."""
+    sha256: str
+    rows: NonNegativeInt
+    shard_rows: PositiveInt
+    """Rows that the schedule takes as one shard: as many as the group's own shards would have."""
+
+
+@dataclass(frozen=True, init=False)
+class Group:
+    """The pairs of one dataset, one query language and one document language."""
+
+    dataset: Name
+    query_lang: Language
+    document_lang: Language
+    shards: Shards = Shards.of(())  # noqa: RUF009 - frozen
+    view: View | None = None
+    """Where its pairs are if it has no shards."""
+
+    def __init__(
+        self,
+        dataset: str,
+        query_lang: str,
+        document_lang: str,
+        shards: Iterable[Shard] = (),
+        view: View | None = None,
+    ) -> None:
+        columns = shards if isinstance(shards, Shards) else Shards.of(shards)
+        for field_, value in zip(fields(self), (dataset, query_lang, document_lang, columns, view), strict=True):
+            object.__setattr__(self, field_.name, value)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """The row with which each of its shards (a view's: what the schedule takes as one) begins, and last the number of
+        all its rows: [shards + 1]."""
+        if self.view:
+            return np.append(np.arange(0, self.view.rows, self.view.shard_rows), self.view.rows)
+        return np.cumsum((0, *self.shards.rows), dtype=np.int64)
+
+    @property
+    def rows(self) -> int:
+        return self.view.rows if self.view else int(self.starts[-1])
+
+    @property
+    def pair(self) -> str:
+        """Query and document language, as in "en-de"."""
+        return f"{self.query_lang}-{self.document_lang}"
+
+    @property
+    def monolingual(self) -> bool:
+        return self.query_lang == self.document_lang
+
+    @property
+    def name(self) -> str:
+        """Dataset and language pair, as in "ntrex/en-de"; also the folder of its shards."""
+        return f"{self.dataset}/{self.pair}"
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What a manifest sorts its groups by."""
+        return self.dataset, self.query_lang, self.document_lang
+
+    def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of rows that are in its shards, the number of the shard of each and the place in it."""
+        numbers = np.searchsorted(self.starts, rows, side="right") - 1
+        return numbers, rows - self.starts[numbers]
+
+    def index_rows(self, number: int) -> int:
+        """Entries of a shard's index."""
+        return self.shards.rows[number]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One language of a parallel dataset, a query and its document a row. Rows mean the same in all its languages."""
+
+    dataset: Name
+    language: Language
+    rows: Rows
+    """Of the dataset, those that this language lacks included: the same for all its languages."""
+    shard_rows: PositiveInt
+    windows: tuple[NonNegativeInt, ...]
+    """Of each shard: in window w are the rows w·shard_rows up to (w + 1)·shard_rows. Where the language has none of
+    them, there is no shard."""
+    shards: Shards
+
+    def __post_init__(self) -> None:
+        if len(self.windows) != len(self.shards) or list(self.windows) != sorted(set(self.windows)):
+            raise ValueError("windows that are not one a shard, in order")
+        if self.windows and self.windows[-1] * self.shard_rows >= self.rows:
+            raise ValueError(f"window {self.windows[-1]}, beyond its {self.rows} rows")
+
+    @property
+    def name(self) -> str:
+        """Dataset and language, as in "ntrex/en"; also the folder of its shards."""
+        return f"{self.dataset}/{self.language}"
+
+    @cached_property
+    def _windows(self) -> NDArray[np.int64]:
+        return np.array(self.windows, np.int64)
+
+    def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of any rows, the number of the shard of each, −1 where there is none, and the place in it."""
+        windows, inside = np.divmod(rows, self.shard_rows)
+        numbers = np.searchsorted(self._windows, windows)
+        found = numbers < len(self.windows)
+        found[found] = self._windows[numbers[found]] == windows[found]
+        return np.where(found, numbers, -1), inside
+
+    def index_rows(self, number: int) -> int:
+        """Entries of a shard's index; those of rows that the language lacks are zeros."""
+        return min(self.shard_rows, self.rows - self.windows[number] * self.shard_rows)
+
+
+Holder = Group | Texts
+"""Of shards."""
