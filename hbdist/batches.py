@@ -7,6 +7,7 @@ others, and each rank reads only its own.
 """
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hbdist.candidates import NO_IDENTITY
 from hbdist.config import Config
 from hbdist.encoder import Tokenize, make_chunks, pad
 from hbdist.errors import DataError
-from hbdist.loss import NO_IDENTITY
-from hbdist.schedule import GlobalBatch, Schedule, deal_to_ranks, permutation
+from hbdist.randomness import permutation
+from hbdist.schedule import GlobalBatch, Schedule, deal_to_ranks
 from hbdist.shards.manifest import Manifest
 from hbdist.shards.read import Pair, ShardReader
 from hbdist.stopping import ignore_stop_signals
@@ -52,6 +54,8 @@ class BatchCounts:
     """The same with padding."""
     truncated: int
     """This rank's texts that were cut."""
+    unreadable: tuple[str, ...] = ()
+    """Why pairs that were dealt to this rank could not be read, a sentence each; they are not in its batch."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Batches(Dataset[RankBatch]):
         self.config = config
         self.manifest = manifest
         self.schedule = Schedule.of(config, manifest)
-        self.reader = ShardReader(manifest)
+        self.reader = ShardReader(manifest, cache_gb=config.data.cache_gb)
         self.tokenize = tokenize
         self.token_rates = dict(token_rates)
         self.rank = rank
@@ -116,15 +120,24 @@ class Batches(Dataset[RankBatch]):
             multiprocessing_context="spawn" if workers else None,
             worker_init_fn=ignore_stop_signals,
         )
+        told = 0
         for item in items:
             if isinstance(item, DataError):
                 raise item
+            for why in item.counts.unreadable[: TOLD - told]:
+                print(f"step {item.step + 1}, rank {self.rank}: a pair is skipped. {why}", file=sys.stderr, flush=True)
+                told += 1
             yield item
 
     def __getitem__(self, step: int) -> RankBatch:
         whole = self.schedule.batch(step)
         mine = deal_to_ranks(self._lengths(whole), self.world)[self.rank]
-        pairs = self.reader.read(whole.group[mine], whole.row[mine])
+        pairs, unreadable = self._read(whole.group[mine], whole.row[mine])
+        mine = np.delete(mine, list(unreadable))
+        if not pairs:
+            raise DataError(
+                f"Step {step + 1}, rank {self.rank}: no pair can be read. {next(iter(unreadable.values()))}"
+            )
         negatives = [
             negative
             for pair, place in zip(pairs, mine, strict=True)
@@ -150,9 +163,22 @@ class Batches(Dataset[RankBatch]):
                 tokens=sum(map(len, query_ids)) + sum(map(len, document_ids)),
                 padded_tokens=sum(chunk.input_ids_BL.numel() for chunk in query_chunks + document_chunks),
                 truncated=queries_cut + documents_cut,
+                unreadable=tuple(unreadable.values()),
             ),
             ids=self._ids(whole) if self.config.run.log_batches and self.rank == 0 else None,
         )
+
+    def _read(self, groups: np.ndarray, rows: np.ndarray) -> tuple[list[Pair], dict[int, str]]:
+        """The pairs that can be read, and for the places of the others why not (`data.on_error = "skip"`).
+
+        What is left out is left out on every rank: the others learn of this rank's pairs, and of their number, only by
+        what it sends to them. So nothing needs to be masked, and the loss is the mean over the pairs that were read.
+        """
+        if self.config.data.on_error == "stop":
+            return self.reader.read(groups, rows), {}
+        found = self.reader.read_each(groups, rows)
+        why = {place: str(error) for place, error in enumerate(found) if isinstance(error, DataError)}
+        return [pair for pair in found if isinstance(pair, Pair)], why
 
     def _lengths(self, batch: GlobalBatch) -> np.ndarray:
         """About how many tokens each pair has: float64 [G]."""
@@ -179,8 +205,9 @@ class Batches(Dataset[RankBatch]):
         ]
 
     def _ids(self, batch: GlobalBatch) -> list[str]:
-        pairs = self.reader.read(batch.group, batch.row)
-        return [f"{self.manifest.groups[g].name}/{pair.id}" for g, pair in zip(batch.group, pairs, strict=True)]
+        pairs, unreadable = self._read(batch.group, batch.row)
+        groups = np.delete(batch.group, list(unreadable))
+        return [f"{self.manifest.groups[g].name}/{pair.id}" for g, pair in zip(groups, pairs, strict=True)]
 
 
 class _ErrorsAsItems(Dataset[RankBatch | DataError]):
@@ -197,6 +224,8 @@ class _ErrorsAsItems(Dataset[RankBatch | DataError]):
 
 
 SAMPLE_ROWS = 32
+TOLD = 10
+"""Skipped pairs whose causes a rank tells; all are counted."""
 
 
 def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, float]:
@@ -210,7 +239,9 @@ def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, flo
         if group.query_lang in rates and group.document_lang in rates:
             continue
         rows = np.arange(min(SAMPLE_ROWS, group.rows))
-        pairs = reader.read(np.full_like(rows, number), rows)
+        # One that cannot be read is told, or counted, when its turn in a batch comes.
+        found = reader.read_each(np.full_like(rows, number), rows)
+        pairs = [pair for pair in found if isinstance(pair, Pair)]
         for language, texts in (
             (group.query_lang, [pair.query for pair in pairs]),
             (group.document_lang, [pair.document for pair in pairs]),

@@ -1,6 +1,8 @@
 """Checkpoints that are complete or absent: `checkpoints/000000012/`, and `latest`, a pointer that is written last.
 
-state.pt      tensors of model and optimizer (loaded with weights_only: nothing in it can run)
+`best` points at the one of the lowest validation loss, where there is validation; it is never deleted.
+
+state.pt      parameters and AdamW's moments, whole, by name (loaded with weights_only: nothing in it can run)
 state.json    step, seed, the manifest's fingerprint
 """
 
@@ -19,6 +21,8 @@ import torch
 from hbdist.atomic import write_atomically
 from hbdist.errors import ResumeError
 
+VERSION = 2
+
 
 @dataclass(frozen=True)
 class Position:
@@ -29,14 +33,15 @@ class Position:
     seed: int
     fingerprint: str
     """Of the manifest the batches came from."""
-    version: int = 1
+    version: int = VERSION
 
 
 def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write a checkpoint, point `latest` at it, and delete all but the newest `keep`."""
+    """Write a checkpoint, point `latest` at it, and delete all but the newest `keep` and the best."""
     target = folder / f"{position.step:09d}"
     partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".*.partial"):  # of saves that were killed
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     with (partial / "state.pt").open("wb") as file:
         torch.save(dict(state), file)
@@ -49,8 +54,24 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
     write_atomically(folder / "latest", target.name)
     until_now = sorted(path for path in folder.iterdir() if path.name.isdigit() and path.name <= target.name)
     for old in until_now[:-keep]:
-        shutil.rmtree(old)
+        if old != best(folder):
+            shutil.rmtree(old)
     return target
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint of the lowest validation loss, or None where there is none."""
+    pointer = folder / "best"
+    target = folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+    return target if target and (target / "state.json").is_file() else None
+
+
+def point_at_best(folder: Path, step: int | None) -> None:
+    """Let `best` name the checkpoint of this step; where it is gone, or there is none, nothing."""
+    if step is not None and (folder / f"{step:09d}" / "state.json").is_file():
+        write_atomically(folder / "best", f"{step:09d}")
+    else:
+        (folder / "best").unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> Path | None:
@@ -80,9 +101,9 @@ def read_position(checkpoint: Path) -> Position:
     with _refusing_damage(checkpoint):
         values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         version = values["version"]
-    if version != 1:
+    if version != VERSION:
         raise ResumeError(
-            f"{checkpoint} has version {version}, and this hbdist reads version 1. Go on with the version"
+            f"{checkpoint} has version {version}, and this hbdist reads version {VERSION}. Go on with the version"
             " that wrote it, or start another run folder."
         )
     with _refusing_damage(checkpoint):
@@ -97,7 +118,7 @@ def load(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
     """
     position = read_position(checkpoint)
     with _refusing_damage(checkpoint):
-        return position, torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        return position, torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True, mmap=True)
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from hbdist.batches import Chunk, RankBatch
 from hbdist.config import Config
-from hbdist.gather import combine_columns, gather_rows, row_counts
-from hbdist.loss import Candidates, LossParts, info_nce
+from hbdist.contrastive import score_globally
+from hbdist.gather import row_counts
+from hbdist.loss import LossParts
 from hbdist.memory import ActivationBudget
 
 
@@ -33,6 +34,10 @@ class Gradients(Protocol):
     def world(self) -> int:
         """How many there are."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's loss; ranks are averaged, unless it is held."""
 
@@ -41,6 +46,13 @@ class Gradients(Protocol):
 
     def agree(self, flag: bool) -> bool:
         """Whether the flag is up on any rank; all ranks call it."""
+
+    @property
+    def lockstep(self) -> bool:
+        """Ranks must make equal numbers of forward and backward passes."""
+
+    def most(self, number: int) -> int:
+        """The largest of the ranks' numbers; all ranks call it."""
 
 
 class ContrastiveStep:
@@ -56,66 +68,90 @@ class ContrastiveStep:
         self.config = config
         self.engine = engine
         self.say = say
-        self.device = next(model.parameters()).device
+        self.device = engine.device
         self.budget: ActivationBudget | None = None
         self.one_pass: bool | None = None
+        self.temperature = config.loss.temperature
+        """τ of the last step."""
 
     def __call__(self, batch: RankBatch) -> LossParts:
         """The gradient of the global batch's mean loss; returns this rank's sums."""
         encode = ChunkEncoder(self.model, self.device, seed=f"{self.config.seed}/{batch.step}/{self.engine.rank}")
-        if self._takes_one_pass(batch.chunks, encode):
-            return self._in_one_pass(batch, encode)
-        return self._in_two_passes(batch, encode)
+        one_pass = self._takes_one_pass(batch.chunks, encode)
+        # What makes up the numbers is encoded like any chunk, and no vector of it is used.
+        chunks = batch.chunks + self._idle_chunks(batch.chunks)
+        return (self._in_one_pass if one_pass else self._in_two_passes)(batch, chunks, encode)
 
-    def _in_one_pass(self, batch: RankBatch, encode: "ChunkEncoder") -> LossParts:
-        vectors = [encode(number, chunk) for number, chunk in enumerate(batch.chunks)]
-        parts = self._score(batch, vectors)
-        self.engine.backward(self._of_the_mean(parts.loss))
+    @torch.no_grad()
+    def without_gradient(self, batch: RankBatch) -> LossParts:
+        """This rank's sums for a batch that nothing is learned from: no gradient, no dropout."""
+        encode = ChunkEncoder(self.model, self.device, seed="")
+        self.model.eval()
+        encoded = [encode(number, chunk) for number, chunk in enumerate(batch.chunks + self._idle_chunks(batch.chunks))]
+        self.model.train()
+        return self._score(batch, [vector_BD for vector_BD, _ in encoded], encoded[-1][1])[0]
+
+    def _idle_chunks(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """As many chunks of one text as the rank with the most has more: where ranks meet in every pass, all must come."""
+        if not self.engine.lockstep:
+            return []
+        one = chunks[0]
+        idle = Chunk(one.input_ids_BL[:1], one.attention_mask_BL[:1], one.places_B[:1])
+        return [idle] * (self.engine.most(len(chunks)) - len(chunks))
+
+    def _in_one_pass(self, batch: RankBatch, chunks: Sequence[Chunk], encode: "ChunkEncoder") -> LossParts:
+        encoded = [encode(number, chunk) for number, chunk in enumerate(chunks)]
+        vectors, tau = [vector_BD for vector_BD, _ in encoded], encoded[-1][1]
+        parts, loss = self._score(batch, vectors, tau)
+        unused = sum(vector_BD.sum() * 0 for vector_BD in vectors[len(batch.chunks) :])
+        self.engine.backward(loss + unused)
         return parts
 
-    def _in_two_passes(self, batch: RankBatch, encode: "ChunkEncoder") -> LossParts:
-        chunks = batch.chunks
+    def _in_two_passes(self, batch: RankBatch, chunks: Sequence[Chunk], encode: "ChunkEncoder") -> LossParts:
         with torch.no_grad():
-            vectors = [encode(number, chunk) for number, chunk in enumerate(chunks)]
-        for vector_BD in vectors:
-            vector_BD.requires_grad_()
-        parts = self._score(batch, vectors)
-        self._of_the_mean(parts.loss).backward()
-        for number, (chunk, vector_BD) in enumerate(zip(chunks, vectors, strict=True)):
-            with nullcontext() if number + 1 == len(chunks) else self.engine.hold():
-                assert vector_BD.grad is not None
-                self.engine.backward((encode(number, chunk) * vector_BD.grad).sum())
+            encoded = [encode(number, chunk) for number, chunk in enumerate(chunks)]
+        vectors, tau = [vector_BD.requires_grad_() for vector_BD, _ in encoded], encoded[-1][1]
+        if isinstance(tau, Tensor):
+            tau = tau.detach().requires_grad_()
+        parts, loss = self._score(batch, vectors, tau)
+        loss.backward()
+        for number, (chunk, cached_BD) in enumerate(zip(chunks, vectors, strict=True)):
+            last = number + 1 == len(chunks)
+            with nullcontext() if last else self.engine.hold():
+                vector_BD, again = encode(number, chunk)
+                sent_back = (vector_BD * (0 if cached_BD.grad is None else cached_BD.grad)).sum()
+                if isinstance(tau, Tensor) and tau.grad is not None:
+                    sent_back = sent_back + again * (tau.grad if last else 0)
+                self.engine.backward(sent_back)
         return parts
 
-    def _of_the_mean(self, loss: Tensor) -> Tensor:
-        # Whoever reduces the ranks' gradients (DDP, ZeRO) averages them: the one place where the number of ranks enters.
-        return loss * (self.engine.world / self.config.batch.size)
-
-    def _score(self, batch: RankBatch, vectors: Sequence[Tensor]) -> LossParts:
-        """The loss of this rank's queries against the documents of all ranks, from the vectors of its chunks."""
+    def _score(self, batch: RankBatch, vectors: Sequence[Tensor], tau: Tensor | float) -> tuple[LossParts, Tensor]:
+        """From the vectors of this rank's chunks: its sums, and what it must send back for the global batch's mean loss."""
         queries = len(batch.query_chunks)
         query_BD = in_place_order(batch.query_chunks, vectors[:queries])
-        document_BD, negative_ND = in_place_order(batch.document_chunks, vectors[queries:]).split(
+        document_BD, negative_ND = in_place_order(batch.document_chunks, vectors[queries : len(batch.chunks)]).split(
             [len(batch.block_B), len(batch.negative_block_N)]
         )
+        self.temperature = float(tau.detach() if isinstance(tau, Tensor) else tau)
         counts = row_counts(len(query_BD), self.device)
-        negative_counts = [count * self.config.loss.hard_negatives for count in counts]
-        candidates = Candidates(
-            positive_GD=gather_rows(document_BD, counts),
-            identity_GI=gather_rows(batch.identity_BI.to(self.device), counts),
-            block_G=gather_rows(batch.block_B.to(self.device), counts),
-            negative_HD=gather_rows(negative_ND, negative_counts),
-            negative_identity_HI=gather_rows(batch.negative_identity_NI.to(self.device), negative_counts),
-            negative_block_H=gather_rows(batch.negative_block_N.to(self.device), negative_counts),
-        )
-        return info_nce(
+        parts = score_globally(
             query_BD,
-            sum(counts[: self.engine.rank]) + torch.arange(len(query_BD), device=self.device),
-            candidates,
-            temperature=self.config.loss.temperature,
+            document_BD,
+            negative_ND,
+            identity_BI=batch.identity_BI.to(self.device),
+            block_B=batch.block_B.to(self.device),
+            negative_identity_NI=batch.negative_identity_NI.to(self.device),
+            negative_block_N=batch.negative_block_N.to(self.device),
+            hard_negatives=self.config.loss.hard_negatives,
+            temperature=tau,
+            symmetric=self.config.loss.symmetric,
             block_scope=self.config.batch.negatives == "block",
-            combine_columns=combine_columns if self.config.loss.symmetric else None,
+            margin=self.config.loss.margin,
+            counts=counts,
         )
+        # Of the pairs that were read, which may be fewer than batch.size. Whoever reduces the ranks' gradients (DDP, ZeRO)
+        # averages them: the one place where the number of ranks enters.
+        return parts, parts.loss * (self.engine.world / sum(counts))
 
     def _takes_one_pass(self, chunks: Sequence[Chunk], encode: "ChunkEncoder") -> bool:
         asked = self.config.loss.gradient_cache
@@ -139,7 +175,7 @@ class ContrastiveStep:
         with self.engine.hold():
             return ActivationBudget.measure(
                 self.model,
-                lambda: encode(number, chunks[number]),
+                lambda: encode(number, chunks[number])[0],
                 tokens=chunks[number].input_ids_BL.numel(),
                 device=self.device,
             )
@@ -153,8 +189,8 @@ class ChunkEncoder:
         self.device = device
         self.seed = seed
 
-    def __call__(self, number: int, chunk: Chunk) -> Tensor:
-        """The vectors of a chunk's texts: [B, D]. A number gives the same dropout whenever it is used."""
+    def __call__(self, number: int, chunk: Chunk) -> tuple[Tensor, Tensor | float]:
+        """The vectors of a chunk's texts, [B, D], and τ. A number gives the same dropout whenever it is used."""
         torch.manual_seed(_seed(f"dropout/{self.seed}/{number}"))
         return self.model(chunk.input_ids_BL.to(self.device), chunk.attention_mask_BL.to(self.device))
 

@@ -24,6 +24,7 @@ from hbdist.sections import (
     OptimizerSection,
     RunSection,
     Section,
+    ValidationSection,
 )
 
 DEFAULT_CONFIG = Path("launch/train/demo.toml")
@@ -42,6 +43,7 @@ class Config(Section):
     batch: BatchSection
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
+    validation: ValidationSection = ValidationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     engine: EngineSection = EngineSection()
 
@@ -102,11 +104,16 @@ class Config(Section):
 FREE_ON_RESUME = (
     "run.",
     "checkpoint.",
-    "engine.",
+    "validation.every",
+    "validation.patience",
+    "validation.keep",
+    "engine.deepspeed",
     "loss.chunk_tokens",
     "loss.gradient_cache",
     "data.shards",
     "data.workers",
+    "data.cache_gb",
+    "data.on_error",
 )
 """Keys (or sections) that may change when a run goes on: none of them changes what is computed, beyond rounding (and which
 units drop out, under dropout). That the data are the same is checked by the manifest's fingerprint, not by where they lie."""

@@ -2,29 +2,45 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from hbdist.config import Config
 from hbdist.encoder import Encoder
 
 
-def export(encoder: Encoder, folder: Path, config: Config, *, fingerprint: str) -> Path:
+def export(
+    encoder: Encoder,
+    folder: Path,
+    config: Config,
+    *,
+    fingerprint: str,
+    steps: int,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write the model folder, whole or not at all.
 
     Args:
         fingerprint: of the manifest it was trained on.
+        steps: updates that made these weights.
+        weights: of the trained module, by name; by default those that the encoder holds. Under ZeRO-3 it holds none.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    encoder.backbone.save_pretrained(partial)
+    mine = "encoder.backbone."
+    state = {name.removeprefix(mine): value for name, value in (weights or {}).items() if name.startswith(mine)}
+    assert weights is None or state, "no weights of the encoder among the trained module's"
+    encoder.backbone.save_pretrained(partial, state_dict=state or None)
     encoder.tokenize.tokenizer.save_pretrained(partial)
     for name, content in sentence_transformers_files(encoder).items():
         path = partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (partial / "README.md").write_text(model_card(config, fingerprint=fingerprint), encoding="utf-8")
+    (partial / "README.md").write_text(model_card(config, steps=steps, fingerprint=fingerprint), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     return folder
@@ -64,7 +80,7 @@ def sentence_transformers_files(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def model_card(config: Config, *, fingerprint: str) -> str:
+def model_card(config: Config, *, steps: int, fingerprint: str) -> str:
     """The model's README: what it is, how to use it, what it was trained on, how to train it again."""
     base, batch = config.model.name, config.batch
     languages = ", ".join(config.data.languages) or "all of the shards"
@@ -94,8 +110,9 @@ Queries are prefixed with `{config.model.query_prefix}`, documents with `{config
 ## Training
 
 - Languages: {languages}. Data: shards with manifest fingerprint `{fingerprint}`.
-- {config.steps} steps of {batch.size} pairs, α = {batch.mono_share:g} (`batch.mix = "{batch.mix}"`), InfoNCE at temperature
-  {config.loss.temperature:g}{", symmetric" * config.loss.symmetric}, {config.loss.hard_negatives} hard negatives a pair.
+- {steps} of {config.steps} steps of {batch.size} pairs, α = {batch.mono_share:g} (`batch.mix = "{batch.mix}"`), InfoNCE at temperature
+  {config.loss.temperature:g}{" at first, then learned" * config.loss.learn_temperature}{", symmetric" * config.loss.symmetric},
+  {config.loss.hard_negatives} hard negatives a pair{f", margin {config.loss.margin:g}" if config.loss.margin is not None else ""}.
 - AdamW, learning rate {config.optimizer.lr:g} ({config.optimizer.schedule}, {config.optimizer.warmup_steps} warm-up steps),
   weight decay {config.optimizer.weight_decay:g}, seed {config.seed}.
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from hbdist.batches import RankBatch
 from hbdist.config import Config
-from hbdist.gather import sum_over_ranks, world_size
+from hbdist.gather import sum_over_ranks, traffic, world_size
 from hbdist.loss import LossParts
 
 
@@ -23,37 +23,44 @@ class Meter:
         self.config = config
         self.device = device
         self.waited = 0.0
+        self.received = 0
         self.last = time.perf_counter()
 
     def waiting(self, batches: Iterable[RankBatch]) -> Iterator[RankBatch]:
         """The same batches; how long each kept the training waiting is noted."""
         iterator = iter(batches)
-        self.last = time.perf_counter()
         while True:
-            asked = time.perf_counter()
+            # What came since the last step, such as a validation or a checkpoint, is none of this one's.
+            asked = self.last = time.perf_counter()
+            self.received = traffic()
             batch = next(iterator, None)
             self.waited = time.perf_counter() - asked
             if batch is None:
                 return
             yield batch
 
-    def measure(self, batch: RankBatch, parts: LossParts, *, lr: float, grad_norm: float) -> dict[str, Any]:
+    def measure(
+        self, batch: RankBatch, parts: LossParts, *, lr: float, grad_norm: float, temperature: float
+    ) -> dict[str, Any]:
         """The metrics of this update, over all ranks; the keys are those of metrics.jsonl."""
-        counts, size = batch.counts, self.config.batch.size
-        loss, correct, candidates, masked, tokens, padded, truncated = sum_over_ranks(
+        counts = batch.counts
+        sums = (parts.loss.detach(), parts.correct, parts.candidates, parts.masked, parts.suspected)
+        loss, correct, candidates, masked, suspected, tokens, padded, truncated, skipped = sum_over_ranks(
             torch.tensor(
                 [
-                    *(float(part) for part in (parts.loss.detach(), parts.correct, parts.candidates, parts.masked)),
-                    *(counts.tokens, counts.padded_tokens, counts.truncated),
+                    *map(float, sums),
+                    *(counts.tokens, counts.padded_tokens, counts.truncated, len(counts.unreadable)),
                 ],
                 # NCCL and gloo both add float64; float32 would round counts above 2^24.
                 dtype=torch.float64,
                 device=self.device,
             )
         ).tolist()
+        size = self.config.batch.size - int(skipped)
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         waited, peak = self._largest([self.waited, float(peak_bytes(self.device))])
+        received, self.received = traffic() - self.received, traffic()
         return {
             "step": batch.step + 1,
             "loss": loss / size,
@@ -62,15 +69,19 @@ class Meter:
             "grad_norm": grad_norm,
             "lr": lr,
             "pairs": size,
+            "skipped": int(skipped),
             "tokens": int(tokens),
             "padding": padded / tokens - 1,
-            "masked": masked / (candidates + masked),
+            "temperature": temperature,
+            "masked": masked / (candidates + masked + suspected),
+            "suspected": suspected / (candidates + masked + suspected),
             "repeats": counts.repeats,
             "truncated": int(truncated),
             "mono_share": counts.mono_share,
             "groups": counts.pools,
             "seconds": seconds,
             "data_seconds": waited,
+            "exchanged_bytes": received,
             "peak_bytes": int(peak),
         }
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from hbdist.config import Config
 from hbdist.errors import ConfigError
 from hbdist.mixture import Kind, Mixture, plan_mixture
+from hbdist.parameters import count_parameters
 from hbdist.shards.manifest import Manifest
+from hbdist.zero import Zero
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,13 @@ class Plan:
     """Pairs in the groups of the mixture."""
     data_groups: int
     fingerprint: str
+    zero: Zero | None = None
+    """What DeepSpeed is asked for; None without it."""
+    parameters: int | None = None
+    """Of the model, where its files are at hand."""
 
     @classmethod
-    def of(cls, config: Config, manifest: Manifest, *, ranks: int = 1) -> "Plan":
+    def of(cls, config: Config, manifest: Manifest, *, ranks: int = 1, zero: Zero | None = None) -> "Plan":
         """The plan of this config on these shards with this many ranks.
 
         Raises:
@@ -41,6 +47,8 @@ class Plan:
             data_pairs=sum(pool.size for pool in pools),
             data_groups=sum(len(pool.groups) for pool in pools),
             fingerprint=manifest.fingerprint,
+            zero=zero,
+            parameters=count_parameters(config.model.name),
         )
 
     @property
@@ -77,6 +85,43 @@ class Plan:
             lines.append(f"  repeats: fewer pairs than a block, so repeated in it: {', '.join(self.mixture.small)}")
         return lines
 
+    @property
+    def most_chunks(self) -> int:
+        """Forward passes of a step on one rank, if all texts are of the greatest length."""
+        config, pairs = self.config, -(-self.config.batch.size // self.ranks)
+        texts = (
+            (pairs, config.model.max_query_tokens),
+            (pairs * (1 + config.loss.hard_negatives), config.model.max_document_tokens),
+        )
+        return sum(-(-count // max(1, config.loss.chunk_tokens // longest)) for count, longest in texts)
+
+    def _engine(self) -> list[str]:
+        who = f"{self.zero} ({self.zero.path})" if self.zero else "DDP" if self.ranks > 1 else "one process"
+        lines = [f"engine         {who}, {self.config.engine.precision}; {self._reductions()}"]
+        if self.zero and self.zero.every_backward_reduces and self.ranks > 1 and self.most_chunks > 2:
+            instead = "A smaller" if self.zero.stage == 2 else "Where its parameters fit, a smaller"
+            lines.append(
+                f"               {instead} stage (launch/accelerate/zero1.yaml) sends gradients once a step;"
+                " a larger loss.chunk_tokens makes fewer passes"
+            )
+        return lines
+
+    def _reductions(self) -> str:
+        """How often gradients travel in a step, and how much that is (all are in float32)."""
+        if self.ranks == 1:
+            return "no gradient travels"
+        if not (self.zero and self.zero.every_backward_reduces):
+            return f"gradients are reduced once a step, {self._bytes(1)}"
+        also = "; parameters are gathered in each forward and backward pass" if self.zero.stage == 3 else ""
+        return (
+            f"gradients are reduced once a step where the activations fit ({self._bytes(1)}), else in each of up to"
+            f" {self.most_chunks:,} backward passes ({self._bytes(self.most_chunks)}){also}"
+        )
+
+    def _bytes(self, times: int) -> str:
+        size = 4 * times
+        return f"{size * self.parameters / 1e9:,.2f} GB" if self.parameters else f"{size:,} bytes a parameter"
+
     def _rest(self) -> list[str]:
         config, optimizer = self.config, self.config.optimizer
         in_scope = max(kind.part if kind.block == 1 else kind.block for kind in self.mixture.kinds)
@@ -90,6 +135,7 @@ class Plan:
             " passage or text is masked",
             f"loss           InfoNCE{', symmetric' * config.loss.symmetric}, temperature {config.loss.temperature:g};"
             f" forward passes of at most {config.loss.chunk_tokens:,} tokens",
+            *self._engine(),
             f"data           {self.data_pairs:,} pairs in {self.data_groups} groups, manifest {self.fingerprint[:12]}",
             f"run            {config.steps:,} steps = {self.total_pairs:,} pairs = {epochs:.2f} × the data, seed {config.seed}",
             f"learning rate  {optimizer.lr:g}, {optimizer.warmup_steps} steps of warm-up, {after[optimizer.schedule]}"

@@ -2,7 +2,8 @@
 
 Rank 0 writes; another rank only notes its own failure, where nobody else has noted one.
 
-config.toml  manifest.json  environment.json  plan.txt  metrics.jsonl  batches.jsonl?  checkpoints/  model/  outcome.json
+config.toml  manifest.json  environment.json  plan.txt  metrics.jsonl  batches.jsonl?
+validation.jsonl?  checkpoints/  model/  outcome.json
 """
 
 import json
@@ -12,14 +13,14 @@ import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from hbdist import checkpoint
 from hbdist.atomic import write_atomically
@@ -28,6 +29,7 @@ from hbdist.config import Config, difference, read_toml
 from hbdist.engine import Engine
 from hbdist.errors import DataError, HbdistError, ResumeError
 from hbdist.meters import is_worth_a_line, progress_line
+from hbdist.outcome import Outcome, note_outcome, outcome_of
 from hbdist.plan import Plan
 from hbdist.shards.manifest import Manifest, differences
 from hbdist.stopping import StopFlag
@@ -36,31 +38,6 @@ FIRST_WORD = 1.0
 """Seconds that rank 0 has to say what it and other ranks see alike; launchers end all ranks as soon as one is gone."""
 RECENT_STEPS = 20
 """Steps that the shown rate looks back on."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended; outcome.json holds it, and it is the truth everywhere."""
-
-    state: Literal["done", "failed", "invalid", "interrupted"]
-    code: int
-    message: str
-
-    @classmethod
-    def done(cls, message: str) -> "Outcome":
-        return cls("done", 0, message)
-
-    @classmethod
-    def failed(cls, error: BaseException) -> "Outcome":
-        return cls("failed", 1, f"{type(error).__name__}: {error}")
-
-    @classmethod
-    def invalid(cls, error: HbdistError) -> "Outcome":
-        return cls("invalid", 2, str(error))
-
-    @classmethod
-    def interrupted(cls, message: str) -> "Outcome":
-        return cls("interrupted", 75, message)
 
 
 class Run:
@@ -72,6 +49,7 @@ class Run:
         self.is_main = is_main
         self.stop = StopFlag()
         """Up when a signal has come to this rank; others learn of it when they next agree."""
+        self._saved = -1
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
 
     @classmethod
@@ -117,11 +95,11 @@ class Run:
         if self.is_main:
             print(sentence, flush=True)
 
-    def announce(self, plan: Plan, manifest: Manifest) -> None:
+    def announce(self, plan: Plan, manifest: Manifest, where: str) -> None:
         """Show the arithmetic of the run before anything is loaded; keep it, config, manifest and environment."""
         if not self.is_main:
             return
-        print(plan.text(), flush=True)
+        print(f"{plan.text()}{'training on':<15}{where}\n", flush=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.toml", self.config.to_toml())
         write_atomically(self.folder / "plan.txt", plan.text())
@@ -159,20 +137,21 @@ class Run:
             return "what changed is not known."
         return " ".join(changes[:3]) + (f" And {len(changes) - 3} more groups." if len(changes) > 3 else "")
 
-    def resume(self, engine: Engine, found: Path | None) -> int:
-        """Put model and optimizer back to a checkpoint; returns the updates done, 0 in a new run.
+    def resume(self, found: Path | None) -> tuple[int, dict[str, Any] | None]:
+        """The updates done at a checkpoint, and the state of model and optimizer there; 0 and None in a new run.
 
         Raises:
             ResumeError: the checkpoint is damaged.
         """
         if found is None:
             self._cut_logs(0)
-            return 0
+            return 0, None
         position, state = checkpoint.load(found)
-        engine.load_state(state)
         self._cut_logs(position.step)
+        if self.is_main:
+            self._point_at_best()
         self.say(f"resuming after step {position.step} from {found}")
-        return position.step
+        return position.step, state
 
     def record(self, metrics: dict[str, Any], ids: list[str] | None) -> None:
         """Append a step to metrics.jsonl (and batches.jsonl), and show it."""
@@ -189,45 +168,71 @@ class Run:
         elif sys.stdout.isatty():
             print(f"\r{line}", end="", flush=True)
 
-    def save(self, engine: Engine, manifest: Manifest, step: int) -> None:
-        """Write a checkpoint after update `step`; returns on all ranks once it is complete."""
-        state = engine.state()
+    def record_validation(self, found: dict[str, Any], engine: Engine) -> None:
+        """Append what a validation found to validation.jsonl, and show it."""
         if self.is_main:
-            position = Position(step, self.config.seed, manifest.fingerprint)
-            checkpoint.save(self.folder / "checkpoints", position, state, keep=self.config.checkpoint.keep)
+            _append(self.folder / "validation.jsonl", found)
+        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in found["loss"].items())
+        skipped = f"; {found['skipped']} pairs could not be read" if found["skipped"] else ""
+        self.say(f"validation after step {found['step']}: {losses}{skipped}")
+        engine.track({f"validation/{name}": loss for name, loss in found["loss"].items()}, found["step"])
+
+    def validations(self) -> list[dict[str, Any]]:
+        """The lines of validation.jsonl; on rank 0 alone."""
+        path = self.folder / "validation.jsonl"
+        here = self.is_main and path.is_file()
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if here else []
+
+    def _point_at_best(self) -> None:
+        # A run that went back to an older checkpoint has forgotten what it validated after it.
+        best = min(self.validations(), key=lambda line: next(iter(line["loss"].values())), default=None)
+        checkpoint.point_at_best(self.folder / "checkpoints", best["step"] if best else None)
+
+    def save(self, engine: Engine, manifest: Manifest, step: int, *, best: bool = False) -> None:
+        """Write a checkpoint after update `step`, unless it is there; returns on all ranks once it is complete.
+
+        Args:
+            best: it has the lowest validation loss yet.
+        """
+        if step != self._saved:
+            state, keep = engine.state(), self.config.checkpoint.keep
+            if self.is_main:
+                position = Position(step, self.config.seed, manifest.fingerprint)
+                checkpoint.save(self.folder / "checkpoints", position, state, keep=keep)
+            self._saved = step
+        if best and self.is_main:
+            checkpoint.point_at_best(self.folder / "checkpoints", step)
         engine.wait_for_everyone()
+
+    def weights_to_keep(self, last: Mapping[str, Tensor], step: int) -> tuple[int, Mapping[str, Tensor]]:
+        """The step and weights to export: the last, or those of the best checkpoint where `validation.keep` says so."""
+        best = checkpoint.best(self.folder / "checkpoints") if self.config.validation.keep == "best" else None
+        if best is None:
+            return step, last
+        position, state = checkpoint.load(best)
+        self.say(f"exporting the model of step {position.step}, which has the lowest validation loss")
+        return position.step, state["model"]
 
     def finished(self) -> bool:
         """The run was done before: its model is there."""
         return outcome_of(self.folder) == "done" and (self.folder / "model" / "config.json").is_file()
 
-    def end(self, outcome: Outcome) -> Outcome:
-        """Note how the run ended, and say it."""
+    def end(self, outcome: Outcome, engine: Engine) -> Outcome:
+        """Note how the run ended, say it, and leave the other ranks: a launcher ends all as soon as one is gone."""
         if self.is_main:
             note_outcome(self.folder, outcome)
             print(outcome.message, flush=True)
+        engine.stop()
         return outcome
 
     def _cut_logs(self, step: int) -> None:
         """Drop what was logged after the checkpoint: those steps will be done again."""
-        for name in ("metrics.jsonl", "batches.jsonl"):
+        for name in ("metrics.jsonl", "batches.jsonl", "validation.jsonl"):
             path = self.folder / name
             if self.is_main and path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
                 write_atomically(path, "".join(kept))
-
-
-def note_outcome(folder: Path, outcome: Outcome) -> None:
-    """Write outcome.json, where there is a run folder to hold it."""
-    if folder.is_dir():
-        write_atomically(folder / "outcome.json", json.dumps(asdict(outcome)))
-
-
-def outcome_of(folder: Path) -> str | None:
-    """The state in a run folder's outcome.json, or None where it has not ended."""
-    path = folder / "outcome.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["state"]) if path.is_file() else None
 
 
 def environment() -> dict[str, Any]:

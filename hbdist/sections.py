@@ -20,11 +20,15 @@ class RunSection(Section):
 
 class DataSection(Section):
     shards: str
-    """Folder of built shards (the one that holds manifest.json)."""
+    """Folder of built shards (the one that holds manifest.json), or its address: s3://, gs:// or https://."""
     languages: tuple[str, ...] = ()
     """Languages of the mixture; empty: all that the manifest has."""
     datasets: tuple[str, ...] = ()
     """Datasets of the mixture; empty: all that the manifest has."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """A pair that cannot be read stops the run, or is left out of its batch and counted ("skipped" in the log)."""
+    cache_gb: float = Field(50.0, gt=0)
+    """Gigabytes of remote shards (s3://, gs://, https://) kept on this machine, in $HBDIST_CACHE or ~/.cache/hbdist/shards."""
     workers: int = Field(0, ge=0)
     """Processes a rank that read and tokenise ahead; 0: in the training process itself."""
 
@@ -72,6 +76,10 @@ class BatchSection(Section):
 class LossSection(Section):
     temperature: float = Field(0.05, gt=0)
     """τ: cosines are divided by it."""
+    learn_temperature: bool = False
+    """τ is a parameter that starts at loss.temperature."""
+    margin: float | None = Field(None, ge=0)
+    """Mask as likely false negatives what scores above a query's own document by more than this; unset: nothing."""
     symmetric: bool = False
     """Average the query → document loss with the document → query loss."""
     hard_negatives: int = Field(0, ge=0)
@@ -95,6 +103,21 @@ class OptimizerSection(Section):
     """Gradients longer than this are scaled down to it; 0: never."""
 
 
+class ValidationSection(Section):
+    every: int = Field(0, ge=0)
+    """Steps between validations, and one at the end; 0: none."""
+    shards: tuple[str, ...] = ()
+    """Folders of held-out shards, the deciding one first; empty: what the recipe of data.shards held out."""
+    batch_size: int = Field(256, ge=2)
+    """Pairs of a validation batch."""
+    batches: int = Field(8, ge=1)
+    """Batches of each folder, the same ones every time."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many validations without a lower loss; 0: never."""
+    keep: Literal["last", "best"] = "last"
+    """The model that is exported: the last step's, or that of the lowest validation loss."""
+
+
 class CheckpointSection(Section):
     every: int = Field(500, ge=1)
     """Steps between checkpoints; one is always written at the end and on interruption."""
@@ -108,4 +131,6 @@ class CheckpointSection(Section):
 
 class EngineSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the forward and backward pass; parameters stay in fp32."""
+    """Number format of the forward and backward pass; parameters, their gradients and moments stay in fp32."""
+    deepspeed: str = ""
+    """DeepSpeed's JSON, such as launch/deepspeed/zero2.json; empty: the one that the launcher names, or none."""

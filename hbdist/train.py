@@ -9,7 +9,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from hbdist.batches import Batches, measure_token_rates
 from hbdist.chunked import ContrastiveStep
@@ -23,6 +22,8 @@ from hbdist.optim import learning_rate
 from hbdist.plan import Plan
 from hbdist.run import FIRST_WORD, Outcome, Run
 from hbdist.shards.manifest import Manifest
+from hbdist.trained import Trained
+from hbdist.validation import Validation
 
 USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
 
@@ -39,40 +40,50 @@ def train(config: Config) -> Outcome:
     engine = Engine.start(config)
     run = Run.open(config, is_main=engine.is_main)
     with run.underway():
-        manifest = Manifest.load(Path(config.data.shards))
+        manifest = Manifest.load(config.data.shards)
         found = run.find_checkpoint(engine, manifest)
-        if run.finished():
+        if engine.from_main(run.finished()):
             run.say(f"{run.folder} is done already")
             engine.stop()
             return Outcome.done("done already")
-        run.announce(Plan.of(config, manifest, ranks=engine.world), manifest)
+        run.announce(Plan.of(config, manifest, ranks=engine.world, zero=engine.zero), manifest, engine.where)
 
         encoder = Encoder.load(config.model)
         rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
-        contrast = ContrastiveStep(engine.prepare(encoder, config.optimizer), config, engine, say=run.say)
-        start = run.resume(engine, found)
+        done, state = run.resume(found)
+        validation = Validation(config, encoder.tokenize, engine, engine.from_main(run.validations()))
+        model = engine.prepare(Trained(encoder, config), config.optimizer, state)
+        contrast = ContrastiveStep(model, config, engine, say=run.say)
+        del state  # all ranks hold the whole of it
 
         meter = Meter(config, engine.device)
-        for batch in meter.waiting(batches.from_step(start)):
+        for batch in meter.waiting(batches.from_step(config.steps if validation.exhausted else done)):
             parts = contrast(batch)
             lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
-            metrics = meter.measure(batch, parts, lr=lr, grad_norm=engine.update(lr))
+            norm = engine.update(lr)
+            metrics = meter.measure(batch, parts, lr=lr, grad_norm=norm, temperature=contrast.temperature)
             run.record(metrics, batch.ids)
             engine.track(metrics, metrics["step"])
 
             done, stop = metrics["step"], engine.agree(run.stop.up)
-            if stop or done == config.steps or config.checkpoint.due(done):
+            if stop or config.checkpoint.due(done):
                 run.save(engine, manifest, done)
-            if stop and done < config.steps:
-                engine.stop()
-                return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"))
+            if validation.due(done):
+                run.record_validation(validation(contrast, done), engine)
+            ended, best = done == config.steps or validation.exhausted, validation.improved_at(done)
+            if ended or best:
+                run.save(engine, manifest, done, best=best)
+            if ended:
+                break
+            if stop:
+                return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"), engine)
 
+        weights = engine.weights()
         if engine.is_main:
-            export(encoder, run.folder / "model", config, fingerprint=manifest.fingerprint)
-        engine.wait_for_everyone()
-        engine.stop()
-        return run.end(Outcome.done(f"trained {config.steps} steps; the model is in {run.folder / 'model'}"))
+            steps, kept = run.weights_to_keep(weights, done)
+            export(encoder, run.folder / "model", config, weights=kept, steps=steps, fingerprint=manifest.fingerprint)
+        return run.end(Outcome.done(f"trained {done} steps; the model is in {run.folder / 'model'}"), engine)
 
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:

@@ -12,13 +12,13 @@ TIMEOUT = 240
 """Seconds; loading torch in three processes on two busy cores takes a while."""
 
 
-def command(processes: int, *arguments: str) -> list[str]:
-    """The command line that trains on this many processes."""
+def command(processes: int, *arguments: str, launch: str = "two") -> list[str]:
+    """The command line that trains on this many processes, by launch/accelerate/LAUNCH.yaml."""
     script = [str(ROOT / "hbdist/train.py"), *arguments]
     if processes == 1:
         return [sys.executable, *script]
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    config = ["--config_file", str(ROOT / "launch/accelerate/two.yaml"), "--num_processes", str(processes)]
+    config = ["--config_file", str(ROOT / f"launch/accelerate/{launch}.yaml"), "--num_processes", str(processes)]
     return [*launcher, *config, *script]
 
 
@@ -27,15 +27,17 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
-def train(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def train(
+    processes: int, *arguments: str, launch: str = "two", timeout: float = TIMEOUT, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Train to the end; the caller looks at the exit status."""
     return subprocess.run(
-        command(processes, *arguments),
+        command(processes, *arguments, launch=launch),
         cwd=ROOT,
-        env=environment(),
+        env=environment() | variables,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=timeout,
         check=False,
     )
 

@@ -1,5 +1,6 @@
 """Real processes for tests: run a function on W gloo ranks and get each rank's return value through a file."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
 
 def _one(rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    # What a launcher tells its processes, for those functions that start an engine.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+    os.environ["DS_ACCELERATOR"] = "cpu"
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
     dist.barrier()

@@ -92,7 +92,7 @@ def test_a_missing_shard_is_named_on_two_processes_too(base: list[str], tiny_sha
 def test_a_manifest_that_does_not_match_is_refused(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
     shards = copy_of(tiny_shards, tmp_path)
     manifest = json.loads((shards / "manifest.json").read_text())
-    manifest["groups"][0]["shards"][0]["rows"] += 1
+    manifest["groups"][0]["shards"]["rows"][0] += 1
     (shards / "manifest.json").write_text(json.dumps(manifest))
     done = train(1, *base, f"data.shards={shards}")
     assert done.returncode == 2, done.stderr

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbdist.batches import Batches, RankBatch, measure_token_rates
+from hbdist.candidates import NO_IDENTITY
 from hbdist.config import Config
 from hbdist.encoder import Encoder, Tokenize
 from hbdist.errors import DataError
-from hbdist.loss import NO_IDENTITY
 from hbdist.sections import ModelSection
 from hbdist.shards.manifest import Manifest
 from hbdist.shards.read import Pair

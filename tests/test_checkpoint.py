@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hbdist.checkpoint import Position, latest, load, save
+from hbdist.checkpoint import VERSION, Position, latest, load, save
 from hbdist.errors import ResumeError
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_refused_with_a_remedy(name: str, damage: str, s
         load(saved / "000000008")
 
 
-@pytest.mark.parametrize("values", [[], {"version": 1}, {"version": 1, "step": 8, "seed": 1}])
+@pytest.mark.parametrize("values", [[], {"version": VERSION}, {"version": VERSION, "step": 8, "seed": 1}])
 def test_a_position_that_lacks_something_is_refused(values: Any, saved: Path) -> None:
     (saved / "000000008" / "state.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ResumeError, match="000000008 cannot be read"):
@@ -131,9 +131,9 @@ def test_a_position_that_lacks_something_is_refused(values: Any, saved: Path) ->
 
 def test_a_checkpoint_of_another_version_is_refused(saved: Path) -> None:
     path = saved / "000000008" / "state.json"
-    values = json.loads(path.read_text(encoding="utf-8")) | {"version": 2, "something": "new"}
+    values = json.loads(path.read_text(encoding="utf-8")) | {"version": VERSION + 1, "something": "new"}
     path.write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(ResumeError, match="has version 2, and this hbdist reads version 1"):
+    with pytest.raises(ResumeError, match=f"has version {VERSION + 1}, and this hbdist reads version {VERSION}"):
         load(saved / "000000008")
 
 

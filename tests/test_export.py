@@ -36,7 +36,7 @@ def exported(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory:
     config = make_config(tiny_model, request.param)
     encoder = Encoder.load(config.model).eval()
     folder = tmp_path_factory.mktemp("run") / "model"
-    return encoder, config, export(encoder, folder, config, fingerprint="0123abcd")
+    return encoder, config, export(encoder, folder, config, fingerprint="0123abcd", steps=12)
 
 
 def test_sentence_transformers_gives_the_same_vectors(exported: Any) -> None:
@@ -92,10 +92,10 @@ def test_an_export_replaces_the_folder_whole(tiny_model: Path, tmp_path: Path) -
     (tmp_path / "model" / "old.bin").write_bytes(b"old")
     (tmp_path / ".model.partial").mkdir()
     (tmp_path / ".model.partial" / "half.bin").write_bytes(b"from an export that was killed")
-    export(encoder, tmp_path / "model", config, fingerprint="0")
+    export(encoder, tmp_path / "model", config, fingerprint="0", steps=12)
     first = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert not {path for path in first if "old" in path.name or "half" in path.name or "partial" in str(path)}
-    export(encoder, tmp_path / "model", config, fingerprint="0")
+    export(encoder, tmp_path / "model", config, fingerprint="0", steps=12)
     again = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert again == first
 
@@ -104,5 +104,5 @@ def test_the_encoder_can_go_on_after_its_export(tiny_model: Path, tmp_path: Path
     config = make_config(tiny_model)
     encoder = Encoder.load(config.model)
     before = encoder.encode(TEXTS, "query")
-    export(encoder, tmp_path / "model", config, fingerprint="0")
+    export(encoder, tmp_path / "model", config, fingerprint="0", steps=12)
     assert np.array_equal(encoder.encode(TEXTS, "query"), before)

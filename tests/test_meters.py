@@ -16,6 +16,7 @@ from hbdist.loss import LossParts
 from hbdist.meters import Meter, is_worth_a_line, progress_line
 
 METRICS = {
+    *("temperature", "suspected", "exchanged_bytes", "skipped"),
     *("step", "loss", "loss_above_chance", "accuracy", "grad_norm", "lr", "pairs", "tokens", "padding", "masked"),
     *("repeats", "truncated", "mono_share", "groups", "seconds", "data_seconds", "peak_bytes"),
 }
@@ -40,7 +41,7 @@ def make_parts(loss: float = 6.0, candidates: int = 12, masked: int = 4) -> Loss
 
 def measured(**parts: Any) -> dict[str, Any]:
     meter = Meter(CONFIG, torch.device("cpu"))
-    return meter.measure(make_batch(), make_parts(**parts), lr=1e-5, grad_norm=2.5)
+    return meter.measure(make_batch(), make_parts(**parts), lr=1e-5, grad_norm=2.5, temperature=0.05)
 
 
 def test_metrics_have_the_keys_of_the_contract() -> None:
@@ -57,6 +58,10 @@ def test_metrics_of_a_case_made_by_hand() -> None:
         "accuracy": 0.75,
         "grad_norm": 2.5,
         "lr": 1e-5,
+        "temperature": 0.05,
+        "suspected": 0.0,
+        "exchanged_bytes": 0,
+        "skipped": 0,
         "pairs": 4,
         "tokens": 80,
         "padding": 0.25,
@@ -86,7 +91,7 @@ def test_waiting_passes_batches_on_and_times_only_the_wait_for_them() -> None:
     seen = []
     for batch in meter.waiting(slow()):
         time.sleep(0.1)  # the training
-        metrics = meter.measure(batch, make_parts(), lr=1e-5, grad_norm=1.0)
+        metrics = meter.measure(batch, make_parts(), lr=1e-5, grad_norm=1.0, temperature=0.05)
         seen.append(batch.step)
         assert 0.05 <= metrics["data_seconds"] < metrics["seconds"] - 0.09
     assert seen == [0, 1, 2]

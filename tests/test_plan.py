@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import ROOT
 from test_mixture import GROUPS
 
 from hbdist.config import Config
 from hbdist.errors import ConfigError
+from hbdist.parameters import count_parameters
 from hbdist.plan import Plan
 from hbdist.shards.manifest import Manifest
+from hbdist.zero import Zero
 
 MANIFEST = Manifest(Path("nowhere"), GROUPS)
 """520 monolingual and 120 cross-lingual pairs; no file stands behind them."""
@@ -100,3 +103,27 @@ def test_hbdist_plan_loads_no_torch(tiny_shards: Path, tmp_path: Path) -> None:
     assert "8 pairs a step on 3 ranks: 2 or 3 a rank" in done.stdout
     assert "step 1: " in done.stdout
     assert sum(int(line.split()[0]) for line in done.stdout.splitlines()[-20:-1] if "/" in line and line[0] == " ") >= 8
+
+
+ZERO2 = Zero.load(ROOT / "launch/deepspeed/zero2.json")
+
+
+def test_what_travels_is_said_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = plan(loss={"chunk_tokens": 512}).config
+    monkeypatch.chdir(ROOT)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"name": "models/me5-small-demo"})})
+    # 8 pairs a rank, at most 64 and 256 tokens: 1 chunk of queries and 4 of documents.
+    text = Plan.of(config, MANIFEST, ranks=2, zero=ZERO2).text()
+    once = 4 * (count_parameters("models/me5-small-demo") or 0) / 1e9
+    assert f"fit ({once:.2f} GB), else in each of up to 5 backward passes ({5 * once:.2f} GB)" in text
+    assert "zero1.yaml" in text, "a stage that reduces once is recommended"
+    assert f"once a step, {once:.2f} GB" in Plan.of(config, MANIFEST, ranks=2).text()
+
+
+def test_a_single_process_sends_nothing() -> None:
+    assert "no gradient travels" in plan(1).text()
+    assert "zero1.yaml" not in Plan.of(plan().config, MANIFEST, ranks=1, zero=ZERO2).text()
+
+
+def test_an_unknown_model_has_bytes_a_parameter() -> None:
+    assert "once a step, 4 bytes a parameter" in plan(2).text()
