@@ -1,15 +1,54 @@
-"""Whether the activations of a whole batch fit into memory: measured on one chunk, not guessed from the architecture."""
+"""What training takes of memory: states by arithmetic, activations measured, not guessed from the architecture.
 
+b texts of one forward pass · L tokens of each, padding included
+"""
+
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 SHARE = 0.5
 """Of the free memory that activations may take: the rest is for the copies that backward makes, and for the data."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes on a rank's own device."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    """AdamW's moments and, where they are sharded, the copy of the parameters beside them."""
+
+
+def state_bytes(
+    parameters: int,
+    *,
+    stage: int = 0,
+    ranks: int = 1,
+    offload_optimizer: bool = False,
+    offload_parameters: bool = False,
+) -> States:
+    """What Ψ parameters take in training with AdamW on N ranks, in float32 (Rajbhandari et al. 2020, arXiv 1910.02054, §5).
+
+    Parameters and gradients are 4Ψ bytes each, the two moments 8Ψ. Stage 1 divides the moments by N and brings a copy of the
+    parameters, divided too: 12Ψ/N. Stage 2 divides the gradients as well, stage 3 the parameters. Offloaded states are
+    in main memory, and the divided gradients go with the optimizer (Ren et al. 2021, arXiv 2101.06840, §4).
+
+    Args:
+        stage: of ZeRO; 0 where every rank holds all.
+    """
+    whole, share = 4 * parameters, 4 * math.ceil(parameters / ranks)
+    gradients = whole if stage < 2 else 0 if offload_optimizer else share
+    optimizer = 0 if offload_optimizer else 2 * whole if stage == 0 else 3 * share
+    return States(0 if offload_parameters else share if stage == 3 else whole, gradients, optimizer)
 
 
 @dataclass(frozen=True)
@@ -29,10 +68,20 @@ class ActivationBudget:
             forward: encodes a chunk, with gradients.
             tokens: of that chunk, padding included.
         """
-        parameters = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        # At the first step, gradients and the two moments of AdamW are still to come.
-        free = free_bytes(device) - 3 * parameters
-        return cls(saved_bytes(model, forward) / tokens, int(SHARE * max(0, free)))
+        # At stage 3 of ZeRO a rank has a share of each, in `ds_tensor`.
+        shares = [getattr(parameter, "ds_tensor", parameter) for parameter in model.parameters()]
+        parameters = sum(share.numel() * share.element_size() for share in shares)
+        return cls.of(saved_bytes(model, forward) / tokens, free=free_bytes(device), parameters=parameters)
+
+    @classmethod
+    def of(cls, bytes_per_token: float, *, free: int, parameters: int) -> "ActivationBudget":
+        """The budget before the first step, where gradients and the two moments of AdamW are still to come.
+
+        Args:
+            free: bytes that this process can still take.
+            parameters: bytes of the parameters, which it holds already.
+        """
+        return cls(bytes_per_token, int(SHARE * max(0, free - 3 * parameters)))
 
     def fits(self, tokens: int) -> bool:
         """The activations of so many tokens can be kept at once."""
@@ -42,16 +91,47 @@ class ActivationBudget:
         return f"{self.bytes_per_token / 1e6:.2f} MB of activations a token, {self.available / 1e9:.1f} GB for them"
 
 
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that autograd keeps of a chunk: once + per_token · bL + per_pair · bL²."""
+
+    once: float
+    """Whatever the chunk: copies of the weights in another precision, say."""
+    per_token: float
+    per_pair: float
+    """Of a pair of tokens of one text: 0 where attention keeps no scores."""
+
+    @classmethod
+    def measure(cls, model: nn.Module, forward: Callable[[int, int], Tensor], *, length: int) -> Self:
+        """Three forward passes of a few texts, which settle the three numbers.
+
+        Args:
+            forward: encodes b texts of L tokens, with gradients.
+            length: the most tokens of a text, at least 2.
+        """
+        shapes = ((2, length), (4, length), (4, length // 2))
+        terms = np.array([[1, texts * tokens, texts * tokens**2] for texts, tokens in shapes], dtype=np.float64)
+        kept = [saved_bytes(model, lambda shape=shape: forward(*shape)) for shape in shapes]  # type: ignore[misc]
+        once, per_token, per_pair = np.linalg.solve(terms, np.array(kept, dtype=np.float64)).tolist()
+        return cls(once, per_token, per_pair)
+
+    def of(self, texts: int, tokens: int) -> float:
+        """Bytes of a chunk of so many texts of so many tokens each."""
+        return self.once + texts * tokens * (self.per_token + self.per_pair * tokens)
+
+
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Bytes that autograd keeps for the backward pass of `forward`, each piece of memory counted once, without parameters."""
-    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Asked each time, for ZeRO-3 gathers weights into new memory in each pass; nothing goes back through this one.
+        if storage.data_ptr() in {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}:
+            return tensor.new_empty(0)
+        sizes[storage.data_ptr()] = storage.nbytes()
+        # Not the tensor itself: where it is an operation's own output, it would hold its graph, and the graph it, for good.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         kept = forward()  # alive until the sizes are added up: freed memory would be counted twice or never
