@@ -8,7 +8,7 @@ DEMO_RUN ?= runs/demo
 DEMO_TRAIN ?=
 DEMO_EVALUATE ?= --questions 100
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all lint bench install clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -40,6 +40,23 @@ test: install
 
 test-all: lint
 	$(BIN)/python -m pytest --durations=20 -q
+
+PEERS := benchmarks/.cache/peers
+
+$(PEERS)/.installed: benchmarks/peers.txt | install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(PEERS) --requirement benchmarks/peers.txt
+	touch $@
+
+# Half an hour on two cores that nothing else uses; the results go into benchmarks/results and benchmarks/README.md.
+bench: install $(PEERS)/.installed
+	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/loss.py --large
+	$(BIN)/python benchmarks/ranks.py
+	$(BIN)/python benchmarks/gradient_cache.py
+	$(BIN)/python benchmarks/schedule.py
+	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) shards/built runs

@@ -7,13 +7,17 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Batches": "hbdist.batches",
     "Config": "hbdist.config",
     "ConfigError": "hbdist.errors",
     "DataError": "hbdist.errors",
     "HbdistError": "hbdist.errors",
+    "HybridBatchSampler": "hbdist.sampler",
     "Manifest": "hbdist.shards.manifest",
+    "PairDataset": "hbdist.sampler",
     "ResumeError": "hbdist.errors",
     "Schedule": "hbdist.schedule",
+    "contrastive_loss": "hbdist.contrastive",
     "train": "hbdist.train",
 }
 

@@ -1,8 +1,9 @@
-"""The command `hbdist`: plan, build, check, evaluate, report, doctor. Each command imports only what it needs.
+"""The command `hbdist`: plan, build, check, translate, evaluate, report, doctor. Each command imports only what it needs.
 
 Exit status 0 done, 2 the user's input is wrong (one message, no traceback), 1 anything else.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,23 +47,45 @@ def plan(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.toml] [key=value]...")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Processes to plan for.")] = 1,
     step: Annotated[int | None, typer.Option(min=0, help="Also show the make-up of this step's batch, from 0.")] = None,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Also show what the whole run will see of each language and group.")
+    ] = False,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Also say what fits into memory; this trains a few steps.")
+    ] = False,
+    memory: Annotated[str | None, typer.Option(help="With --fit: of a rank, as 80GB; else what is free here.")] = None,
 ) -> None:
-    """Print the arithmetic of a run, and check that it can be made. Loads no model, and no torch."""
+    """Print the arithmetic of a run, and check that it can be made. Loads no model, and no torch, but with --fit."""
     from collections import Counter
 
+    from hbdist.launcher import find_zero
     from hbdist.plan import Plan
     from hbdist.schedule import Schedule
     from hbdist.shards.manifest import Manifest
 
+    if memory is not None and not fit:
+        raise ConfigError(f"--memory {memory} says what a rank can have, which only --fit looks at. Add --fit.")
+    if fit:
+        from hbdist.fit import Fit, parse_memory
+
+        limit = parse_memory(memory) if memory is not None else None
     config = Config.load(*split_arguments(arguments or []))
-    manifest = Manifest.load(Path(config.data.shards))
-    print(Plan.of(config, manifest, ranks=ranks).text(), end="")
+    manifest = Manifest.load(config.data.shards)
+    zero = find_zero(config.engine, os.environ)
+    print(Plan.of(config, manifest, ranks=ranks, zero=zero).text(), end="")
+    if statistics:
+        from hbdist.exposure import run_statistics
+
+        print("\n" + run_statistics(config, manifest).text(), end="")
     if step is not None:
         batch = Schedule.of(config, manifest).batch(step)
         counts = Counter(manifest.groups[group].name for group in batch.group)
         print(f"step {step}: {batch.mono.mean():.0%} monolingual")
         for name, count in counts.most_common():
             print(f"  {count:>6}  {name}")
+    if fit:
+        print("\nmeasuring a few real steps …", flush=True)
+        print(Fit.measure(config, manifest, ranks=ranks, memory=limit, zero=zero).text(), end="")
 
 
 @app.command()
@@ -73,26 +96,87 @@ def build(
 ) -> None:
     """Build shards grouped by language pair."""
     from hbdist.shards.build import build as build_shards
+    from hbdist.shards.manifest import Manifest
+    from hbdist.shards.recipe import VALIDATION
+    from hbdist.shards.statistics import Statistics
 
     with Bar("building") as progress:
         manifest = build_shards(recipe, out, workers=workers, progress=progress)
+    print(Statistics.load(manifest.folder).text())
     rows = sum(group.rows for group in manifest.groups)
     dropped = {name: sum(reasons.values()) for name, reasons in manifest.dropped.items()}
     print(
         f"{manifest.root}: {rows:,} pairs in {len(manifest.groups)} groups; left out {sum(dropped.values()):,} {dropped}"
     )
+    if (held_out := manifest.folder / VALIDATION).is_dir():
+        print(f"{held_out}: {Manifest.load(held_out).rows:,} pairs held out for validation")
 
 
 @app.command()
 def check(
-    root: Annotated[Path, typer.Argument(help="Folder of the shards (the one that holds manifest.json).")],
+    root: Annotated[
+        str, typer.Argument(help="Folder of the shards (the one that holds manifest.json), or its address.")
+    ],
 ) -> None:
     """Read every byte of built shards and compare it with the manifest."""
     from hbdist.shards.check import check as check_shards
+    from hbdist.shards.recipe import VALIDATION
 
-    with Bar("checking") as progress:
-        report = check_shards(root, progress=progress)
-    print(report.text())
+    held_out = Path(root, VALIDATION)
+    for folder in (root, str(held_out)) if held_out.is_dir() else (root,):
+        with Bar(f"checking {folder}") as bar:
+            report = check_shards(folder, progress=lambda done, total, _: bar(done, total))
+        print(report.text())
+
+
+@app.command()
+def translate(
+    source: Annotated[Path, typer.Argument(help="Pairs as JSON lines, plain or .gz, as in shards/README.md.")],
+    model: Annotated[
+        str, typer.Option(help="M2M100, NLLB or Opus-MT: a Hugging Face name or a folder; {to}: the target.")
+    ],
+    to: Annotated[str, typer.Option(help="Languages to translate into: de,sw,th.")],
+    out: Annotated[Path, typer.Option(help="Folder for LANGUAGE.jsonl.gz, recipe.toml and translation.json.")],
+    source_lang: Annotated[str, typer.Option("--from", help="Language of texts whose row names none.")] = "en",
+    beams: Annotated[int, typer.Option(min=1, help="Of beam search; 1 is greedy.")] = 4,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Source tokens of a batch: speed and memory.")] = 4096,
+    piece_tokens: Annotated[int, typer.Option(min=1, help="Longer texts go in as pieces, cut at sentence ends.")] = 128,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Of a piece's translation; longer ones are left out.")
+    ] = 256,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of a part: what a kill loses at most.")] = 256,
+    code: Annotated[
+        list[str] | None, typer.Option(help="What the model calls a language: sw=swh_Latn. Repeatable.")
+    ] = None,
+) -> None:
+    """Translate pairs into parallel ones, for `hbdist build`. Start it again to go on."""
+    from hbdist.translate import translate as translate_pairs
+    from hbdist.translator import Decoding
+
+    wrong = [one for one in code or [] if not all(one.partition("="))]
+    if wrong:
+        raise ConfigError(f"--code {wrong[0]} is not understood; expected LANGUAGE=NAME, such as sw=swh_Latn.")
+    with Bar("translating") as bar:
+        report = translate_pairs(
+            source,
+            out,
+            model=model,
+            targets=[one.strip() for one in to.split(",") if one.strip()],
+            language=source_lang,
+            decoding=Decoding(beams, max_new_tokens, piece_tokens, batch_tokens),
+            part_rows=part_rows,
+            codes=dict(one.split("=", 1) for one in code or []),
+            progress=bar,
+        )
+    if report is None:
+        print(
+            f"{out}: this rank's parts are done, others are missing; the last rank puts them together, or start again"
+        )
+        return
+    for language, found in report["languages"].items():
+        left_out = ", ".join(f"{reason} {count:,}" for reason, count in found["left_out"].items()) or "nothing"
+        print(f"{language}: {found['rows']:,} pairs; left out: {left_out}")
+    print(f"build them: hbdist build {out / 'recipe.toml'}")
 
 
 @app.command()
@@ -170,7 +254,8 @@ class Bar:
     def __call__(self, done: int, total: int, label: str = "") -> None:
         title = f"{self.title} {label}".strip()
         self.progress.update(self.task, completed=done, total=total, description=title)
-        shown = (title, 4 * done // total if total else 0)
+        # Behind a comma stands what changes all the time, such as a rate: no reason for a line.
+        shown = (title.partition(",")[0], 4 * done // total if total else 0)
         if not console.is_terminal and shown != self.shown:
             self.shown = shown
             print(f"{title}: {done:,} of {total:,}", flush=True)

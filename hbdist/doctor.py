@@ -48,6 +48,10 @@ def _packages() -> Iterator[Finding]:
             yield Finding(True, f"{name} {version(name)}")
         except PackageNotFoundError:
             yield Finding(False, f"{name} is not installed: pip install -e .")
+    try:
+        yield Finding(True, f"deepspeed {version('deepspeed')}", optional=True)
+    except PackageNotFoundError:
+        yield Finding(False, "no deepspeed: launch/accelerate/zero*.yaml will not start", optional=True)
 
 
 def _search() -> Finding:

@@ -8,7 +8,7 @@ import pytest
 
 from hbdist.cli import main
 
-COMMANDS = ("plan", "build", "check", "evaluate", "report", "doctor")
+COMMANDS = ("plan", "build", "check", "translate", "evaluate", "report", "doctor")
 
 
 @pytest.fixture

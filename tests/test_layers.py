@@ -15,32 +15,29 @@ PACKAGE = ROOT / "hbdist"
 LAYERS = [
     # 0: no torch; run on a login node in well under a second
     {
-        "errors",
-        "atomic",
-        "sections",
-        "config",
-        "mixture",
-        "schedule",
-        "plan",
-        "stopping",
-        "shards",
-        "evaluation.scores",
+        *("errors", "atomic", "outcome", "stopping", "sections", "config", "zero", "launcher", "parameters"),
+        *("mixture", "randomness", "decks", "orders", "schedule", "plan", "exposure", "sampler"),
+        *("shards", "translation", "evaluation.scores"),
     },
     # 1: pure functions of tensors or arrays
-    {"loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"},
+    {"strips", "candidates", "loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"},
     # 2: torch, one process or many
-    {"packed", "encoder", "gather", "optim", "batches", "memory", "chunked"},
+    {
+        *("packed", "encoder", "trained", "gather", "contrastive", "optim", "batches", "lengths", "memory", "chunked"),
+        *("families", "translator"),
+    },
     # 3: stateful shells
-    {"engine", "checkpoint", "meters", "run"},
+    {"backends", "engine", "checkpoint", "meters", "validation", "run"},
     # 4: the stories
-    {"train", "export", "evaluation.benchmark"},
+    {"train", "export", "rehearsal", "fit", "translate", "evaluation.benchmark"},
     # 5: people
     {"cli", "doctor", "studies", "__main__"},
 ]
 ONLY_IN = {
     "torch.distributed": {"gather", "engine", "meters"},
-    "accelerate": {"engine"},
-    "deepspeed": {"engine"},
+    "accelerate": {"engine", "backends"},
+    "deepspeed": {"engine", "backends"},
+    "fsspec": {"shards.remote"},
     "submitit": {"launch"},
     "faiss": {"evaluation.index"},
     "matplotlib": {"studies.report"},
