@@ -197,6 +197,8 @@ def evaluate(
     """Score a model on a benchmark: mono-, cross-lingual and multilingual retrieval, and language bias."""
     from hbdist.encoder import Encoder, settings_of
     from hbdist.evaluation.benchmark import evaluate_to
+    from hbdist.evaluation.confidence import compare
+    from hbdist.evaluation.per_query import read_per_query
     from hbdist.evaluation.scores import read_scores, table
     from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 
@@ -207,13 +209,18 @@ def evaluate(
     earlier = read_scores(before) if before else None
     if before and earlier is None:
         raise DataError(f"--before {before} holds no scores.json. Give the --out of an earlier evaluation.")
+    # Read before the model is: what is missing should be said at once.
+    ranks = read_per_query(before, earlier["task_fingerprint"]) if before and earlier else None
     settings = settings_of(model, pooling=pooling, query_prefix=query_prefix, document_prefix=document_prefix)
     print(f"{model}: {settings.pooling} pooling, prefixes {settings.query_prefix!r} and {settings.document_prefix!r}")
     with Bar(f"{task} {model}") as bar:
         scores = evaluate_to(
             out, chosen, settings, load=Encoder.load_for_use, progress=lambda what, done, total: bar(done, total, what)
         )
-    console.print(table(scores, earlier))
+    change = None
+    if ranks and earlier and earlier["task_fingerprint"] == scores["task_fingerprint"]:
+        change = compare([ranks], [read_per_query(out, scores["task_fingerprint"])])
+    console.print(table(scores, earlier, change))
     print(f"the scores are in {out / 'scores.json'}")
 
 

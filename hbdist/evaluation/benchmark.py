@@ -18,6 +18,9 @@ import numpy as np
 from hbdist.atomic import write_atomically
 from hbdist.errors import DataError
 from hbdist.evaluation.bias import bias_by_language, mean_bias, random_rank_distance
+from hbdist.evaluation.confidence import confidence
+from hbdist.evaluation.measures import language_numbers, more_bias, per_query, question_alignment, without_language
+from hbdist.evaluation.per_query import write_per_query
 from hbdist.evaluation.ranking import NO_RANK, Ranking, macro_mean, mean_metrics, rank_in_tiles
 from hbdist.evaluation.scores import read_scores
 from hbdist.evaluation.tasks.task import RetrievalTask
@@ -70,13 +73,9 @@ def evaluate(
     query_QD = _encode(encoder, [query.text for query in task.queries], "query", progress)
     candidate_CD = _encode(encoder, [candidate.text for candidate in task.candidates], "document", progress)
     encoded = perf_counter()
-    ranking = rank_in_tiles(
-        query_QD,
-        candidate_CD,
-        task.relevant,
-        slices=list(task.candidate_slices.values()),
-        progress=_part(progress, "scores"),
-    )
+    rank = partial(rank_in_tiles, relevant_QR=task.relevant, slices=list(task.candidate_slices.values()))
+    ranking = rank(query_QD, candidate_CD, progress=_part(progress, "scores"))
+    several = len(task.languages) > 1
     scores = {
         "task": task.name,
         "model": model,
@@ -85,6 +84,9 @@ def evaluate(
         "counts": {"queries": len(task.queries), "candidates": len(task.candidates)},
         "cut": _cut(task),
         **summarise(ranking, task),
+        "confidence": confidence(per_query(ranking, task)),
+        "alignment": question_alignment(query_QD, ranking, task) if several else None,
+        "removal": without_language(query_QD, candidate_CD, task, rank=rank, summarise=summarise) if several else None,
         "seconds": {"encode": encoded - started, "score": perf_counter() - encoded},
     }
     return Evaluation(scores, ranking)
@@ -106,6 +108,8 @@ def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
     by_pair = {pair: values for pair, values in rank_of_pair.items() if values}
     by_language = {x: mean_metrics(ranking.pool_QR[rows]) for x, rows in task.query_slices.items()}
     bias = _bias(ranking, task) if len(task.languages) > 1 else {}
+    if bias:
+        bias[""] |= more_bias(ranking, task, {x: values["map"] for x, values in by_language.items()})
     return {
         "monolingual": macro_mean(values for (x, y), values in by_pair.items() if x == y),
         "cross_lingual": macro_mean(values for (x, y), values in by_pair.items() if x != y) or None,
@@ -172,7 +176,7 @@ def task_fingerprint(task: RetrievalTask) -> str:
 
 
 def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path:
-    """Write multilingual.run.trec, qrels.trec (".gz" if long) and, last and whole or not at all, scores.json.
+    """Write multilingual.run.trec, qrels.trec (".gz" if long), ranks.npz and, last and whole or not at all, scores.json.
 
     The run file holds the first hundred candidates of the multilingual pool, scores with all digits of a float32, so
     that trec_eval orders them as they were ordered here.
@@ -191,6 +195,7 @@ def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path
     )
     _write_lines(out / "multilingual.run.trec", run, ranking.top_QK.size)
     _write_lines(out / "qrels.trec", qrels, sum(len(task.relevance[query.id]) for query in task.queries))
+    write_per_query(out, per_query(ranking, task), evaluation.scores["task_fingerprint"])
     path = out / "scores.json"
     text = json.dumps(evaluation.scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, text)
@@ -216,13 +221,13 @@ def _relevant_in(task: RetrievalTask, language: str) -> np.ndarray:
     return (task.relevant >= part.start) & (task.relevant < part.stop)
 
 
-def _bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, float]]:
+def _bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, Any]]:
     """The bias measures of each query language, and under "" their macro means."""
     by_number = bias_by_language(
         ranking.pool_QR,
         ranking.top_QK,
-        query_language_Q=_language_numbers(task.query_slices),
-        candidate_language_C=_language_numbers(task.candidate_slices),
+        query_language_Q=language_numbers(task.query_slices),
+        candidate_language_C=language_numbers(task.candidate_slices),
     )
     relevant = [len(places) for places in task.relevance.values()]
     bounds = {
@@ -230,10 +235,6 @@ def _bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, float]]:
         "rank_distance_random": float(np.mean([random_rank_distance(k, len(task.candidates)) for k in relevant])),
     }
     return {"": mean_bias(by_number) | bounds} | {task.languages[number]: part for number, part in by_number.items()}
-
-
-def _language_numbers(slices: dict[str, slice]) -> np.ndarray:
-    return np.repeat(np.arange(len(slices)), [part.stop - part.start for part in slices.values()])
 
 
 def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

@@ -9,7 +9,7 @@ scores by descending document id; the two agree exactly wherever ids ascend with
 numbers do.
 
     Q queries · C candidates of the pool · S candidates of a subset · R relevant candidates of a query, padded
-    D dimensions · K candidates at the top
+    I candidates that are not ranked for a query, padded · D dimensions · K candidates at the top
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ TOP = 100
 """K: candidates of each query that are kept, best first. The metrics do not rest on them."""
 
 METRICS = ("map", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "mrr")
-"""Names of the metrics, in the order of scores.json."""
+"""Names of the metrics, in the order of scores.json; a task may ask for others."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def rank_in_tiles(
     relevant_QR: np.ndarray,
     *,
     slices: Sequence[slice],
+    unranked_QI: np.ndarray | None = None,
     tile: int = 128,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
@@ -59,6 +60,8 @@ def rank_in_tiles(
         candidate_CD: float32, finite; each language's candidates stand together.
         relevant_QR: int64 places in the pool; −1 where a query has fewer than R.
         slices: the candidates of each language; disjoint.
+        unranked_QI: int64 places of candidates that are not ranked for a query, as nobody judged them: they stand last,
+            with a score of minus infinity; −1 where a query has fewer than I. None of them is relevant.
         tile: queries scored at once; a matter of memory and speed (128 rows stay near the caches of a CPU), and of
             the last digit of a score, where the matrix product adds up in another order.
         progress: called with (queries done, Q) after every tile.
@@ -67,6 +70,9 @@ def rank_in_tiles(
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(query_QD), tile):
         score_QC = query_QD[start : start + tile] @ transposed_DC
+        if unranked_QI is not None:
+            row, column = np.nonzero(unranked_QI[start : start + tile] >= 0)
+            score_QC[row, unranked_QI[start + row, column]] = -np.inf
         relevant = relevant_QR[start : start + tile]
         own = sum((rank_relevant(score_QC, relevant, subset=part) for part in slices), np.zeros_like(relevant))
         parts.append((rank_relevant(score_QC, relevant), own, *top_candidates(score_QC, TOP)))
@@ -123,44 +129,66 @@ def top_candidates(score_QC: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarr
     return place_QK, np.take_along_axis(score_QC, place_QK, axis=1)
 
 
-def metrics(rank_QR: np.ndarray) -> dict[str, np.ndarray]:
-    """Each metric of each query, as trec_eval defines it with binary relevance: float64 [Q].
+def metrics(
+    rank_QR: np.ndarray, names: Sequence[str] = METRICS, *, grade_QR: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Each metric of each query, as trec_eval defines it: float64 [Q].
 
-        average precision = 1/R Σ_j j / rank_j            ranks ascending; over the full ranking, no cut-off
-        nDCG@10           = Σ_{rank ≤ 10} 1/log₂(1 + rank)  ÷  Σ_{j ≤ min(R, 10)} 1/log₂(1 + j)
-        recall@k          = |{rank ≤ k}| / R               in a pool of 11 translations, recall@1 is at most 1/11
-        precision@k       = |{rank ≤ k}| / k
-        reciprocal rank   = 1 / rank_1
+        map           1/R Σ_j j / rank_j                   ranks ascending; over the full ranking
+        map@k         the same, Σ over rank_j ≤ k only     trec_eval's map_cut; still divided by R
+        ndcg@k        Σ_{rank ≤ k} g/log₂(1 + rank)  ÷  Σ_{j ≤ k} g_j/log₂(1 + j)      g_j: gains, descending
+        recall@k      |{rank ≤ k}| / R                     in a pool of 11 translations, recall@1 is at most 1/11
+        precision@k   |{rank ≤ k}| / k
+        mrr, mrr@k    1 / rank_1; 0 where rank_1 > k
 
     Args:
         rank_QR: exact ranks in any order; NO_RANK where there is none. Every query has at least one.
+        names: as above; any k from 1, which only map and mrr may lack.
+        grade_QR: the gain of each, 1 or more where there is a rank; without it all are 1.
     """
-    rank_QR = np.sort(np.where(rank_QR == NO_RANK, np.inf, rank_QR.astype(np.float64)), axis=1)
+    grade_QR = np.ones_like(rank_QR) if grade_QR is None else grade_QR
+    grade_QR = np.where(rank_QR == NO_RANK, 0, grade_QR)
+    assert grade_QR.any(axis=1).all(), "metrics of a query without relevant candidates are undefined"
+    rank_QR = np.where(rank_QR == NO_RANK, np.inf, rank_QR.astype(np.float64))
+    order_QR = rank_QR.argsort(axis=1, kind="stable")
+    rank_QR, grade_QR = (np.take_along_axis(values_QR, order_QR, axis=1) for values_QR in (rank_QR, grade_QR))
+    return {name: _metric(rank_QR, grade_QR, *name.partition("@")[::2]) for name in names}
+
+
+def _metric(rank_QR: np.ndarray, grade_QR: np.ndarray, kind: str, depth: str) -> np.ndarray:
+    """One metric of each query. Ranks ascend; infinite stands for none."""
+    k = int(depth) if depth else np.inf
+    assert depth or kind in ("map", "mrr"), f"{kind} needs a depth, as in {kind}@10"
     relevant_Q = np.isfinite(rank_QR).sum(axis=1)
-    assert relevant_Q.all(), "metrics of a query without relevant candidates are undefined"
     place_R = np.arange(1, rank_QR.shape[1] + 1)
-    gain_QR = np.where(rank_QR <= 10, 1 / np.log2(1 + rank_QR), 0)
-    ideal_R = np.cumsum(np.where(place_R <= 10, 1 / np.log2(1 + place_R), 0))
-    found = {k: (rank_QR <= k).sum(axis=1) for k in (1, 10)}
-    values = (
-        (place_R / rank_QR).sum(axis=1) / relevant_Q,
-        gain_QR.sum(axis=1) / ideal_R[relevant_Q - 1],
-        found[1] / relevant_Q,
-        found[10] / relevant_Q,
-        found[1] / 1,
-        found[10] / 10,
-        1 / rank_QR[:, 0],
-    )
-    return dict(zip(METRICS, values, strict=True))
+    within_QR = rank_QR <= k
+    match kind:
+        case "map":
+            return (within_QR * place_R / rank_QR).sum(axis=1) / relevant_Q
+        case "ndcg":
+            ideal_QR = np.sort(grade_QR, axis=1)[:, ::-1] * (place_R <= k) / np.log2(1 + place_R)
+            return (within_QR * grade_QR / np.log2(1 + rank_QR)).sum(axis=1) / ideal_QR.sum(axis=1)
+        case "recall":
+            return within_QR.sum(axis=1) / relevant_Q
+        case "precision":
+            return within_QR.sum(axis=1) / k
+        case "mrr":
+            return within_QR[:, 0] / rank_QR[:, 0]
+    raise AssertionError(f"no metric is called {kind}")
 
 
-def mean_metrics(rank_QR: np.ndarray) -> dict[str, float]:
+def mean_metrics(
+    rank_QR: np.ndarray, names: Sequence[str] = METRICS, *, grade_QR: np.ndarray | None = None
+) -> dict[str, float]:
     """Each metric's mean over queries; those that have no relevant candidate at all do not count.
 
     With none that has one, the result is empty.
     """
-    rank_QR = rank_QR[(rank_QR != NO_RANK).any(axis=1)]
-    return {name: float(value_Q.mean()) for name, value_Q in metrics(rank_QR).items()} if len(rank_QR) else {}
+    known_Q = (rank_QR != NO_RANK).any(axis=1)
+    if not known_Q.any():
+        return {}
+    values = metrics(rank_QR[known_Q], names, grade_QR=None if grade_QR is None else grade_QR[known_Q])
+    return {name: float(value_Q.mean()) for name, value_Q in values.items()}
 
 
 def macro_mean(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -4,12 +4,18 @@ Its keys are in the docstrings of `benchmark.evaluate` and `benchmark.summarise`
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from hbdist.errors import DataError
+
+SETTINGS = ("monolingual", "cross_lingual", "multilingual")
+
+BASELINES = {"demean": "language means removed", "lir": "LIR"}
+"""Baselines without training, by their names in scores.json: see `hbdist.evaluation.removal`."""
 
 
 def read_scores(out: Path) -> dict[str, Any] | None:
@@ -27,28 +33,77 @@ def read_scores(out: Path) -> dict[str, Any] | None:
         raise DataError(f"{path} is not JSON: {error}. Delete it; `hbdist evaluate` writes it again.") from None
 
 
-def table(scores: dict[str, Any], before: dict[str, Any] | None = None) -> Table:
-    """The main scores as a table for the terminal; with `before`, as "before → after"."""
+def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: dict[str, Any] | None = None) -> Table:
+    """The main scores as a table for the terminal; with `before`, as "before → after".
 
-    def cell(section: str, name: str, digits: int = 3) -> str:
-        values = [(side or {}).get(section) for side in ((before, scores) if before else (scores,))]
-        return " → ".join(f"{value[name]:,.{digits}f}" if value else "–" for value in values)
+    Args:
+        scores: of one evaluation.
+        before: of an earlier one.
+        change: the paired differences between the two, of `confidence.compare`.
+    """
+    sides = (before, scores) if before else (scores,)
+
+    def row(label: str, name: str, *sections: str, digits: int = 3, baseline: str = "") -> None:
+        shown.add_row(
+            label, *(_cell(sides, section, name, digits, baseline) if section else "" for section in sections)
+        )
 
     title = f"{scores['task']} · {scores['model']}" if before is None else f"{scores['task']} · before → after"
-    shown = Table(title=title, caption=_caption(scores, before), caption_justify="left")
+    shown = Table(title=title, caption=_caption(scores, before, change), caption_justify="left")
     shown.add_column("")
-    for setting in ("monolingual", "cross-lingual", "multilingual"):
-        shown.add_column(setting, justify="right")
-    for name, label in (("map", "mAP"), ("recall@1", "recall@1"), ("recall@10", "recall@10")):
-        shown.add_row(label, *(cell(section, name) for section in ("monolingual", "cross_lingual", "multilingual")))
-    shown.add_row("rank distance", "", "", cell("bias", "rank_distance", 1))
-    shown.add_row("same-language share", "", "", cell("bias", "same_language_share@10"))
+    for setting in SETTINGS:
+        shown.add_column(setting.replace("_", "-"), justify="right")
+    row("mAP", "map", *SETTINGS)
+    if change:
+        shown.add_row("  change", *(_change(change, setting, "map", 3) for setting in SETTINGS))
+    elif scores.get("confidence") and not before:
+        shown.add_row("  95 %", *(_interval(scores, setting, "map", 3) for setting in SETTINGS))
+    baselines = [name for name in scores.get("removal") or {} if all((side.get("removal") or {}) for side in sides)]
+    for name in baselines:
+        row(f"  with {BASELINES[name]}", "map", *SETTINGS, baseline=name)
+    row("recall@1", "recall@1", *SETTINGS)
+    row("recall@10", "recall@10", *SETTINGS)
+    row("rank distance", "rank_distance", "", "", "bias", digits=1)
+    if change:
+        shown.add_row("  change", "", "", _change(change, "multilingual", "rank_distance", 1))
+    for name in baselines:
+        row(f"  with {BASELINES[name]}", "rank_distance", "", "", "bias", digits=1, baseline=name)
+    row("same-language share", "same_language_share@10", "", "", "bias")
     return shown
 
 
-def _caption(scores: dict[str, Any], before: dict[str, Any] | None) -> str:
+def _cell(sides: Sequence[dict[str, Any]], section: str, name: str, digits: int, baseline: str) -> str:
+    """One number, or "before → after"; a dash where there is none."""
+    values = [((side["removal"][baseline] if baseline else side).get(section) or {}).get(name) for side in sides]
+    return " → ".join("–" if value is None else f"{value:,.{digits}f}" for value in values)
+
+
+def _interval(scores: dict[str, Any], setting: str, name: str, digits: int) -> str:
+    bounds = scores["confidence"].get(setting, {}).get(name)
+    return f"{bounds[0]:,.{digits}f} to {bounds[1]:,.{digits}f}" if bounds else "–"
+
+
+def _change(change: dict[str, Any], setting: str, name: str, digits: int) -> str:
+    """A difference with its interval, or that there is none to speak of."""
+    value = change.get(setting, {}).get(name)
+    if value is None:
+        return "–"
+    if not value["real"]:
+        return f"no difference ({value['low']:+,.{digits}f} to {value['high']:+,.{digits}f})"
+    return f"{value['mean']:+,.{digits}f} ({value['low']:+,.{digits}f} to {value['high']:+,.{digits}f})"
+
+
+def _caption(scores: dict[str, Any], before: dict[str, Any] | None, change: dict[str, Any] | None) -> str:
     counts = scores["counts"]
     lines = [f"{counts['queries']:,} queries, {counts['candidates']:,} candidates; {describe_cut(scores['cut'])}."]
+    if change or (scores.get("confidence") and not before):
+        drawn = scores["confidence"]
+        lines.append(
+            f"Intervals: the middle {drawn['level']:.0%} of {drawn['draws']:,} draws of {drawn['clusters']:,} groups of"
+            " questions."
+        )
+    if change and not all(value["real"] for values in change.values() for value in values.values()):
+        lines.append("No difference: the interval holds zero, so these questions cannot tell the two apart.")
     if scores["bias"]:
         perfect, chance = (scores["bias"][f"rank_distance_{name}"] for name in ("perfect", "random"))
         pool = scores["bias"]["same_language_pool_share"]

@@ -195,6 +195,7 @@ def test_long_trec_files_are_compressed_and_leave_no_old_ones_beside(tmp_path, t
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "multilingual.run.trec.gz",
         "qrels.trec.gz",
+        "ranks.npz",
         "scores.json",
     ]
 

@@ -1,10 +1,38 @@
-"""Rank distance and same-language share: bounds, and small cases by hand."""
+"""Language bias: bounds, small cases by hand, and slow plain references."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kruskal
 
-from hbdist.evaluation.bias import bias_by_language, mean_bias, random_rank_distance, rank_distance, same_language_share
+from hbdist.evaluation.bias import (
+    bias_by_language,
+    mean_bias,
+    one_answer_map,
+    peer_irrelevant,
+    peer_relevant,
+    random_rank_distance,
+    rank_distance,
+    same_language_share,
+    spread,
+)
 from hbdist.evaluation.ranking import NO_RANK
+
+
+@st.composite
+def ranked_pools(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Full orders of a pool [Q, C], languages of candidates [C], relevant places [Q, R] (some −1), their ranks and
+    languages [Q, R]."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    queries, candidates, languages = draw(st.integers(1, 5)), draw(st.integers(4, 30)), draw(st.integers(1, 4))
+    order_QC = np.stack([generator.permutation(candidates) for _ in range(queries)])
+    candidate_language_C = np.sort(generator.integers(0, languages, candidates))
+    relevant_QR = np.stack([generator.choice(candidates, 4, replace=False) for _ in range(queries)])
+    relevant_QR[:, 1:][generator.random((queries, 3)) < 0.3] = -1
+    rank_QR = np.argsort(order_QC, axis=1)[np.arange(queries)[:, None], relevant_QR] + 1
+    rank_QR[relevant_QR < 0] = NO_RANK
+    return order_QC, candidate_language_C, relevant_QR, rank_QR, candidate_language_C[relevant_QR]
 
 
 def test_a_perfect_ranker_has_rank_distance_10_with_11_relevant():
@@ -29,8 +57,9 @@ def test_random_order_gives_the_expected_rank_distance_of_10846():
 def test_same_language_share_counts_the_first_ten_only():
     candidate_language_C = np.array([0] * 12 + [1] * 12)
     top_QK = np.array([[*range(4), *range(12, 18), *range(4, 10)], [*range(12, 22), *range(6)]])
-    share_Q = same_language_share(top_QK, query_language_Q=np.array([0, 1]), candidate_language_C=candidate_language_C)
-    assert share_Q.tolist() == [0.4, 1.0]
+    languages = {"query_language_Q": np.array([0, 1]), "candidate_language_C": candidate_language_C}
+    assert same_language_share(top_QK, **languages).tolist() == [0.4, 1.0]
+    assert same_language_share(top_QK, **languages, k=5).tolist() == [0.8, 1.0]
 
 
 def test_bias_is_a_macro_mean_over_query_languages():
@@ -54,3 +83,85 @@ def test_bias_is_a_macro_mean_over_query_languages():
     assert mean["rank_distance"] == 5
     assert mean["same_language_share@10"] == pytest.approx(0.625)
     assert mean["same_language_pool_share"] == pytest.approx(0.5)
+
+
+def test_spread_is_best_minus_worst_and_the_standard_deviation():
+    assert spread({"en": 0.9, "de": 0.5, "th": 0.7}) == pytest.approx({"range": 0.4, "deviation": 0.16329932})
+
+
+@given(ranked_pools(), st.integers(0, 2**32 - 1))
+def test_the_one_answer_map_equals_ranking_a_pool_without_the_other_answers(pool, seed):
+    order_QC, candidate_language_C, relevant_QR, rank_QR, relevant_language_QR = pool
+    query_language_Q = np.random.default_rng(seed).integers(0, 2, len(rank_QR))
+    slow: dict[tuple[int, int], list[float]] = {}
+    for order_C, relevant_R, language in zip(order_QC, relevant_QR, query_language_Q, strict=True):
+        answers = set(relevant_R.tolist()) - {-1}
+        for answer in {int(candidate_language_C[place]) for place in answers}:
+            kept = {place for place in answers if candidate_language_C[place] == answer}
+            left = [place for place in order_C.tolist() if place not in answers - kept]
+            ranks = sorted(left.index(place) + 1 for place in kept)
+            precision = [(j + 1) / rank for j, rank in enumerate(ranks)]
+            slow.setdefault((int(language), answer), []).append(float(np.mean(precision)))
+    found = one_answer_map(rank_QR, relevant_language_QR=relevant_language_QR, query_language_Q=query_language_Q)
+    assert found == pytest.approx({pair: float(np.mean(values)) for pair, values in slow.items()})
+
+
+def test_a_perfect_ranker_of_translations_has_a_one_answer_map_of_ones():
+    rank_QR = np.stack([np.random.default_rng(q).permutation(3) + 1 for q in range(6)])
+    language_QR, query_language_Q = np.tile(np.arange(3), (6, 1)), np.arange(6) % 3
+    found = one_answer_map(rank_QR, relevant_language_QR=language_QR, query_language_Q=query_language_Q)
+    assert found == {(x, y): 1.0 for x in range(3) for y in range(3)}
+
+
+def slow_peer(rank_by_language: dict[int, list[int]]) -> float:
+    samples = [sample for sample in rank_by_language.values() if sample]
+    if len(samples) < 2 or len({rank for sample in samples for rank in sample}) < 2:
+        return 1.0
+    return float(kruskal(*samples).pvalue)
+
+
+def grouped(ranks: list[int], languages: list[int]) -> dict[int, list[int]]:
+    return {g: [r for r, own in zip(ranks, languages, strict=True) if own == g] for g in set(languages)}
+
+
+@given(ranked_pools(), st.integers(1, 30))
+def test_peer_of_the_irrelevant_equals_scipys_kruskal_wallis(pool, k):
+    order_QC, candidate_language_C, relevant_QR, rank_QR, _ = pool
+    found_Q = peer_irrelevant(order_QC[:, :k], rank_QR, candidate_language_C=candidate_language_C)
+    for order_C, relevant_R, found in zip(order_QC, relevant_QR, found_Q, strict=True):
+        ranks = [rank for rank, place in enumerate(order_C[:k], start=1) if place not in relevant_R]
+        languages = [int(candidate_language_C[order_C[rank - 1]]) for rank in ranks]
+        assert found == pytest.approx(slow_peer(grouped(ranks, languages)), abs=1e-9)
+
+
+@given(ranked_pools(), st.integers(1, 30))
+def test_peer_of_the_relevant_equals_scipys_with_the_missing_tied_at_the_end(pool, k):
+    _, _, _, rank_QR, relevant_language_QR = pool
+    found_Q = peer_relevant(rank_QR, relevant_language_QR=relevant_language_QR, k=k)
+    for rank_R, language_R, found in zip(rank_QR, relevant_language_QR, found_Q, strict=True):
+        there = rank_R != NO_RANK
+        ranks = [int(rank) if rank <= k else 1000 for rank in rank_R[there]]
+        groups = grouped(ranks, language_R[there].tolist())
+        if max(map(len, groups.values())) < 2:
+            assert np.isnan(found)
+        else:
+            assert found == pytest.approx(slow_peer(groups), abs=1e-9)
+
+
+def test_peer_says_nothing_where_each_language_has_one_answer():
+    rank_QR = np.stack([np.random.default_rng(q).permutation(11) + 1 for q in range(3)])
+    value_Q = peer_relevant(rank_QR, relevant_language_QR=np.tile(np.arange(11), (3, 1)), k=100)
+    assert np.isnan(value_Q).all()
+
+
+def test_peer_falls_to_zero_where_one_language_comes_first_and_is_half_at_random():
+    candidate_language_C = np.repeat([0, 1], 50)
+    none_QR = np.zeros((1, 1), dtype=np.int64)
+    sorted_QK = np.arange(100)[None, :]
+    assert peer_irrelevant(sorted_QK, none_QR, candidate_language_C=candidate_language_C)[0] < 1e-15
+    generator = np.random.default_rng(0)
+    random_QK = np.stack([generator.permutation(100) for _ in range(2000)])
+    none_QR = np.zeros((2000, 1), dtype=np.int64)
+    # p is uniform: the mean of 2,000 has a standard deviation of 0.0065.
+    value_Q = peer_irrelevant(random_QK, none_QR, candidate_language_C=candidate_language_C)
+    assert value_Q.mean() == pytest.approx(0.5, abs=0.02)

@@ -100,6 +100,42 @@ def test_average_precision_by_hand():
     assert values["precision@10"] == pytest.approx([0.2])
 
 
+DEPTHS = {"map@3": "map_cut_3", "ndcg@3": "ndcg_cut_3", "recall@100": "recall_100", "precision@7": "P_7"}
+
+
+@given(problems())
+@settings(deadline=None, max_examples=60)
+def test_metrics_at_any_depth_equal_trec_eval(problem):
+    score_QC, relevant_QR, _ = problem
+    qrels = {str(q): {f"{c:06d}": 1 for c in row if c >= 0} for q, row in enumerate(relevant_QR.tolist())}
+    run = {str(q): {f"{c:06d}": s for c, s in enumerate(row)} for q, row in enumerate(score_QC.tolist())}
+    measures = {name.rpartition("_")[0] + "." + name.rpartition("_")[2] for name in DEPTHS.values()}
+    trec = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run).values()
+    expected = {name: float(np.mean([query[other] for query in trec])) for name, other in DEPTHS.items()}
+    found = mean_metrics(rank_relevant(score_QC, relevant_QR), list(DEPTHS))
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+@given(problems(), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_ndcg_with_gains_equals_trec_eval(problem, seed):
+    score_QC, relevant_QR, _ = problem
+    grade_QR = np.random.default_rng(seed).integers(1, 4, relevant_QR.shape)
+    qrels = {
+        str(q): {f"{c:06d}": g for c, g in zip(row, grades, strict=True) if c >= 0}
+        for q, (row, grades) in enumerate(zip(relevant_QR.tolist(), grade_QR.tolist(), strict=True))
+    }
+    run = {str(q): {f"{c:06d}": s for c, s in enumerate(row)} for q, row in enumerate(score_QC.tolist())}
+    trec = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.3,10", "map"}).evaluate(run).values()
+    found = mean_metrics(rank_relevant(score_QC, relevant_QR), ["ndcg@3", "ndcg@10", "map"], grade_QR=grade_QR)
+    expected = {name: float(np.mean([query[name.replace("@", "_cut_")] for query in trec])) for name in found}
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_mrr_at_a_depth_is_zero_below_it():
+    assert metrics(np.array([[3], [4]]), ["mrr@3"])["mrr@3"].tolist() == [1 / 3, 0]
+
+
 def test_a_query_without_relevant_candidates_does_not_count():
     assert mean_metrics(np.array([[1], [NO_RANK]])) == mean_metrics(np.array([[1]]))
     assert mean_metrics(np.array([[NO_RANK]])) == {}
@@ -141,6 +177,23 @@ def test_one_pass_serves_the_pool_and_every_language(whole_numbers):
     for column, part in enumerate(slices):
         one = slow_ranks(score_QC, relevant_QR[:, [column]], part)
         np.testing.assert_array_equal(ranking.language_QR[:, [column]], one)
+
+
+def test_what_is_not_ranked_for_a_query_is_as_if_not_in_the_pool(whole_numbers):
+    query_QD, candidate_CD, relevant_QR, slices = whole_numbers
+    generator = np.random.default_rng(1)
+    unranked_QI = np.full((37, 40), -1)
+    for row, relevant_R in enumerate(relevant_QR):
+        others = np.setdiff1d(np.arange(300), relevant_R)
+        chosen = generator.choice(others, generator.integers(0, 41), replace=False)
+        unranked_QI[row, : len(chosen)] = chosen
+    found = rank_in_tiles(query_QD, candidate_CD, relevant_QR, slices=slices, unranked_QI=unranked_QI, tile=10)
+    for row in range(37):
+        kept = np.setdiff1d(np.arange(300), unranked_QI[row])
+        score_1C = query_QD[[row]] @ candidate_CD[kept].T
+        place_1R = np.searchsorted(kept, relevant_QR[[row]])
+        np.testing.assert_array_equal(found.pool_QR[[row]], slow_ranks(score_1C, place_1R, slice(None)))
+        assert not set(found.top_QK[row]) & set(unranked_QI[row])
 
 
 def test_progress_ends_at_the_number_of_queries(whole_numbers):

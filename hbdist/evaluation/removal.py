@@ -1,0 +1,76 @@
+"""Two ways to take the language out of vectors without any training: what a trained model must be better than.
+
+Both are fitted to texts of known language without labels, the task's own candidates, and applied to queries and
+candidates alike; the vectors are brought back to unit length.
+
+    N texts · D dimensions · L languages · R directions
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Remove = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(vector_ND, language_N) → float32 [N, D] of unit length. Languages are those that it was fitted to."""
+
+DIRECTIONS = 1
+"""R of LIR in the retrieval experiments of its paper."""
+
+
+def demean(vector_ND: np.ndarray, language_N: np.ndarray) -> Remove:
+    """Subtract the mean vector of the text's language (Libovický et al. 2020, arXiv 2004.05160)."""
+    mean_LD = {
+        language: vector_ND[language_N == language].mean(axis=0, dtype=np.float64)
+        for language in np.unique(language_N).tolist()
+    }
+
+    def remove(vector_ND: np.ndarray, language_N: np.ndarray) -> np.ndarray:
+        return _by_language(vector_ND, language_N, lambda own_ND, language: own_ND - mean_LD[language])
+
+    return remove
+
+
+def lir(vector_ND: np.ndarray, language_N: np.ndarray, *, directions: int = DIRECTIONS) -> Remove:
+    """Language information removal (Yang et al. 2021, arXiv 2109.04727).
+
+        M = U Σ Vᵀ,   e ← e − V_R V_Rᵀ e        M the vectors of one language, not centred; V_R the first R columns of V
+
+    The first direction of vectors that are not centred is close to their mean, but it is taken out by projection: each
+    text loses its own share of it.
+    """
+    direction_LRD = {
+        language: _first_directions(vector_ND[language_N == language], directions)
+        for language in np.unique(language_N).tolist()
+    }
+
+    def remove(vector_ND: np.ndarray, language_N: np.ndarray) -> np.ndarray:
+        def project(own_ND: np.ndarray, language: int) -> np.ndarray:
+            direction_RD = direction_LRD[language]
+            return own_ND - own_ND @ direction_RD.T @ direction_RD
+
+        return _by_language(vector_ND, language_N, project)
+
+    return remove
+
+
+REMOVALS: dict[str, Callable[[np.ndarray, np.ndarray], Remove]] = {"demean": demean, "lir": lir}
+"""By the names they have in scores.json."""
+
+
+def _first_directions(vector_ND: np.ndarray, directions: int) -> np.ndarray:
+    """The first right singular vectors: float64 [R, D]. As eigenvectors of MᵀM, so that N may be large."""
+    vector_ND = vector_ND.astype(np.float64)
+    _, column_DD = np.linalg.eigh(vector_ND.T @ vector_ND)
+    return column_DD[:, ::-1][:, :directions].T
+
+
+def _by_language(
+    vector_ND: np.ndarray, language_N: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]
+) -> np.ndarray:
+    """Change the vectors of each language and bring them to unit length; what is left of nothing is zero."""
+    changed_ND = np.empty_like(vector_ND, dtype=np.float32)
+    for language in np.unique(language_N).tolist():
+        own_ND = change(vector_ND[language_N == language].astype(np.float64), language)
+        length_N1 = np.linalg.norm(own_ND, axis=1, keepdims=True)
+        changed_ND[language_N == language] = own_ND / np.where(length_N1 > 1e-12, length_N1, np.inf)
+    return changed_ND
