@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hbdist.config import Config
 from hbdist.encoder import Encoder
+from hbdist.sections import LossSection
 
 
 def export(
@@ -110,9 +111,8 @@ Queries are prefixed with `{config.model.query_prefix}`, documents with `{config
 ## Training
 
 - Languages: {languages}. Data: shards with manifest fingerprint `{fingerprint}`.
-- {steps} of {config.steps} steps of {batch.size} pairs, α = {batch.mono_share:g} (`batch.mix = "{batch.mix}"`), InfoNCE at temperature
-  {config.loss.temperature:g}{" at first, then learned" * config.loss.learn_temperature}{", symmetric" * config.loss.symmetric},
-  {config.loss.hard_negatives} hard negatives a pair{f", margin {config.loss.margin:g}" if config.loss.margin is not None else ""}.
+- {steps} of {config.steps} steps of {batch.size} pairs, α = {batch.mono_share:g} (`batch.mix = "{batch.mix}"`).
+- InfoNCE at temperature {_loss(config.loss)}, {config.loss.hard_negatives} hard negatives a pair.
 - AdamW, learning rate {config.optimizer.lr:g} ({config.optimizer.schedule}, {config.optimizer.warmup_steps} warm-up steps),
   weight decay {config.optimizer.weight_decay:g}, seed {config.seed}.
 
@@ -122,3 +122,9 @@ Made with hbdist; the method is arXiv 2408.10536. The config below, in a file, t
 ```toml
 {config.to_toml()}```
 """
+
+
+def _loss(loss: LossSection) -> str:
+    learned = " at first, then learned" if loss.learn_temperature else ""
+    margin = f", margin {loss.margin:g}" if loss.margin is not None else ""
+    return f"{loss.temperature:g}{learned}{', symmetric' * loss.symmetric}{margin}"

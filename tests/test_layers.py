@@ -20,7 +20,11 @@ LAYERS = [
         *("shards", "translation", "evaluation.scores"),
     },
     # 1: pure functions of tensors or arrays
-    {"strips", "candidates", "loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"},
+    {
+        *("strips", "candidates", "loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"),
+        *("evaluation.alignment", "evaluation.consistency", "evaluation.removal"),
+        *("evaluation.per_query", "evaluation.confidence", "evaluation.measures"),
+    },
     # 2: torch, one process or many
     {
         *("packed", "encoder", "trained", "gather", "contrastive", "optim", "batches", "lengths", "memory", "chunked"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import webdataset
 from built_folders import contents, groups
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from shard_sources import parallel, row, write_jsonl
 from stores import serving
@@ -53,7 +53,8 @@ def built_or_refused(recipe: Path, out: Path) -> Manifest | str:
         return str(error)
 
 
-@settings(max_examples=10)
+# Not shrunk: with eighteen groups to build for each try, that takes minutes.
+@settings(max_examples=10, phases=(Phase.explicit, Phase.generate))
 @given(
     rows=st.fixed_dictionaries({language: st.lists(ROW, max_size=14) for language in LANGUAGES}),
     keys=st.fixed_dictionaries(
