@@ -48,13 +48,17 @@ $(PEERS)/.installed: benchmarks/peers.txt | install
 		--target $(PEERS) --requirement benchmarks/peers.txt
 	touch $@
 
-# Half an hour on two cores that nothing else uses; the results go into benchmarks/results and benchmarks/README.md.
+# Three quarters of an hour on two cores that nothing else uses; the results go into benchmarks/results and benchmarks/README.md.
 bench: install $(PEERS)/.installed
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/loss.py --large
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/gradient_cache.py
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/composition.py
+	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/schedule.py
+	$(BIN)/python benchmarks/layouts.py
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/page.py
 

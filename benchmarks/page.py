@@ -1,0 +1,140 @@
+"""Makes README.md here from the JSON files in results/: one table for every benchmark."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import composition
+import gpu
+import gradient_cache
+import gradients
+import layouts
+import loss
+import ranks
+import reading
+import resume
+import schedule
+from measure import HERE, RESULTS
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str], str]] = {
+    "gradients": (
+        "Is the gradient of W ranks that of the whole batch?",
+        gradients.table,
+        "‖g‖ ÷ ‖reference‖ under DistributedDataParallel, which averages over the ranks; the lowest cosine and the largest"
+        " relative error of all losses and ranks. The reference is the gradient of the global batch's mean loss, made by one"
+        " process in float64. q→d: query to document; q⇄d: both directions; +2: with two hard negatives a pair. Adam"
+        " hides a wrong length; clipping, auxiliary losses and comparisons over W do not.",
+    ),
+    "loss": (
+        "The loss alone, one process",
+        loss.table,
+        "Unit vectors of 768 dimensions in, loss and both gradients out; float32, two threads. Memory is the peak of a process"
+        " of its own above its imports and inputs. Aims: memory ≤ 0.05 × OpenCLIP at 16,384 pairs; time ≤ 0.6 × OpenCLIP's"
+        " symmetric loss and ≤ 1.0 × sentence-transformers' cached loss, which has its fastest mini-batch.",
+    ),
+    "loss-large": (
+        "65,536 pairs in one process",
+        loss.large_table,
+        "The same with 65,536 pairs, where all scores at once would take 17 GB a copy. Aim: the whole process ≤ 2.5 GB.",
+    ),
+    "ranks": (
+        "The loss over two ranks",
+        ranks.table,
+        "The symmetric loss, forward and backward, from each rank's unit vectors; two processes of one thread, gloo."
+        " OpenCLIP with local_loss and gather_with_grad. Bytes are counted at the collectives, as a ring moves them; beside"
+        " that is what the loopback interface carried: gloo makes a reduce-scatter out of an all-reduce, which moves twice as"
+        " much. Aims: time ≤ 1.0, peak ≤ 0.1, bytes ≤ 0.75 × OpenCLIP.",
+    ),
+    "gradient_cache": (
+        "The gradient cache",
+        gradient_cache.table,
+        "A whole step of a random encoder of six layers and 384 dimensions, 256 pairs of about 24 and 96 tokens. Two passes do"
+        " at least 1.33 times the arithmetic of one. Aim: ≤ 1.40 times its time.",
+    ),
+    "reading": (
+        "Reading",
+        reading.table,
+        "Pairs a second from the same shards of about 1 KB a pair; files in the system's memory but in the last row, where it"
+        " was made to forget them. Both tokenise 512 pairs at once with the demo's tokenizer; hbdist's are also sorted, cut"
+        " into chunks and given identities. Aims: ≥ 1.0 × webdataset; ≥ 2 × what the encoder takes.",
+    ),
+    "composition": (
+        "What is in a global batch",
+        composition.table,
+        "Eleven languages, 4 ranks, 5 % of the texts repeated; sentence-transformers' samplers of several data sets, sharded by"
+        " accelerate. hbdist's second row also reads and cuts the texts, which the other rows leave to what follows. Shared"
+        " documents and queries are means a batch, of texts that a rank has as well as an earlier one. The first batches hold"
+        " what is done once (hashes); speed is that of later turns. Aims: 1.000; none unmasked; ≥ 5 × batches/s.",
+    ),
+    "resume": (
+        "Going on after a kill",
+        resume.table,
+        "Seconds from the imports to the first batch of 256 texts, and whether all ids that follow are those of an undisturbed"
+        " run. Peers that stream pass over what was read; `state_dict` of datasets knows the place in a shard, and loses what"
+        " a shuffle buffer held. Aim: the same batches, ≥ 20 times as soon at 90 %.",
+    ),
+    "schedule": (
+        "Planning at scale",
+        schedule.table,
+        "Made-up manifests. Memory is the peak of a process of its own above its imports.",
+    ),
+    "layouts": (
+        "Layouts of parallel data",
+        layouts.table,
+        "NTREX and TICO-19 in eleven languages: shards that hold each pair whole (`pairs`), and each text once (`parallel`).",
+    ),
+    "gpu": (
+        "One GPU, bfloat16",
+        gpu.table,
+        "Seconds, peak memory above the inputs, and speed as a share of a plain matrix product's, of the symmetric loss with"
+        " 8,192 to 1,048,576 pairs of 768 dimensions, beside Inf-CL's kernel and OpenCLIP.",
+    ),
+}
+INTRODUCTION = """# Benchmarks
+
+hbdist beside the libraries that people use for the same, on the same machine in the same minutes. `make bench` measures all of
+it anew and makes this page; each file here runs alone, too (`--quick` shows in minutes that it does).
+
+Peers have their best settings. Times are interleaved, A B C A B C, five turns after two warm-ups on a smaller batch, and a
+ratio is the median of the turns' ratios, with its quartiles; `*` marks what was run once, because five turns would take too
+long. That all compute the same is checked first. What a peer could not run is named, with the reason. Raw numbers are in
+[results/](results/); versions of the peers in [peers.txt](peers.txt), and none of their code is here.
+"""
+
+
+def page(results: Path) -> str:
+    """The whole page, from the JSON files in a folder; a benchmark without one is named as not measured."""
+    parts, machines = [INTRODUCTION], dict[str, dict[str, str | None]]()
+    for name, (title, table, text) in TABLES.items():
+        path = results / f"{name}.json"
+        body = f"Not measured. `python benchmarks/{COMMANDS.get(name, name + '.py')}` does it."
+        if path.is_file():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            body = table(result)
+            machines.setdefault(_describe(result["machine"]), {}).update(result.get("versions", {}))
+        parts.append(f"## {title}\n\n{text}\n\n{body}\n")
+    described = [f"- {', '.join((machine, *_versions(more)))}" for machine, more in machines.items()]
+    parts.append("## Measured on\n\n" + "\n".join(described or ["- nothing yet"]) + "\n")
+    return "\n".join(parts)
+
+
+COMMANDS = {"loss-large": "loss.py --large"}
+
+
+def _describe(machine: dict[str, Any]) -> str:
+    where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB"
+    return f"{machine['date']}: {where}; Python {', '.join((machine['python'], *_versions(machine['versions'])))}"
+
+
+def _versions(found: dict[str, str | None]) -> list[str]:
+    return [f"{name} {version or 'not installed'}" for name, version in found.items()]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=HERE / "README.md")
+    given = parser.parse_args()
+    given.out.write_text(page(given.results), encoding="utf-8")

@@ -1,0 +1,143 @@
+"""The peers' own code, found in their installed packages; what of it needs heavy dependencies is loaded file by file.
+
+Nothing of theirs is kept here. A peer that is not there is named in the results, with the reason.
+"""
+
+import importlib
+import importlib.metadata
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FOLDER = Path(__file__).parent / ".cache" / "peers"
+"""Where `peers.txt` is installed: after everything else on the path, so that nothing there hides the project's own."""
+if str(FOLDER) not in sys.path:
+    sys.path.append(str(FOLDER))
+
+
+class PeerError(Exception):
+    """A peer cannot be loaded; the message names it and says why."""
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def open_clip_loss() -> Any:
+    """OpenCLIP's ClipLoss."""
+    return _alone("open-clip-torch", "open_clip.loss", {}).ClipLoss
+
+
+def sentence_transformers_losses() -> Any:
+    """The module of sentence-transformers' losses for bi-encoders."""
+    return _load("sentence-transformers", "sentence_transformers.sentence_transformer.losses")
+
+
+def dot_score() -> Any:
+    """sentence-transformers' product without normalisation, its fastest for unit vectors."""
+    return _load("sentence-transformers", "sentence_transformers.util").dot_score
+
+
+def grad_cache() -> tuple[Any, Any]:
+    """GradCache and its DistributedContrastiveLoss."""
+    loss = _load("gradcache", "gradcache.loss").DistributedContrastiveLoss
+    # The release imports itself by a name that it does not install.
+    sys.modules.setdefault("grad_cache", sys.modules["gradcache"])
+    sys.modules.setdefault("grad_cache.context_managers", _load("gradcache", "gradcache.context_managers"))
+    return _load("gradcache", "gradcache.grad_cache").GradCache, loss
+
+
+def flag_embedding_model() -> Any:
+    """FlagEmbedding's bi-encoder, whose forward pass in training is its loss."""
+    base = _alone("flagembedding", "FlagEmbedding.abc.finetune.embedder.AbsModeling", {})
+    package = "FlagEmbedding.abc.finetune.embedder"
+    name = "FlagEmbedding.finetune.embedder.encoder_only.base.modeling"
+    return _alone(
+        "flagembedding", name, {package: {"AbsEmbedderModel": base.AbsEmbedderModel}}
+    ).BiEncoderOnlyEmbedderModel
+
+
+def pylate_loss() -> Any:
+    """PyLate's Contrastive."""
+    scores = _alone("pylate", "pylate.scores.colbert", {"pylate.utils": {}})
+    ranks = _alone("pylate", "pylate.utils.distributed", {})
+    beside = {
+        "pylate.models": {"ColBERT": _NoSkippedTokens},
+        "pylate.scores": {"ColBERTScores": scores.ColBERTScores},
+        "pylate.utils": {
+            name: getattr(ranks, name)
+            for name in ("all_gather", "all_gather_with_gradients", "get_rank", "get_world_size")
+        },
+    }
+    return _alone("pylate", "pylate.losses.contrastive", beside).Contrastive
+
+
+def inf_cl_loss() -> Any:
+    """Inf-CL's kernel for one GPU: the loss of each row."""
+    return _load("inf-cl", "inf_cl").cal_flash_loss
+
+
+class _NoSkippedTokens:
+    """Of its ColBERT the loss uses this alone: which tokens are not on the list of those to skip, here all."""
+
+    @staticmethod
+    def skiplist_mask(input_ids: Any, skiplist: list[int]) -> Any:
+        return input_ids == input_ids
+
+
+def _load(distribution: str, module: str) -> Any:
+    _require(distribution)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise PeerError(f"{distribution}: {type(error).__name__}: {error}") from error
+
+
+def _alone(distribution: str, module: str, beside: dict[str, dict[str, Any]]) -> Any:
+    """One module of a package, without the __init__.py of any package above it.
+
+    Args:
+        beside: packages that it imports beside those above it, with the names that it takes from their __init__.py.
+    """
+    _require(distribution)
+    parts = module.split(".")
+    spec = PathFinder.find_spec(parts[0])
+    if spec is None or spec.origin is None:
+        raise PeerError(f"{distribution} is installed and has no package {parts[0]}")
+    above = [".".join(parts[:end]) for end in range(1, len(parts))]
+    for name in (*above, *beside):
+        if name not in sys.modules:
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__path__ = [str(Path(spec.origin).parent.joinpath(*name.split(".")[1:]))]
+        vars(sys.modules[name]).update(beside.get(name, {}))
+    return _load(distribution, module)
+
+
+def _require(distribution: str) -> None:
+    if version_of(distribution) is None:
+        raise PeerError(f"{distribution} is not installed; benchmarks/peers.txt says how")
+
+
+LOADERS = {
+    "sentence-transformers": sentence_transformers_losses,
+    "open-clip-torch": open_clip_loss,
+    "gradcache": grad_cache,
+    "flagembedding": flag_embedding_model,
+    "pylate": pylate_loss,
+    "inf-cl": inf_cl_loss,
+}
+"""Every peer by the name of its distribution."""
+
+if __name__ == "__main__":
+    for name, load in LOADERS.items():
+        try:
+            load()
+            print(f"{name} {version_of(name)}")
+        except PeerError as error:
+            print(f"{name} cannot be used: {error}")

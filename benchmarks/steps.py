@@ -1,0 +1,162 @@
+"""Whole steps of a random encoder on random texts, as hbdist and sentence-transformers make them: encode, loss, backward.
+
+B pairs on this rank · L tokens, padded · D dimensions
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peers import sentence_transformers_losses
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
+from transformers import BertConfig, BertModel
+
+from hbdist.batches import BatchCounts, Chunk, RankBatch
+from hbdist.chunked import ContrastiveStep
+from hbdist.config import Config
+from hbdist.encoder import make_chunks, pad, pool
+from hbdist.engine import Engine
+from hbdist.trained import Trained
+
+WIDTH, PIECES = 384, 30_000
+TEMPERATURE = 0.05
+TOKENS, SPREAD = {"query": 24, "document": 96}, 0.7
+"""Median of the texts' lengths, and the standard deviation of their logarithms."""
+Texts = dict[str, list[list[int]]]
+
+
+class Encoder(nn.Module):
+    """A BERT of random weights without dropout, the mean of its tokens, normalised."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        shape = {"hidden_size": WIDTH, "num_attention_heads": WIDTH // 32, "intermediate_size": 4 * WIDTH}
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = BertConfig(vocab_size=PIECES, num_hidden_layers=layers, **shape, **dropout)
+        self.backbone = BertModel(config, add_pooling_layer=False)
+
+    def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
+        hidden_BLD = self.backbone(input_ids=input_ids_BL, attention_mask=attention_mask_BL).last_hidden_state
+        return normalize(pool(hidden_BLD, attention_mask_BL, "mean"), dim=-1)
+
+
+class AsFeatures(nn.Sequential):
+    """The encoder as sentence-transformers' losses call it."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self[0](features["input_ids"], features["attention_mask"])}
+
+
+def make_texts(pairs: int, *, seed: int = 0) -> Texts:
+    """Token ids of queries and documents of lognormal lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    texts: Texts = {}
+    for kind, median in TOKENS.items():
+        lengths = (median * torch.exp(SPREAD * torch.randn(pairs, generator=generator))).long().clamp(4, 512)
+        texts[kind] = [torch.randint(5, PIECES, (int(length),), generator=generator).tolist() for length in lengths]
+    return texts
+
+
+@dataclass(frozen=True)
+class Ours:
+    """hbdist's step in one pass or in two."""
+
+    run: Callable[[], object]
+    model: nn.Module
+    """As the engine wrapped it."""
+    padded_tokens: int
+
+
+def our_step(encoder: Encoder, texts: Texts, engine: Engine | None, gradient_cache: str, *, chunk_tokens: int) -> Ours:
+    """The step that training takes, on this rank's texts.
+
+    Args:
+        engine: a started one; None starts it, for one process.
+        gradient_cache: "always" or "never".
+    """
+    pairs = len(texts["query"])
+    config = make_config(pairs * (engine.world if engine else 1), gradient_cache)
+    engine = engine or Engine.start(config)
+    model = engine.prepare(Trained(encoder, config), config.optimizer)
+    step = ContrastiveStep(model, config, engine, say=lambda _: None)
+    identity = torch.arange(3 * pairs).reshape(pairs, 3) + 1 + 3 * pairs * engine.rank
+    batch = RankBatch(
+        step=0,
+        query_chunks=_chunks(texts["query"], chunk_tokens),
+        document_chunks=_chunks(texts["document"], chunk_tokens),
+        identity_BI=identity,
+        block_B=torch.zeros(pairs, dtype=torch.int64),
+        negative_identity_NI=torch.zeros(0, 3, dtype=torch.int64),
+        negative_block_N=torch.zeros(0, dtype=torch.int64),
+        counts=BatchCounts({}, 0.0, 0, 1, 1, 0),
+        ids=None,
+    )
+    return Ours(lambda: step(batch), model, sum(chunk.input_ids_BL.numel() for chunk in batch.chunks))
+
+
+def make_config(pairs: int, gradient_cache: str, *, deepspeed: str = "") -> Config:
+    values: dict[str, Any] = {
+        "steps": 1,
+        "data": {"shards": "none"},
+        "model": {"name": "none"},
+        "batch": {"size": pairs},
+        "loss": {"temperature": TEMPERATURE, "gradient_cache": gradient_cache},
+        "engine": {"deepspeed": deepspeed},
+    }
+    return Config.check(values, source="benchmark")
+
+
+def _chunks(texts: list[list[int]], chunk_tokens: int) -> list[Chunk]:
+    places = make_chunks(texts, chunk_tokens)
+    return [Chunk(*pad([texts[place] for place in chunk], 0), torch.tensor(chunk)) for chunk in places]
+
+
+def peer_step(
+    encoder: Encoder, texts: Texts, mini_batch: dict[str, int], *, distributed: bool = False
+) -> tuple[Callable[[], object], nn.Module]:
+    """sentence-transformers' CachedMultipleNegativesRankingLoss on the same texts, in their order, and the model it calls.
+
+    Args:
+        mini_batch: mini_batch_size or mini_batch_num_tokens.
+
+    Raises:
+        PeerError: it is not there.
+    """
+    model: nn.Module = AsFeatures(encoder)
+    make = sentence_transformers_losses().CachedMultipleNegativesRankingLoss
+    loss = make(model, scale=1 / TEMPERATURE, gather_across_devices=distributed, **mini_batch)
+    if distributed:
+        loss.model = model = DistributedDataParallel(model)  # as its trainer does
+    columns = [dict(zip(("input_ids", "attention_mask"), pad(texts[kind], 0), strict=True)) for kind in TOKENS]
+    return lambda: loss(columns, None).backward(), model
+
+
+def peer_engine_step(encoder: Encoder, texts: Texts, mini_batch: dict[str, int]) -> None:
+    """The same as a DeepSpeed engine of one process, with ZeRO-2, as accelerate makes and calls it for its trainer.
+
+    Raises:
+        PeerError: it is not there. Whatever DeepSpeed raises.
+    """
+    import deepspeed
+    import deepspeed.ops
+
+    loss_class = sentence_transformers_losses().CachedMultipleNegativesRankingLoss
+    # On the CPU it would compile a module for shared memory first; gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("gloo")
+    model = AsFeatures(encoder)
+    loss = loss_class(model, scale=1 / TEMPERATURE, **mini_batch)
+    settings = {
+        "train_micro_batch_size_per_gpu": len(texts["query"]),
+        "zero_optimization": {"stage": 2},
+        "zero_allow_untested_optimizer": True,
+    }
+    optimizer = torch.optim.AdamW(model.parameters())
+    loss.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    columns = [dict(zip(("input_ids", "attention_mask"), pad(texts[kind], 0), strict=True)) for kind in TOKENS]
+    loss.model.backward(loss(columns, None))
+    loss.model.step()
