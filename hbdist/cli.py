@@ -22,6 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app = typer.Typer(help="Benchmark data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 console = Console()
 
 
@@ -183,8 +185,11 @@ def translate(
 def evaluate(
     model: Annotated[str, typer.Argument(help="A Hugging Face name, or a model's folder.")],
     out: Annotated[Path, typer.Option(help="Folder for scores.json and the TREC files.")],
-    task: Annotated[str, typer.Option(help="The benchmark: xquad-r.")] = "xquad-r",
-    data: Annotated[Path | None, typer.Option(help="Folder of the task's files, instead of those that ship.")] = None,
+    task: Annotated[
+        str,
+        typer.Option(help="xquad-r[:paragraph], mlqa-r, miracl, tydiqa, wikihop[:any], beir:FOLDER or parallel:PATH."),
+    ] = "xquad-r",
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's files, instead of data/TASK.")] = None,
     languages: Annotated[str | None, typer.Option(help="Keep only these, in queries and candidates: en,ar.")] = None,
     questions: Annotated[
         int | None, typer.Option(min=1, help="Keep this many a language; all candidates stay.")
@@ -200,12 +205,10 @@ def evaluate(
     from hbdist.evaluation.confidence import compare
     from hbdist.evaluation.per_query import read_per_query
     from hbdist.evaluation.scores import read_scores, table
-    from hbdist.evaluation.tasks.xquad_r import load_xquad_r
+    from hbdist.evaluation.tasks.catalog import load_task
 
-    if task != "xquad-r":
-        raise ConfigError(f"--task {task!r} is not known. Give xquad-r.")
-    chosen = load_xquad_r(data) if data else load_xquad_r()
-    chosen = chosen.cut(languages=languages.split(",") if languages else (), questions=questions)
+    kept = languages.split(",") if languages else []
+    chosen = load_task(task, data, languages=kept).cut(languages=kept, questions=questions)
     earlier = read_scores(before) if before else None
     if before and earlier is None:
         raise DataError(f"--before {before} holds no scores.json. Give the --out of an earlier evaluation.")
@@ -222,6 +225,24 @@ def evaluate(
         change = compare([ranks], [read_per_query(out, scores["task_fingerprint"])])
     console.print(table(scores, earlier, change))
     print(f"the scores are in {out / 'scores.json'}")
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="xquad-r, mlqa-r, miracl, tydiqa, wikihop or beir:NAME.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the files, instead of data/NAME.")] = None,
+    languages: Annotated[str | None, typer.Option(help="Of MIRACL: sw,yo.")] = None,
+) -> None:
+    """Fetch the data of a task from their public home, with checksums. Start it again to go on."""
+    from hbdist.data.fetch import fetch as fetch_data
+    from hbdist.data.homes import home_of
+
+    home = home_of(name)
+    with Bar(f"fetching {name}") as bar:
+        fetched = fetch_data(
+            home, out or Path("data") / home.name, languages=languages.split(",") if languages else (), progress=bar
+        )
+    print(fetched.text())
 
 
 @app.command()

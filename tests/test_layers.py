@@ -21,7 +21,7 @@ LAYERS = [
     },
     # 1: pure functions of tensors or arrays
     {
-        *("strips", "candidates", "loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"),
+        *("data", "strips", "candidates", "loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"),
         *("evaluation.alignment", "evaluation.consistency", "evaluation.removal"),
         *("evaluation.per_query", "evaluation.confidence", "evaluation.measures"),
     },

@@ -71,16 +71,24 @@ def evaluate(
     """
     started = perf_counter()
     query_QD = _encode(encoder, [query.text for query in task.queries], "query", progress)
-    candidate_CD = _encode(encoder, [candidate.text for candidate in task.candidates], "document", progress)
+    texts = [text for part in task.candidate_texts(1024) for text in part]
+    candidate_CD = _encode(encoder, texts, "document", progress)
     encoded = perf_counter()
-    rank = partial(rank_in_tiles, relevant_QR=task.relevant, slices=list(task.candidate_slices.values()))
+    rank = partial(
+        rank_in_tiles,
+        relevant_QR=task.relevant,
+        slices=list(task.candidate_slices.values()),
+        unranked_QI=task.unranked,
+    )
     ranking = rank(query_QD, candidate_CD, progress=_part(progress, "scores"))
-    several = len(task.languages) > 1
+    several = len(task.languages) > 1 and "multilingual" in task.settings
     scores = {
         "task": task.name,
         "model": model,
         "model_fingerprint": fingerprint,
-        "task_fingerprint": task_fingerprint(task),
+        "task_fingerprint": task.fingerprint,
+        "note": task.note,
+        "left_out": dict(task.left_out),
         "counts": {"queries": len(task.queries), "candidates": len(task.candidates)},
         "cut": _cut(task),
         **summarise(ranking, task),
@@ -97,23 +105,29 @@ def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
 
     monolingual: over languages (queries and candidates of one language). cross_lingual: over ordered pairs of two
     languages (candidates of one language). multilingual: over query languages (candidates of all languages).
-    With one language only, there is neither cross_lingual nor bias: both are null.
+    What the task has no setting for is null, and so, with one language only, are cross_lingual and bias.
     """
+    mean = partial(mean_metrics, names=task.metrics)
     rank_of_pair = {
-        (x, y): mean_metrics(np.where(_relevant_in(task, y)[rows], ranking.language_QR[rows], NO_RANK))
+        (x, y): mean(
+            np.where(_relevant_in(task, y)[rows], ranking.language_QR[rows], NO_RANK),
+            grade_QR=task.relevant_grade[rows],
+        )
         for x, rows in task.query_slices.items()
         for y in task.languages
+        if ("monolingual" if x == y else "cross_lingual") in task.settings
     }
     # A pair without any question in common has no score.
     by_pair = {pair: values for pair, values in rank_of_pair.items() if values}
-    by_language = {x: mean_metrics(ranking.pool_QR[rows]) for x, rows in task.query_slices.items()}
-    bias = _bias(ranking, task) if len(task.languages) > 1 else {}
+    in_pool = {x: rows for x, rows in task.query_slices.items() if "multilingual" in task.settings}
+    by_language = {x: mean(ranking.pool_QR[rows], grade_QR=task.relevant_grade[rows]) for x, rows in in_pool.items()}
+    bias = _bias(ranking, task) if in_pool and len(task.languages) > 1 else {}
     if bias:
         bias[""] |= more_bias(ranking, task, {x: values["map"] for x, values in by_language.items()})
     return {
-        "monolingual": macro_mean(values for (x, y), values in by_pair.items() if x == y),
+        "monolingual": macro_mean(values for (x, y), values in by_pair.items() if x == y) or None,
         "cross_lingual": macro_mean(values for (x, y), values in by_pair.items() if x != y) or None,
-        "multilingual": macro_mean(by_language.values()),
+        "multilingual": macro_mean(by_language.values()) or None,
         "by_pair": {f"{x}-{y}": values for (x, y), values in by_pair.items()},
         "by_language": {x: values | bias.get(x, {}) for x, values in by_language.items()},
         "bias": bias.get("", None),
@@ -146,7 +160,7 @@ def evaluate_to(
     known = read_scores(out)
     if known and (known.get("model_fingerprint"), known.get("task_fingerprint")) == (
         fingerprint,
-        task_fingerprint(task),
+        task.fingerprint,
     ):
         return known
     evaluation = evaluate(load(settings), task, model=settings.name, fingerprint=fingerprint, progress=progress)
@@ -170,11 +184,6 @@ def model_fingerprint(settings: ModelSection) -> str:
     return digest.hexdigest()
 
 
-def task_fingerprint(task: RetrievalTask) -> str:
-    """sha256 of the task as it is after cuts: ids, texts, relevance."""
-    return hashlib.sha256(json.dumps(asdict(task), ensure_ascii=False).encode()).hexdigest()
-
-
 def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path:
     """Write multilingual.run.trec, qrels.trec (".gz" if long), ranks.npz and, last and whole or not at all, scores.json.
 
@@ -187,11 +196,13 @@ def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path
         f"{query} Q0 {ids[place]} {rank} {score:.9g} hbdist\n"
         for query, places, values in zip(task.query_ids, ranking.top_QK, ranking.top_score_QK, strict=True)
         for rank, (place, score) in enumerate(zip(places.tolist(), values.tolist(), strict=True), start=1)
+        if score > -np.inf  # else not ranked for this query
     )
     qrels = (
-        f"{query_id} 0 {ids[place]} 1\n"
-        for query_id, query in zip(task.query_ids, task.queries, strict=True)
-        for place in task.relevance[query.id]
+        f"{query_id} 0 {ids[place]} {grade}\n"
+        for query_id, places, grades in zip(task.query_ids, task.relevant, task.relevant_grade, strict=True)
+        for place, grade in zip(places.tolist(), grades.tolist(), strict=True)
+        if grade
     )
     _write_lines(out / "multilingual.run.trec", run, ranking.top_QK.size)
     _write_lines(out / "qrels.trec", qrels, sum(len(task.relevance[query.id]) for query in task.queries))
@@ -229,7 +240,8 @@ def _bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, Any]]:
         query_language_Q=language_numbers(task.query_slices),
         candidate_language_C=language_numbers(task.candidate_slices),
     )
-    relevant = [len(places) for places in task.relevance.values()]
+    # A query with a single relevant candidate has no rank distance.
+    relevant = [len(places) for places in task.relevance.values() if len(places) > 1]
     bounds = {
         "rank_distance_perfect": float(np.mean(relevant)) - 1,
         "rank_distance_random": float(np.mean([random_rank_distance(k, len(task.candidates)) for k in relevant])),

@@ -96,6 +96,9 @@ def _change(change: dict[str, Any], setting: str, name: str, digits: int) -> str
 def _caption(scores: dict[str, Any], before: dict[str, Any] | None, change: dict[str, Any] | None) -> str:
     counts = scores["counts"]
     lines = [f"{counts['queries']:,} queries, {counts['candidates']:,} candidates; {describe_cut(scores['cut'])}."]
+    if scores.get("note"):
+        lines.append(f"Note: {scores['note']}.")
+    lines += [f"Left out: {count:,} queries, {reason}." for reason, count in scores.get("left_out", {}).items()]
     if change or (scores.get("confidence") and not before):
         drawn = scores["confidence"]
         lines.append(

@@ -1,17 +1,25 @@
 """A retrieval task over several languages: questions, candidates, and which candidates answer which question."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from hbdist.errors import ConfigError
+from hbdist.evaluation.ranking import METRICS
+from hbdist.evaluation.tasks.collection import Candidate, Collection
 
 NO_CANDIDATE = -1
 """Fills the places of `relevant` that a question does not need."""
+
+Setting = Literal["monolingual", "cross_lingual", "multilingual"]
+SETTINGS: tuple[Setting, ...] = ("monolingual", "cross_lingual", "multilingual")
 
 
 class Query(NamedTuple):
@@ -23,15 +31,6 @@ class Query(NamedTuple):
     text: str
 
 
-class Candidate(NamedTuple):
-    """One sentence that can be retrieved. Its identity is (language, paragraph, sentence); texts need not be unique."""
-
-    language: str
-    paragraph: int
-    sentence: int
-    text: str
-
-
 @dataclass(frozen=True)
 class Cut:
     """What was cut from a task; None where nothing was."""
@@ -39,7 +38,7 @@ class Cut:
     languages: tuple[str, ...] | None = None
     """The languages that are left, in queries and candidates."""
     questions: int | None = None
-    """The questions a language that are left; all candidates are."""
+    """The questions a language that are left, at most; all candidates are."""
 
 
 @dataclass(frozen=True)
@@ -47,42 +46,68 @@ class RetrievalTask:
     """Queries and candidates stand language by language, in the order of `languages`, which ascends.
 
     So the candidates of one language are a slice of the pool, and ids ascend with the place in it (the order on which
-    trec_eval's rule for ties rests).
+    trec_eval's rule for ties rests), unless they are published ones. Every query has a relevant candidate.
     """
 
     name: str
     languages: tuple[str, ...]
     queries: tuple[Query, ...]
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...] | Collection
+    """In memory, or on disk: read those in parts, as `candidate_texts` does."""
     relevance: Mapping[str, tuple[int, ...]]
     """Question id → places of its relevant candidates in the pool, over all languages."""
     cut_to: Cut = Cut()
+    _: KW_ONLY
+    metrics: tuple[str, ...] = METRICS
+    """What its scores are: map, mrr, ndcg@k, recall@k, precision@k. The first is the main one."""
+    settings: tuple[Setting, ...] = SETTINGS
+    """Which settings say something. Where questions are not translated, only monolingual does."""
+    grades: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Question id → the gain of each of its relevant candidates, for nDCG; where there is none, all are 1."""
+    ignored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Question id → places of candidates that are not ranked for it, as nobody judged them."""
+    note: str = ""
+    """What a reader of the scores must know, such as with what they cannot be compared."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Reason → queries that the files have and the task has not."""
 
     def __post_init__(self) -> None:
         assert list(self.languages) == sorted(set(self.languages))
-        for texts in (self.queries, self.candidates):
+        in_memory = () if isinstance(self.candidates, Collection) else (self.candidates,)
+        for texts in (self.queries, *in_memory):
             order = [self.languages.index(text.language) for text in texts]
             assert all(before <= after for before, after in pairwise(order)), "languages do not stand together"
+        assert all(self.relevance.get(query.id) for query in self.queries), "a query has no relevant candidate"
 
     @cached_property
     def query_slices(self) -> dict[str, slice]:
-        """Where the queries of each language stand."""
+        """Where the queries of each language stand; empty for a language of candidates alone."""
         return _slices(self.languages, [query.language for query in self.queries])
 
     @cached_property
     def candidate_slices(self) -> dict[str, slice]:
-        """Where the candidates of each language stand in the pool."""
+        """Where the candidates of each language stand in the pool; empty for a language of queries alone."""
+        if isinstance(self.candidates, Collection):
+            lengths = {language: part.stop - part.start for language, part in self.candidates.slices.items()}
+            return _stretches({language: lengths.get(language, 0) for language in self.languages})
         return _slices(self.languages, [candidate.language for candidate in self.candidates])
 
     @cached_property
     def relevant(self) -> np.ndarray:
         """Places of the relevant candidates of every query: int64 [Q, R], filled up with NO_CANDIDATE."""
-        width = max(len(self.relevance[query.id]) for query in self.queries)
-        relevant_QR = np.full((len(self.queries), width), NO_CANDIDATE, dtype=np.int64)
-        for row, query in enumerate(self.queries):
-            places = self.relevance[query.id]
-            relevant_QR[row, : len(places)] = places
-        return relevant_QR
+        return _filled([self.relevance[query.id] for query in self.queries], NO_CANDIDATE)
+
+    @cached_property
+    def relevant_grade(self) -> np.ndarray:
+        """The gain of each of `relevant`: int64 [Q, R]; 0 where there is none."""
+        if not self.grades:
+            return (self.relevant != NO_CANDIDATE).astype(np.int64)
+        return _filled([self.grades[query.id] for query in self.queries], 0)
+
+    @cached_property
+    def unranked(self) -> np.ndarray:
+        """Places of the candidates that are not ranked for a query: int64 [Q, I], filled up with NO_CANDIDATE."""
+        return _filled([self.ignored.get(query.id, ()) for query in self.queries], NO_CANDIDATE)
 
     @cached_property
     def query_ids(self) -> list[str]:
@@ -90,22 +115,43 @@ class RetrievalTask:
         return [f"{query.language}-{query.id}" for query in self.queries]
 
     @cached_property
-    def candidate_ids(self) -> list[str]:
-        """Ids for TREC files, as "en-000123": the place among the candidates of that language."""
+    def candidate_ids(self) -> Sequence[str]:
+        """Ids for TREC files: language and published id, as "sw-39#0".
+
+        Where none is published, the place among the candidates of that language, as "en-000123".
+        """
+        if isinstance(self.candidates, Collection):
+            return self.candidates.ids
         return [
-            f"{language}-{place - part.start:06d}"
+            f"{language}-{candidate.id or f'{number:06d}'}"
             for language, part in self.candidate_slices.items()
-            for place in range(part.start, part.stop)
+            for number, candidate in enumerate(self.candidates[part])
         ]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the task as it is after cuts: ids, texts, relevance, metrics."""
+        on_disk = isinstance(self.candidates, Collection)
+        values = asdict(replace(self, candidates=()) if on_disk else self)
+        if isinstance(self.candidates, Collection):
+            values["candidates"] = self.candidates.digest
+        return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()
+
+    def candidate_texts(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[list[str]]:
+        """The texts of candidates `start` to `stop` of the pool, in their order, `size` at a time."""
+        end = len(self.candidates) if stop is None else stop
+        for first in range(start, end, size):
+            yield [candidate.text for candidate in self.candidates[first : min(first + size, end)]]
 
     def cut(self, *, languages: Sequence[str] = (), questions: int | None = None) -> "RetrievalTask":
         """The same task in fewer languages, or with fewer questions; `cut_to` says what is left.
 
-        Languages are cut out of queries and candidates. Of the questions, N a language are kept: the same in all
-        languages, spread evenly over the file, since neighbours ask about one paragraph. All candidates stay.
+        Languages are cut out of queries and candidates. Of the questions, N a language are kept, all of a language that
+        has fewer: spread evenly over its file, since neighbours ask about one paragraph. Where all languages have the
+        same questions, the same are kept. All candidates stay.
 
         Raises:
-            ConfigError: a language is not in the task, or it has fewer questions than are to be kept.
+            ConfigError: a language is not in the task, or no language has as many questions as are to be kept.
         """
         task = self._in_languages(tuple(sorted(set(languages)))) if languages else self
         return task if questions is None else task._with_questions(questions)
@@ -119,40 +165,104 @@ class RetrievalTask:
             )
         if languages == self.languages:
             return self
-        kept = [place for place, candidate in enumerate(self.candidates) if candidate.language in languages]
-        new_place = {place: new for new, place in enumerate(kept)}
+        kept = self._candidates_in(languages)
+        moved = _moves(self.candidate_slices, languages)
+        cut = {
+            question: tuple(moved(place) for place in places if moved(place) != NO_CANDIDATE)
+            for question, places in self.relevance.items()
+        }
+        queries = tuple(query for query in self.queries if query.language in languages and cut[query.id])
+        asked = {query.id for query in queries}
         return replace(
             self,
             languages=languages,
-            queries=tuple(query for query in self.queries if query.language in languages),
-            candidates=tuple(self.candidates[place] for place in kept),
-            relevance={
-                question: tuple(new_place[place] for place in places if place in new_place)
-                for question, places in self.relevance.items()
+            queries=queries,
+            candidates=kept,
+            relevance={question: places for question, places in cut.items() if question in asked},
+            grades={
+                question: tuple(
+                    grade
+                    for grade, place in zip(grades, self.relevance[question], strict=True)
+                    if moved(place) != NO_CANDIDATE
+                )
+                for question, grades in self.grades.items()
+                if question in asked
+            },
+            ignored={
+                question: tuple(moved(place) for place in places if moved(place) != NO_CANDIDATE)
+                for question, places in self.ignored.items()
+                if question in asked
             },
             cut_to=replace(self.cut_to, languages=languages),
         )
 
+    def _candidates_in(self, languages: Sequence[str]) -> "tuple[Candidate, ...] | Collection":
+        if isinstance(self.candidates, Collection):
+            return self.candidates.only(languages)
+        return tuple(candidate for candidate in self.candidates if candidate.language in languages)
+
     def _with_questions(self, questions: int) -> "RetrievalTask":
-        ids = list(self.relevance)
-        if not 1 <= questions <= len(ids):
+        of_language = {
+            language: [query.id for query in self.queries[part]] for language, part in self.query_slices.items()
+        }
+        most = max(map(len, of_language.values()))
+        if not 1 <= questions <= most:
             raise ConfigError(
-                f"questions = {questions} cannot be kept: {self.name} has {len(ids)} a language."
-                f" Give a number from 1 to {len(ids)}."
+                f"questions = {questions} cannot be kept: {self.name} has {most} a language at most."
+                f" Give a number from 1 to {most}."
             )
-        if questions == len(ids):
+        if questions == most:
             return self
-        # The middle of each of N equal stretches of the file.
-        kept = {ids[(2 * part + 1) * len(ids) // (2 * questions)] for part in range(questions)}
+        kept = {language: set(_spread(ids, questions)) for language, ids in of_language.items()}
+        asked = set().union(*kept.values())
         return replace(
             self,
-            queries=tuple(query for query in self.queries if query.id in kept),
-            relevance={question: places for question, places in self.relevance.items() if question in kept},
+            queries=tuple(query for query in self.queries if query.id in kept[query.language]),
+            relevance=_of(self.relevance, asked),
+            grades=_of(self.grades, asked),
+            ignored=_of(self.ignored, asked),
             cut_to=replace(self.cut_to, questions=questions),
         )
 
 
+def _spread(ids: Sequence[str], count: int) -> Sequence[str]:
+    """The middle of each of `count` equal stretches; all if there are no more."""
+    if len(ids) <= count:
+        return ids
+    return [ids[(2 * part + 1) * len(ids) // (2 * count)] for part in range(count)]
+
+
+def _of(values: Mapping[str, tuple[int, ...]], questions: set[str]) -> dict[str, tuple[int, ...]]:
+    return {question: value for question, value in values.items() if question in questions}
+
+
+def _filled(rows: Sequence[Sequence[int]], empty: int) -> np.ndarray:
+    """The rows as one array: int64 [rows, longest]."""
+    filled = np.full((len(rows), max(map(len, rows), default=0)), empty, dtype=np.int64)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return filled
+
+
+def _moves(slices: Mapping[str, slice], languages: Sequence[str]) -> Callable[[int], int]:
+    """Place in the pool → place in the pool of these languages alone; NO_CANDIDATE for those of others."""
+    kept = {name: part.stop - part.start if name in languages else 0 for name, part in slices.items()}
+    starts = [part.start for part in slices.values()]
+    shifts = [new.start - slices[name].start if name in languages else None for name, new in _stretches(kept).items()]
+
+    def moved(place: int) -> int:
+        shift = shifts[bisect_right(starts, place) - 1]
+        return NO_CANDIDATE if shift is None else place + shift
+
+    return moved
+
+
 def _slices(languages: Sequence[str], of: Sequence[str]) -> dict[str, slice]:
     """The stretch of each language in a list where languages stand together."""
-    starts = {language: of.index(language) for language in languages}
-    return {language: slice(start, start + of.count(language)) for language, start in starts.items()}
+    return _stretches({language: of.count(language) for language in languages})
+
+
+def _stretches(lengths: Mapping[str, int]) -> dict[str, slice]:
+    """Stretches of these lengths, one behind the other."""
+    ends = np.cumsum([0, *lengths.values()]).tolist()
+    return {language: slice(start, stop) for language, (start, stop) in zip(lengths, pairwise(ends), strict=True)}

@@ -1,0 +1,80 @@
+"""SQuAD's JSON as a source of questions, and of sentences or paragraphs that answer them."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hbdist.errors import DataError
+from hbdist.evaluation.tasks.collection import Candidate
+from hbdist.evaluation.tasks.task import Query
+
+Break = Callable[[dict[str, Any]], Sequence[Sequence[int]]]
+"""A paragraph → start and end of each of its sentences, in characters of its context."""
+
+
+def read_sentences(
+    path: Path, language: str, *, breaks: Break, needed: str, with_paragraph: bool = False, again: str
+) -> tuple[list[Query], list[Candidate], list[int]]:
+    """The questions, the sentences, and for each question the place of its answer among the sentences.
+
+    Args:
+        path: JSON, plain or gzipped.
+        language: of all of it.
+        breaks: where the sentences are.
+        needed: what a paragraph must have, for errors.
+        with_paragraph: a candidate is its sentence, a line break, and the whole paragraph.
+        again: how to get the file again, for errors.
+
+    Raises:
+        DataError: the file is damaged or not SQuAD's JSON, or no single sentence holds the beginning of an answer.
+    """
+    questions: list[Query] = []
+    sentences: list[Candidate] = []
+    answers: list[int] = []
+    try:
+        for number, paragraph in enumerate(paragraphs(read_json(path, again))):
+            base, context, edges = len(sentences), paragraph["context"], breaks(paragraph)
+            for i, (start, end) in enumerate(edges):
+                text = f"{context[start:end]}\n{context}" if with_paragraph else context[start:end]
+                sentences.append(Candidate(language, number, i, text))
+            for entry in paragraph["qas"]:
+                answer = entry["answers"][0]["answer_start"]
+                # Where an answer ends says nothing: in XQuAD-R up to twenty a language run past their sentence.
+                holders = [i for i, (start, end) in enumerate(edges) if start <= answer < end]
+                if len(holders) != 1:
+                    raise DataError(
+                        f"{path}: the answer of question {entry['id']} starts in {len(holders)} sentences; one is"
+                        f" expected. {again}"
+                    )
+                questions.append(Query(entry["id"], language, entry["question"]))
+                answers.append(base + holders[0])
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{path} is not SQuAD JSON with {needed}: {error!r}. {again}") from None
+    return questions, sentences, answers
+
+
+def paragraphs(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All paragraphs of all articles."""
+    return (paragraph for article in document["data"] for paragraph in article["paragraphs"])
+
+
+def read_json(path: Path, again: str) -> dict[str, Any]:
+    """JSON, plain or gzipped.
+
+    Raises:
+        DataError: it is not.
+    """
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}. {again}") from None
+
+
+def plain_or_gzipped(*paths: Path) -> Path | None:
+    """The first of these that is a file, itself or with .gz behind its name."""
+    both = (one for path in paths for one in (path, path.with_name(path.name + ".gz")))
+    return next((path for path in both if path.is_file()), None)
