@@ -212,10 +212,12 @@ FREE = (
     "run.log_batches=true",
     "checkpoint.every=3",
     "checkpoint.keep=9",
-    "engine.precision=bf16",
+    "engine.deepspeed=launch/deepspeed/zero2.json",
     "loss.chunk_tokens=99",
     "data.shards=moved",
     "data.workers=2",
+    "data.on_error=skip",
+    "validation.every=5",
 )
 
 
@@ -226,7 +228,13 @@ def test_what_is_free_on_resume_is_no_other_run(override: str, toml: Path) -> No
     assert difference(Config.load(toml), free) == {}
 
 
-@pytest.mark.parametrize("override", ["seed=2", "steps=5", "loss.temperature=0.1", "batch.size=9", "model.dropout=0.0"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=2", "steps=5", "loss.temperature=0.1", "batch.size=9", "model.dropout=0.0"),
+        *("engine.precision=bf16", "validation.batch_size=8"),
+    ],
+)
 def test_all_else_is_another_run(override: str, toml: Path) -> None:
     key, value = parse_override(override)
     assert difference(Config.load(toml), Config.load(toml, [override])) == {key: value}

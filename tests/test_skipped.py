@@ -59,6 +59,7 @@ def damaged(shards: Path, to: Path, ids: list[str]) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_many_ranks_leave_out_what_one_leaves_out(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
     ((whole, *_),) = on_ranks(1, first_step, tiny_model, tiny_shards)
     broken = damaged(tiny_shards, tmp_path / "broken", whole[1:4])
