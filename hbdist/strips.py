@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hbdist.candidates import FAR, Masks
 
-STRIP_SCORES, STRIP_QUERIES = 2**24, 512
-"""Scores in memory at once (64 MB in float32), but never fewer queries than the second: short products are slow."""
+STRIP_SCORES, STRIP_QUERIES = 2**23, 512
+"""Scores in memory at once (32 MB in float32), but never fewer queries than the second: short products are slow."""
 PRODUCT_DOCUMENTS = 4096
 """t: documents that are brought to float32 at once, where the device cannot multiply bfloat16 into float32."""
 CACHED_SCORES = 2**20
