@@ -5,7 +5,7 @@ AdamW's two moments of each, in float32, by name. So a checkpoint knows nothing 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from hbdist.sections import OptimizerSection
 from hbdist.zero import Zero
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+PIECE = 2**22
+"""Numbers that are brought to float64 at once."""
 Weights = dict[str, Tensor]
 Moments = dict[str, dict[str, Tensor]]
 """{parameter: {moment: tensor}}."""
@@ -90,8 +92,7 @@ class Whole:
             yield
 
     def update(self, lr: float) -> float:
-        limit = self.max_grad_norm or math.inf
-        norm = refuse_infinite(float(nn.utils.clip_grad_norm_(self.bare.parameters(), limit)))
+        norm = clip(self.bare, self.max_grad_norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -128,7 +129,9 @@ class Sharded:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.lockstep = zero.every_backward_reduces and self.world > 1
         self.model, _ = accelerator.prepare(bare, make_optimizer(bare, settings))
-        assert self.model.gradient_clipping() == settings.max_grad_norm, "DeepSpeed would clip at its own default"
+        self.max_grad_norm = settings.max_grad_norm
+        clipped_at = settings.max_grad_norm if zero.stage else 0.0
+        assert self.model.gradient_clipping() == clipped_at, "DeepSpeed would clip at its own default"
         assert self.model.zero_optimization_stage() == zero.stage
         self._last_of_the_step = True
         if moments:
@@ -148,7 +151,7 @@ class Sharded:
 
     def update(self, lr: float) -> float:
         set_lr(self.model.optimizer, lr)
-        norm = refuse_infinite(self._norm_at_stage_0()) if self.stage == 0 else None
+        norm = clip(self.model.module, self.max_grad_norm) if self.stage == 0 else None
         self.model.step()
         self.updates += 1
         # Stages 1 to 3 leave out an update whose gradient is not finite, and say so by an infinite norm.
@@ -223,9 +226,29 @@ class Sharded:
             for group, piece in zip(self.model.optimizer.bit16_groups, self._pieces(), strict=True):
                 lazy_init_hp_params_optimizer_state(group, piece, self._adam().state)
 
-    def _norm_at_stage_0(self) -> float:
-        gradients = [value.grad for _, value in self._trained() if value.grad is not None]
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in gradients])))
+
+def clip(model: nn.Module, limit: float) -> float:
+    """Scale the gradients down to a norm of `limit`, where they are longer and it is not 0; returns their norm before.
+
+    Raises:
+        FloatingPointError: it is not finite.
+    """
+    norm = refuse_infinite(gradient_norm(model.parameters()))
+    if 0 < limit < norm:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(limit / norm)
+    return norm
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """‖g‖ over all parameters, in float64, as DeepSpeed has it.
+
+    torch's own float32 sums over an embedding's tens of millions of squares are off in the third digit on a CPU.
+    """
+    gradients = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
+    pieces = [piece for gradient in gradients for piece in gradient.split(PIECE)]
+    return float(torch.stack([torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in pieces]).norm())
 
 
 def _refuse_other_names(moments: Moments, bare: nn.Module) -> None:

@@ -88,7 +88,8 @@ class Zero:
             # A step is one batch of DeepSpeed's, whatever the chunks: when one ends is told it at each of them.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": max_grad_norm,
+            # At stage 0 it sums the squares in float32; gradients are clipped before it steps.
+            "gradient_clipping": max_grad_norm if self.stage else 0.0,
         }
 
     def __str__(self) -> str:
