@@ -1,13 +1,10 @@
 """A row of one language as bytes: what the parallel layout stores, for all pairs that have their query or document there."""
 
-import json
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from hbdist.shards.sample import Pair
-
-_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+from hbdist.shards.sample import Pair, as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,7 @@ def encode_one(sample: LanguageSample) -> bytes:
         values["negatives"] = sample.negatives  # type: ignore[assignment]
     if sample.document_id is not None:
         values["document_id"] = sample.document_id
-    return _dump(values).encode()
+    return as_json(values).encode()
 
 
 def decode_one(payload: bytes, *, language: str) -> LanguageSample:

@@ -1,6 +1,6 @@
 """One pair as bytes: the JSON member of a tar, and its entry in the index beside it.
 
-The one place that knows what a sample looks like; building, reading and checking all come here.
+The one place that knows what a pair's sample looks like; building, reading and checking all come here.
 """
 
 import json
@@ -13,8 +13,7 @@ INDEX = np.dtype([("offset", "<i8"), ("size", "<i4"), ("query_chars", "<i4"), ("
 """A row of an index: where its JSON begins in the tar and how long it is (bytes), and its texts' lengths
 (characters)."""
 
-
-_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def encode(pair: Pair) -> bytes:
         values["negatives"] = pair.negatives
     if pair.document_id is not None:
         values["document_id"] = pair.document_id
-    return _dump(values).encode()
+    return as_json(values).encode()
 
 
 def decode(payload: bytes, *, dataset: str) -> Pair:
