@@ -1,0 +1,42 @@
+"""The typer application, and how its commands show progress."""
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+app = typer.Typer(
+    help="Hybrid-batch training of multilingual dense retrievers. To train: accelerate launch hbdist/train.py CONFIG.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Benchmark data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+
+
+class Bar:
+    """A progress bar on a terminal, and a plain line now and then in a log: called with (done, total)."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def __enter__(self) -> "Bar":
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.progress.start()
+        self.task = self.progress.add_task(self.title, total=None)
+        self.shown = (self.title, 0)
+        return self
+
+    def __call__(self, done: int, total: int, label: str = "") -> None:
+        title = f"{self.title} {label}".strip()
+        self.progress.update(self.task, completed=done, total=total, description=title)
+        # Behind a comma stands what changes all the time, such as a rate: no reason for a line.
+        shown = (title.partition(",")[0], 4 * done // total if total else 0)
+        if not console.is_terminal and shown != self.shown:
+            self.shown = shown
+            print(f"{title}: {done:,} of {total:,}", flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
