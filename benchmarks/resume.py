@@ -1,6 +1,6 @@
 """Killed at 37 % and at 90 % of an epoch: seconds to the first batch after a restart, and whether what follows is the same.
 
-64 shards of 1,000 pairs of about 1 KB; batches of 256 texts, in the system's memory. hbdist opens the manifest, plans the step
+192 shards of 1,000 pairs of about 1 KB; batches of 256 texts, in the system's memory. hbdist opens the manifest, plans the step
 and reads it; webdataset skips undecoded samples (`slice`); Hugging Face `datasets` streams the same pairs from parquet, as
 it resumes by `skip`, and by its `state_dict`. Peers that stream run in two orders: shards in random order, which is their
 fastest, and through a shuffle buffer of 1,000 as well. hbdist's order is random over all pairs of a language. The streams are
@@ -44,7 +44,7 @@ Ids = Iterator[list[str]]
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    groups, rows, repetitions, warmups = (2, 4_000, 2, 1) if quick else (8, 8_000, REPETITIONS, WARMUPS)
+    groups, rows, repetitions, warmups = (2, 4_000, 2, 1) if quick else (8, 24_000, REPETITIONS, WARMUPS)
     batches = groups * rows // BATCH
     names = [name for name, needs in STREAMS.items() if version_of(needs)]
     result: dict[str, Any] = {
@@ -55,18 +55,18 @@ def measure(*, quick: bool) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         say(f"shards of {groups * rows:,} pairs, and the same as parquet")
-        launch(make_data, timeout=200, folder=folder, groups=groups, rows=rows)
+        launch(make_data, timeout=400, folder=folder, groups=groups, rows=rows)
         given = {"folder": folder, "names": names}
         dones = [int(stop * batches) for stop in STOPS]
         say("undisturbed")
-        undisturbed = launch(read_all, timeout=250, dones=dones, **given)[0]
+        undisturbed = launch(read_all, timeout=900, dones=dones, **given)[0]
         for stop, done in zip(STOPS, dones, strict=True):
             say(f"killed after {done} of {batches} batches")
             kill(done=done, **given)
-            resumed = launch(read_rest, timeout=250, done=done, **given)[0]
+            resumed = launch(read_rest, timeout=900, done=done, **given)[0]
             same = {name: _same(undisturbed[name], resumed[name], done) for name in names}
             say("seconds to the first batch")
-            timed = launch(first_batches, timeout=250, done=done, repetitions=repetitions, warmups=warmups, **given)[0]
+            timed = launch(first_batches, timeout=900, done=done, repetitions=repetitions, warmups=warmups, **given)[0]
             result["runs"][str(stop)] = {"batches_done": done, "same": same, "seconds": timed}
     return result
 
@@ -161,7 +161,7 @@ def kill(folder: str, names: list[str], done: int) -> None:
         RunError: it ended otherwise.
     """
     try:
-        launch(read_and_die, timeout=250, folder=folder, names=names, done=done)
+        launch(read_and_die, timeout=900, folder=folder, names=names, done=done)
     except RunError as error:
         if "signal 9" in str(error):
             return

@@ -132,6 +132,6 @@ def masks_of(identity_GI: Any, rank: int, mine: int) -> Any:
     from hbdist.candidates import Candidates, Masks
 
     pairs = len(identity_GI)
-    none, block_G = torch.zeros(0, 3, dtype=torch.int64), torch.zeros(pairs, dtype=torch.int64)
+    none, block_G = identity_GI[:0], torch.zeros(pairs, dtype=torch.int64)
     known = Candidates(torch.zeros(pairs, 0), identity_GI, block_G, torch.zeros(0, 0), none, none[:, 0])
     return Masks(torch.arange(mine) + rank * mine, known, block_scope=False)

@@ -64,6 +64,8 @@ class _GatherRows(torch.autograd.Function):
         all_WPD = padded_PD.new_empty((len(counts) * max(counts), *rows_BD.shape[1:]))
         _all_gather(all_WPD, padded_PD)
         _count(padded_PD, len(counts) - 1)
+        if min(counts) == max(counts):
+            return all_WPD
         return torch.cat([part[:count] for part, count in zip(all_WPD.split(max(counts)), counts, strict=True)])
 
     @staticmethod
@@ -72,7 +74,9 @@ class _GatherRows(torch.autograd.Function):
         counts = ctx.counts
         # Vectors travel in their own precision; a sum over many ranks would lose digits in bfloat16.
         summed = torch.promote_types(gradient_GD.dtype, torch.float32)
-        padded = torch.cat([_pad_rows(part, max(counts)) for part in gradient_GD.to(summed).split(counts)])
+        padded = gradient_GD.to(summed).contiguous()
+        if min(counts) != max(counts):  # else the largest tensor of a step would be copied for nothing
+            padded = torch.cat([_pad_rows(part, max(counts)) for part in padded.split(counts)])
         own_PD = padded.new_empty((max(counts), *gradient_GD.shape[1:]))
         _reduce_scatter(own_PD, padded, op=dist.ReduceOp.SUM)
         _count(own_PD, len(counts) - 1)
