@@ -8,7 +8,7 @@ DEMO_RUN ?= runs/demo
 DEMO_TRAIN ?=
 DEMO_EVALUATE ?= --questions 100
 
-.PHONY: demo test test-all lint bench install clean
+.PHONY: demo slurm-demo test test-all lint bench install clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -29,6 +29,11 @@ demo: install
 	$(BIN)/hbdist evaluate $(DEMO_RUN)/model --out $(DEMO_RUN)/evaluation/after \
 		--before $(DEMO_RUN)/evaluation/before $(DEMO_EVALUATE)
 	$(BIN)/hbdist report $(DEMO_RUN)
+
+# A real Slurm on this machine, from Debian's packages, for the minute that it takes.
+slurm-demo: install
+	$(BIN)/hbdist build shards/recipes/demo.toml
+	bash slurm/demo.sh
 
 lint: install
 	$(BIN)/ruff check .
@@ -59,6 +64,7 @@ bench: install $(PEERS)/.installed
 	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/schedule.py
 	$(BIN)/python benchmarks/layouts.py
+	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/page.py
 

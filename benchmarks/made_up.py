@@ -96,7 +96,8 @@ def demo_tokenize() -> Any:
     """How the demo's encoder tokenises."""
     from transformers import AutoTokenizer
 
-    from hbdist.encoder import Tokenize, settings_of
+    from hbdist.encoder import settings_of
+    from hbdist.tokens import Tokenize
 
     settings = settings_of(str(MODEL), max_query_tokens=64, max_document_tokens=256)
     return Tokenize(AutoTokenizer.from_pretrained(MODEL), settings)

@@ -39,6 +39,26 @@ def sentence_transformers_losses() -> Any:
     return _load("sentence-transformers", "sentence_transformers.sentence_transformer.losses")
 
 
+def information_retrieval_evaluator() -> tuple[Any, Any]:
+    """sentence-transformers' InformationRetrievalEvaluator, and the product that is its fastest score for unit vectors."""
+    module = _load("sentence-transformers", "sentence_transformers.sentence_transformer.evaluation")
+    return module.InformationRetrievalEvaluator, dot_score()
+
+
+def sentence_transformer(folder: Path) -> Any:
+    """A model's folder, perhaps packed, as sentence-transformers loads it."""
+    from hbdist.packed import unpack
+
+    return _load("sentence-transformers", "sentence_transformers").SentenceTransformer(
+        str(unpack(folder)), device="cpu", local_files_only=True
+    )
+
+
+def mteb() -> Any:
+    """mteb, whose retrieval tasks search and are scored by pytrec_eval."""
+    return _load("mteb", "mteb")
+
+
 def dot_score() -> Any:
     """sentence-transformers' product without normalisation, its fastest for unit vectors."""
     return _load("sentence-transformers", "sentence_transformers.util").dot_score
@@ -131,6 +151,7 @@ LOADERS = {
     "flagembedding": flag_embedding_model,
     "pylate": pylate_loss,
     "inf-cl": inf_cl_loss,
+    "mteb": mteb,
 }
 """Every peer by the name of its distribution."""
 

@@ -17,7 +17,9 @@ _HOMES = {
     "PairDataset": "hbdist.sampler",
     "ResumeError": "hbdist.errors",
     "Schedule": "hbdist.schedule",
+    "Study": "hbdist.studies.study",
     "contrastive_loss": "hbdist.contrastive",
+    "submit": "hbdist.launch",
     "train": "hbdist.train",
 }
 

@@ -3,7 +3,7 @@
 The schedule says which pairs are in the batch; here they are dealt to the ranks so that each has as many tokens as the
 others, and each rank reads only its own.
 
-    B pairs on this rank · G pairs in the global batch · K hard negatives a pair · I = 3 identities of a document
+    B pairs on this rank · G pairs in the global batch · K hard negatives a pair · I = 4 identities of a document
 """
 
 import hashlib
@@ -19,13 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from hbdist.candidates import NO_IDENTITY
 from hbdist.config import Config
-from hbdist.encoder import Tokenize, make_chunks, pad
 from hbdist.errors import DataError
 from hbdist.randomness import permutation
 from hbdist.schedule import GlobalBatch, Schedule, deal_to_ranks
 from hbdist.shards.manifest import Manifest
 from hbdist.shards.read import Pair, ShardReader
 from hbdist.stopping import ignore_stop_signals
+from hbdist.tokens import Tokenize, make_chunks, pad
+
+IDENTITIES = 4
+"""I: item, passage and text of the document, text of the query."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class Batches(Dataset[RankBatch]):
     Args:
         token_rates: tokens a character of each language, the same on every rank (see `measure_token_rates`).
         rank, world: this process's place, and how many there are.
+
+    Raises:
+        ConfigError: the mixture cannot be made from these shards, or the model does not know one of its languages.
     """
 
     def __init__(
@@ -102,6 +108,9 @@ class Batches(Dataset[RankBatch]):
         self.config = config
         self.manifest = manifest
         self.schedule = Schedule.of(config, manifest)
+        pools = [pool for kind in self.schedule.mixture.kinds for pool in kind.pools]
+        groups = [manifest.groups[number] for pool in pools for number in pool.groups]
+        tokenize.check(language for group in groups for language in (group.query_lang, group.document_lang))
         self.reader = ShardReader(manifest, cache_gb=config.data.cache_gb)
         self.tokenize = tokenize
         self.token_rates = dict(token_rates)
@@ -145,8 +154,16 @@ class Batches(Dataset[RankBatch]):
         ]
         hard = self.config.loss.hard_negatives
         block_B = torch.from_numpy(whole.block[mine])
-        query_ids, queries_cut = self.tokenize([pair.query for pair in pairs], "query")
-        document_ids, documents_cut = self.tokenize([pair.document for pair in pairs] + negatives, "document")
+        groups = [self.manifest.groups[number] for number in whole.group[mine]]
+        document_languages = [group.document_lang for group in groups]
+        query_ids, queries_cut = self.tokenize(
+            [pair.query for pair in pairs], "query", [group.query_lang for group in groups]
+        )
+        document_ids, documents_cut = self.tokenize(
+            [pair.document for pair in pairs] + negatives,
+            "document",
+            document_languages + [language for language in document_languages for _ in range(hard)],
+        )
         query_chunks, document_chunks = self._chunks(query_ids), self._chunks(document_ids)
         return RankBatch(
             step=whole.step,
@@ -154,7 +171,7 @@ class Batches(Dataset[RankBatch]):
             document_chunks=document_chunks,
             identity_BI=torch.tensor([_identities(pair) for pair in pairs]),
             block_B=block_B,
-            negative_identity_NI=torch.tensor([_text_identity(text) for text in negatives]).reshape(-1, 3),
+            negative_identity_NI=torch.tensor([_text_identity(text) for text in negatives]).reshape(-1, IDENTITIES),
             negative_block_N=block_B.repeat_interleave(hard),
             counts=BatchCounts(
                 pools=dict(Counter(self.manifest.groups[group].pair for group in whole.group)),
@@ -246,21 +263,20 @@ def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, flo
             (group.query_lang, [pair.query for pair in pairs]),
             (group.document_lang, [pair.document for pair in pairs]),
         ):
-            tokens = sum(map(len, tokenize(texts, "document")[0]))
-            rates.setdefault(language, tokens / max(1, sum(map(len, texts))))
+            rates.setdefault(language, tokenize.count(texts) / max(1, sum(map(len, texts))))
     return rates
 
 
-def _identities(pair: Pair) -> tuple[int, int, int]:
-    """Item, passage and text of a pair's document: equal numbers mean the same."""
+def _identities(pair: Pair) -> tuple[int, int, int, int]:
+    """Item, passage and text of a pair's document, and the text of its query: what shares a number is no negative."""
     item = _hash(f"item\0{pair.dataset}\0{pair.id}")
     passage = _hash(f"passage\0{pair.dataset}\0{pair.document_id}") if pair.document_id is not None else NO_IDENTITY
-    return item, passage, _hash(f"text\0{pair.document}")
+    return item, passage, _hash(f"text\0{pair.document}"), _hash(f"query\0{pair.query}")
 
 
-def _text_identity(text: str) -> tuple[int, int, int]:
+def _text_identity(text: str) -> tuple[int, int, int, int]:
     """A hard negative is known by its text alone."""
-    return NO_IDENTITY, NO_IDENTITY, _hash(f"text\0{text}") if text else NO_IDENTITY
+    return NO_IDENTITY, NO_IDENTITY, _hash(f"text\0{text}") if text else NO_IDENTITY, NO_IDENTITY
 
 
 def _hash(text: str) -> int:

@@ -4,7 +4,7 @@ A clash is a query and a document that is its own under another number. Clashes 
 before any score is made, and scores without one cost nothing. Where they are many, identities are compared place by place.
 
     B queries on this rank · b queries of a strip · G pairs in the global batch · H hard negatives in the global batch
-    C = G + H documents, the pairs' own first · I identities of a document: item, passage, text · M clashes · D dimensions
+    C = G + H documents, the pairs' own first · I identities: item, passage, text, query · M clashes · D dimensions
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Candidates:
     positive_GD: Tensor
     """The document of every pair."""
     identity_GI: Tensor
-    """int64: item, passage and text of each."""
+    """int64: item, passage and text of each, and the text of its query."""
     block_G: Tensor
     """int64: the block of each pair."""
     negative_HD: Tensor

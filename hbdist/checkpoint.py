@@ -1,6 +1,6 @@
 """Checkpoints that are complete or absent: `checkpoints/000000012/`, and `latest`, a pointer that is written last.
 
-`best` points at the one of the lowest validation loss, where there is validation; it is never deleted.
+`best` points at the best one, where the run says which that is (hbdist/best.py); it is never deleted.
 
 state.pt      parameters and AdamW's moments, whole, by name (loaded with weights_only: nothing in it can run)
 state.json    step, seed, the manifest's fingerprint
@@ -60,15 +60,20 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
 
 
 def best(folder: Path) -> Path | None:
-    """The checkpoint of the lowest validation loss, or None where there is none."""
+    """The best checkpoint, or None where there is none."""
     pointer = folder / "best"
     target = folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
     return target if target and (target / "state.json").is_file() else None
 
 
+def steps(folder: Path) -> list[int]:
+    """The steps of which there is a complete checkpoint."""
+    return sorted(int(path.parent.name) for path in folder.glob("*/state.json") if path.parent.name.isdigit())
+
+
 def point_at_best(folder: Path, step: int | None) -> None:
     """Let `best` name the checkpoint of this step; where it is gone, or there is none, nothing."""
-    if step is not None and (folder / f"{step:09d}" / "state.json").is_file():
+    if step is not None and step in steps(folder):
         write_atomically(folder / "best", f"{step:09d}")
     else:
         (folder / "best").unlink(missing_ok=True)

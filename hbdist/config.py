@@ -19,6 +19,7 @@ from hbdist.sections import (
     CheckpointSection,
     DataSection,
     EngineSection,
+    EvaluationSection,
     LossSection,
     ModelSection,
     OptimizerSection,
@@ -44,6 +45,7 @@ class Config(Section):
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     validation: ValidationSection = ValidationSection()
+    evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     engine: EngineSection = EngineSection()
 
@@ -60,12 +62,12 @@ class Config(Section):
         path = Path(path or DEFAULT_CONFIG)
         base = read_toml(path)
         given = dict(parse_override(text) for text in overrides)
-        values = _merge(base, given)
+        values = merge(base, given)
         config = cls.check(values, source=f"{path}{' and the command line' if given else ''}")
         if config.run.folder:
             return config
         delta = _delta(base, given, config, source=str(path))
-        folder = Path("runs") / "-".join([path.stem, *(f"{key}={_plain(value)}" for key, value in delta.items())])
+        folder = Path("runs") / "-".join([path.stem, *(f"{key}={plain(value)}" for key, value in delta.items())])
         return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
 
     @classmethod
@@ -107,6 +109,7 @@ FREE_ON_RESUME = (
     "validation.every",
     "validation.patience",
     "validation.keep",
+    "evaluation.",
     "engine.deepspeed",
     "loss.chunk_tokens",
     "loss.gradient_cache",
@@ -121,7 +124,7 @@ units drop out, under dropout). That the data are the same is checked by the man
 
 def difference(old: Config, new: Config) -> dict[str, Any]:
     """{key: new value} of all that makes `new` another run than `old`; keys that are free on resume do not count."""
-    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    before, after = dict(leaves(old.model_dump())), dict(leaves(new.model_dump()))
     return {key: after[key] for key in after if before[key] != after[key] and not key.startswith(FREE_ON_RESUME)}
 
 
@@ -209,19 +212,19 @@ FIELDS: dict[str, Any] = dict(_fields(Config))
 """Every key of a config, in the order of `--help`."""
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _leaf_keys(values: Mapping[str, Any]) -> Iterator[str]:
-    return (key for key, _ in _leaves(values))
+    return (key for key, _ in leaves(values))
 
 
-def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
     for key, value in overrides.items():
         section, _, name = key.rpartition(".")
@@ -245,7 +248,7 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A value as part of a folder's name."""
     text = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in text)

@@ -23,11 +23,15 @@ from hbdist.backends import Backend, Moments, Sharded, Weights, Whole
 from hbdist.config import Config
 from hbdist.errors import ConfigError
 from hbdist.launcher import check_launcher, find_zero
+from hbdist.peers import Peers
 from hbdist.sections import OptimizerSection
 from hbdist.zero import Zero
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others: longer than loading a model takes, short enough to learn of a dead one."""
+STARTING_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others until the first update: longer than fetching and loading a model takes."""
+TIMEOUT = timedelta(minutes=10)
+"""How long after it, for one that lives but is stuck: longer than writing a checkpoint takes. Of one that is dead, `peers`
+tells within seconds."""
 
 
 class Engine:
@@ -36,6 +40,9 @@ class Engine:
     def __init__(self, accelerator: Accelerator, zero: Zero | None) -> None:
         self._accelerator = accelerator
         self._backend: Backend | None = None
+        self._starting = True
+        self.peers = Peers()
+        """Who notices when another rank dies."""
         self.zero = zero
         """What DeepSpeed was asked for; None without it."""
 
@@ -67,7 +74,9 @@ class Engine:
         )
         if config.run.trackers:
             accelerator.init_trackers("hbdist", config={"config": config.to_toml()})
-        return cls(accelerator, zero)
+        engine = cls(accelerator, zero)
+        engine.peers = Peers.join(engine.rank, engine.world, engine.from_main)
+        return engine
 
     @property
     def rank(self) -> int:
@@ -137,7 +146,11 @@ class Engine:
         Raises:
             FloatingPointError: the gradient is not finite; nothing is updated.
         """
-        return self._prepared.update(lr)
+        norm = self._prepared.update(lr)
+        if self._starting and self.world > 1:
+            dist.distributed_c10d._set_pg_timeout(TIMEOUT)
+        self._starting = False
+        return norm
 
     def agree(self, flag: bool) -> bool:
         """Whether the flag is up on any rank. A collective: all ranks call it, all get the same answer."""
@@ -182,6 +195,7 @@ class Engine:
         for tracker in self._accelerator.trackers:
             tracker.finish()
         self.wait_for_everyone()
+        self.peers.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -203,7 +217,7 @@ def _join(config: Config, zero: Zero | None, *, on_cpu: bool, launched: int) -> 
         plugin = DeepSpeedPlugin(
             hf_ds_config=zero.resolved(max_grad_norm=config.optimizer.max_grad_norm), zero3_init_flag=False
         )
-    backend = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=COLLECTIVE_TIMEOUT)
+    backend = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=STARTING_TIMEOUT)
     accelerator = Accelerator(
         cpu=on_cpu and not zero,  # with DeepSpeed this would choose plain DDP; on the CPU gloo alone decides there
         mixed_precision="no",  # the trained module has its own, alike under DDP and DeepSpeed

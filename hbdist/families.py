@@ -5,7 +5,6 @@ Holds tokenizers and no weights, so that a language a model does not know is fou
 
 import difflib
 import hashlib
-import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,12 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from hbdist.errors import ConfigError, DataError
+from hbdist.language_tokens import LanguageTokens
 from hbdist.shards.write import sha256
-from hbdist.translation.languages import FLORES, M2M100, OPUS, flores_code
+from hbdist.translation.languages import FLORES, OPUS, flores_code
 
 KINDS = ("m2m_100", "nllb-moe", "marian")
 """What the configs of translation models call their kind; M2M100 and the dense NLLB are one."""
-FLORES_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 
 class Family(ABC):
@@ -60,11 +59,15 @@ class Family(ABC):
         """The text of token ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def unknown(self, language: str, known: Sequence[str]) -> ConfigError:
-        """The error for a language that the model does not know."""
-        near = difflib.get_close_matches(self.given.get(language, language), known, n=3, cutoff=0.0)
+    def unknown(self, language: str, near: Sequence[str], *, known: int) -> ConfigError:
+        """The error for a language that the model does not know.
+
+        Args:
+            near: those with the nearest names.
+            known: how many it knows.
+        """
         return ConfigError(
-            f"{self.name} does not know {self.given.get(language, language)}; it knows {len(known)} languages, the nearest "
+            f"{self.name} does not know {self.given.get(language, language)}; it knows {known} languages, the nearest "
             f"by name {', '.join(near)}. Leave the language out, or say what the model calls it: --code {language}=NAME."
         )
 
@@ -74,10 +77,9 @@ class Multilingual(Family):
 
     def __init__(self, name: str, config: Any, tokenizer: Any, *, revision: str, given: Mapping[str, str]) -> None:
         super().__init__(name, config, tokenizer, revision=revision, given=given)
-        flores = {code: place for code, place in tokenizer.get_added_vocab().items() if FLORES_CODE.fullmatch(code)}
-        self.is_nllb = bool(flores)
-        self.tokens: dict[str, int] = flores or dict(tokenizer.lang_code_to_id)
-        """The model's code → its language token."""
+        tokens = LanguageTokens.of(tokenizer)
+        assert tokens is not None, f"{name} translates without language tokens"
+        self.tokens = tokens
 
     def code(self, language: str) -> str:
         """What the model calls one of our languages.
@@ -85,11 +87,10 @@ class Multilingual(Family):
         Raises:
             ConfigError: it does not know it.
         """
-        usual = flores_code(language) if self.is_nllb else M2M100.get(language, language)
-        code = self.given.get(language, usual)
-        if code not in self.tokens:
-            ours = [one for one in FLORES if FLORES[one] in self.tokens] if self.is_nllb else []
-            raise self.unknown(language, [*ours, *self.tokens])
+        code = self.given.get(language) or self.tokens.code(language)
+        if code is None or code not in self.tokens.ids:
+            near = self.tokens.nearest(self.given.get(language, language))
+            raise self.unknown(language, near, known=len(self.tokens.ids))
         return code
 
     def check(self, *, source: str, target: str) -> None:
@@ -103,7 +104,7 @@ class Multilingual(Family):
         return [list(one) for one in self.tokenizer(list(texts))["input_ids"]]
 
     def first_token(self, target: str) -> int | None:
-        return self.tokens[self.code(target)]
+        return self.tokens.ids[self.code(target)]
 
 
 class Marian(Family):
@@ -131,7 +132,8 @@ class Marian(Family):
             return None
         found = [name for name in self.names(target) if name in self.choices]
         if not found:
-            raise self.unknown(target, self.choices)
+            near = difflib.get_close_matches(self.given.get(target, target), self.choices, n=3, cutoff=0.0)
+            raise self.unknown(target, near, known=len(self.choices))
         return f">>{found[0]}<<"
 
     def check(self, *, source: str, target: str) -> None:

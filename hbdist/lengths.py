@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from hbdist.config import Config
-from hbdist.encoder import make_chunks
 from hbdist.errors import ConfigError
 from hbdist.schedule import Schedule, deal_to_ranks
 from hbdist.shards.manifest import Manifest
 from hbdist.shards.read import ShardReader
+from hbdist.tokens import make_chunks
 
 STEPS, PAIRS = 32, 16_384
 """Steps that are looked at: so many, or those that have so many pairs, but two at least."""

@@ -4,8 +4,8 @@
 
 C(i): the candidates of query i, which are its own document and all others of its scope that are not masked. A document
 is masked for a query if it is the query's own document under another number: the same item, the same passage or the same
-text (a translation of an item is the same item). With a margin, it is also masked where it scores so far above the query's
-own document that it is likely an unlabelled answer.
+text (a translation of an item is the same item), or if it answers a query of the same text. With a margin, it is also masked
+where it scores so far above the query's own document that it is likely an unlabelled answer.
 
 The scores are never whole. They are made in strips of some queries and all documents. The sums over a row are complete
 within its strip, so its gradient follows at once; only the symmetric loss must see all rows before it knows the sums over

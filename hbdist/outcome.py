@@ -8,12 +8,17 @@ from typing import Literal
 from hbdist.atomic import write_atomically
 from hbdist.errors import HbdistError
 
+FILE = "outcome.json"
+INTERRUPTED = 75
+"""Exit status of a run that has saved its state and is to be started again."""
+
 
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended; outcome.json holds it, and it is the truth everywhere."""
 
-    state: Literal["done", "failed", "invalid", "interrupted"]
+    state: Literal["done", "failed", "invalid", "interrupted", "cancelled"]
+    """cancelled: a job that was taken out of the queue; no run's own outcome.json says so."""
     code: int
     message: str
 
@@ -31,16 +36,35 @@ class Outcome:
 
     @classmethod
     def interrupted(cls, message: str) -> "Outcome":
-        return cls("interrupted", 75, message)
+        return cls("interrupted", INTERRUPTED, message)
+
+    @classmethod
+    def of_status(cls, code: int, message: str) -> "Outcome":
+        """That of a command that ended with this exit status."""
+        match code:
+            case 0:
+                return cls.done(message)
+            case 2:
+                return cls("invalid", code, message)
+            case _:
+                return cls("interrupted" if code == INTERRUPTED else "failed", code, message)
 
 
-def note_outcome(folder: Path, outcome: Outcome) -> None:
-    """Write outcome.json, where there is a run folder to hold it."""
+def note_outcome(folder: Path, outcome: Outcome, name: str = FILE) -> None:
+    """Write outcome.json (or another file like it), where there is a folder to hold it."""
     if folder.is_dir():
-        write_atomically(folder / "outcome.json", json.dumps(asdict(outcome)))
+        write_atomically(folder / name, json.dumps(asdict(outcome)))
 
 
 def outcome_of(folder: Path) -> str | None:
     """The state in a run folder's outcome.json, or None where it has not ended."""
-    path = folder / "outcome.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["state"]) if path.is_file() else None
+    outcome = read_outcome(folder)
+    return outcome.state if outcome else None
+
+
+def read_outcome(folder: Path, name: str = FILE) -> Outcome | None:
+    """What outcome.json (or another file like it) says, or None where there is none."""
+    try:
+        return Outcome(**json.loads((folder / name).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None

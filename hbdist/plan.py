@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from hbdist.best import Criterion
 from hbdist.config import Config
 from hbdist.errors import ConfigError
+from hbdist.evaluation.scores import describe_cut
 from hbdist.mixture import Kind, Mixture, plan_mixture
 from hbdist.parameters import count_parameters
 from hbdist.shards.manifest import Manifest
@@ -31,8 +33,10 @@ class Plan:
         """The plan of this config on these shards with this many ranks.
 
         Raises:
-            ConfigError: the batch cannot be made, or has fewer pairs than there are ranks.
+            ConfigError: the batch cannot be made, or has fewer pairs than there are ranks; or what is to decide which step is
+                best is never measured.
         """
+        Criterion.of(config)
         if ranks > config.batch.size:
             raise ConfigError(
                 f"batch.size = {config.batch.size} is less than the {ranks} ranks: some would have no pair."
@@ -140,5 +144,22 @@ class Plan:
             f"run            {config.steps:,} steps = {self.total_pairs:,} pairs = {epochs:.2f} × the data, seed {config.seed}",
             f"learning rate  {optimizer.lr:g}, {optimizer.warmup_steps} steps of warm-up, {after[optimizer.schedule]}"
             + " (never reached: the run is shorter)" * (optimizer.warmup_steps > config.steps),
+            *self._judging(),
             f"folder         {config.run.folder}",
         ]
+
+    def _judging(self) -> list[str]:
+        """What is measured beside the training, and what follows from it."""
+        validation, evaluation, criterion = self.config.validation, self.config.evaluation, Criterion.of(self.config)
+        lines = []
+        if validation.every:
+            lines.append(f"validation     every {validation.every:,} steps and at the end")
+        if evaluation.every:
+            asked = {"languages": evaluation.languages, "questions": evaluation.questions}
+            what = f"{', '.join(evaluation.tasks)}; {describe_cut({key: cut for key, cut in asked.items() if cut})}"
+            lines.append(f"evaluation     every {evaluation.every:,} steps and at the end: {what}")
+        if criterion and criterion.exported:
+            lines.append(f"exported       the model {criterion.label}")
+        if criterion and criterion.patience:
+            lines.append(f"early end      after {criterion.patience:,} measurements without a better one")
+        return lines

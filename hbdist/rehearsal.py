@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hbdist.batches import BatchCounts, Chunk, RankBatch
+from hbdist.batches import IDENTITIES, BatchCounts, Chunk, RankBatch
 from hbdist.chunked import ContrastiveStep
 from hbdist.config import Config
 from hbdist.encoder import Encoder
@@ -133,7 +133,7 @@ def _batch(shapes: Shapes) -> RankBatch:
     """A batch of one rank with chunks of these shapes, and each document another one's."""
     queries, documents = map(_numbered, shapes)
     pairs = sum(texts for texts, _ in shapes[0])
-    identity_BI = torch.arange(1, 1 + 3 * pairs).reshape(pairs, 3)
+    identity_BI = torch.arange(1, 1 + IDENTITIES * pairs).reshape(pairs, IDENTITIES)
     return RankBatch(
         step=0,
         query_chunks=queries,

@@ -2,32 +2,33 @@
 
 Rank 0 writes; another rank only notes its own failure, where nobody else has noted one.
 
-config.toml  manifest.json  environment.json  plan.txt  metrics.jsonl  batches.jsonl?
-validation.jsonl?  checkpoints/  model/  outcome.json
+config.toml  manifest.json  environment.json  plan.txt  metrics.jsonl  batches.jsonl?  validation.jsonl?
+evaluation.jsonl?  evaluation/step-000500/TASK/?  checkpoints/  model/  outcome.json
 """
 
 import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hbdist import checkpoint
 from hbdist.atomic import write_atomically
 from hbdist.checkpoint import Position
-from hbdist.config import Config, difference, read_toml
+from hbdist.config import Config, read_toml
 from hbdist.engine import Engine
 from hbdist.errors import DataError, HbdistError, ResumeError
+from hbdist.holding import Hold, refuse_another_run
 from hbdist.meters import is_worth_a_line, progress_line
 from hbdist.outcome import Outcome, note_outcome, outcome_of
 from hbdist.plan import Plan
@@ -38,6 +39,8 @@ FIRST_WORD = 1.0
 """Seconds that rank 0 has to say what it and other ranks see alike; launchers end all ranks as soon as one is gone."""
 RECENT_STEPS = 20
 """Steps that the shown rate looks back on."""
+LOGS = ("metrics.jsonl", "batches.jsonl", "validation.jsonl", "evaluation.jsonl")
+"""One object a line, each with its step."""
 
 
 class Run:
@@ -62,23 +65,58 @@ class Run:
         run = cls(config, is_main=is_main)
         stored = run.folder / "config.toml"
         if stored.is_file():
-            _refuse_another_run(Config.check(read_toml(stored), source=str(stored)), config)
+            refuse_another_run(Config.check(read_toml(stored), source=str(stored)), config)
         return run
 
     @contextmanager
-    def underway(self) -> Iterator[None]:
-        """While inside, signals raise `stop`, and an error is noted in outcome.json before it goes on its way."""
+    def underway(self, engine: Engine) -> Iterator[None]:
+        """While inside, the folder is this run's alone, signals raise `stop`, and an error is noted in outcome.json and
+        told to the other ranks before it goes on its way.
+
+        Raises:
+            ConfigError: nothing can be written into the folder.
+            ResumeError: the same run is at work elsewhere.
+            RuntimeError: another rank was lost; the message names it.
+        """
+        hold = self._claim(engine)
+        engine.peers.at_end = lambda lost: self._note_loss(lost, hold)
         self.stop.listen()
         try:
             yield
         except HbdistError as error:
+            engine.peers.leave(str(error))
             self._note_failure(Outcome.invalid(error))
             raise
         except Exception as error:
+            # A collective that breaks does not say whose connection it was.
+            if isinstance(error, RuntimeError) and (lost := engine.peers.lost_within(FIRST_WORD)):
+                engine.peers.leave()
+                self._note_failure(Outcome("failed", 1, lost))
+                raise RuntimeError(lost) from None
+            engine.peers.leave(f"{type(error).__name__}: {error}")
             self._note_failure(Outcome.failed(error))
             raise
         finally:
             self.stop.forget()
+            if hold:
+                hold.release()
+
+    def _claim(self, engine: Engine) -> Hold | None:
+        hold = refused = None
+        try:
+            hold = Hold.claim(self.folder) if self.is_main else None
+        except HbdistError as error:
+            refused = error
+        if refused := engine.from_main(refused):
+            raise refused
+        return hold
+
+    def _note_loss(self, lost: str, hold: Hold | None) -> None:
+        # The main thread is stuck, and will not come back to it.
+        if outcome_of(self.folder) is None:
+            note_outcome(self.folder, Outcome("failed", 1, lost))
+        if hold:
+            hold.release()
 
     def _note_failure(self, outcome: Outcome) -> None:
         # What one rank meets ends in a broken connection on the others: the first note of an attempt is its cause.
@@ -148,8 +186,7 @@ class Run:
             return 0, None
         position, state = checkpoint.load(found)
         self._cut_logs(position.step)
-        if self.is_main:
-            self._point_at_best()
+        self._saved = position.step
         self.say(f"resuming after step {position.step} from {found}")
         return position.step, state
 
@@ -168,50 +205,27 @@ class Run:
         elif sys.stdout.isatty():
             print(f"\r{line}", end="", flush=True)
 
-    def record_validation(self, found: dict[str, Any], engine: Engine) -> None:
-        """Append what a validation found to validation.jsonl, and show it."""
+    def log(self, name: str, line: dict[str, Any], words: str) -> None:
+        """Append a line to one of LOGS, and show it in words."""
         if self.is_main:
-            _append(self.folder / "validation.jsonl", found)
-        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in found["loss"].items())
-        skipped = f"; {found['skipped']} pairs could not be read" if found["skipped"] else ""
-        self.say(f"validation after step {found['step']}: {losses}{skipped}")
-        engine.track({f"validation/{name}": loss for name, loss in found["loss"].items()}, found["step"])
+            _append(self.folder / name, line)
+        self.say(words)
 
-    def validations(self) -> list[dict[str, Any]]:
-        """The lines of validation.jsonl; on rank 0 alone."""
-        path = self.folder / "validation.jsonl"
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """The lines of one of LOGS; on rank 0 alone."""
+        path = self.folder / name
         here = self.is_main and path.is_file()
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if here else []
 
-    def _point_at_best(self) -> None:
-        # A run that went back to an older checkpoint has forgotten what it validated after it.
-        best = min(self.validations(), key=lambda line: next(iter(line["loss"].values())), default=None)
-        checkpoint.point_at_best(self.folder / "checkpoints", best["step"] if best else None)
-
-    def save(self, engine: Engine, manifest: Manifest, step: int, *, best: bool = False) -> None:
-        """Write a checkpoint after update `step`, unless it is there; returns on all ranks once it is complete.
-
-        Args:
-            best: it has the lowest validation loss yet.
-        """
+    def save(self, engine: Engine, manifest: Manifest, step: int) -> None:
+        """Write a checkpoint after update `step`, unless it is there; returns on all ranks once it is complete."""
         if step != self._saved:
             state, keep = engine.state(), self.config.checkpoint.keep
             if self.is_main:
                 position = Position(step, self.config.seed, manifest.fingerprint)
                 checkpoint.save(self.folder / "checkpoints", position, state, keep=keep)
             self._saved = step
-        if best and self.is_main:
-            checkpoint.point_at_best(self.folder / "checkpoints", step)
         engine.wait_for_everyone()
-
-    def weights_to_keep(self, last: Mapping[str, Tensor], step: int) -> tuple[int, Mapping[str, Tensor]]:
-        """The step and weights to export: the last, or those of the best checkpoint where `validation.keep` says so."""
-        best = checkpoint.best(self.folder / "checkpoints") if self.config.validation.keep == "best" else None
-        if best is None:
-            return step, last
-        position, state = checkpoint.load(best)
-        self.say(f"exporting the model of step {position.step}, which has the lowest validation loss")
-        return position.step, state["model"]
 
     def finished(self) -> bool:
         """The run was done before: its model is there."""
@@ -227,12 +241,15 @@ class Run:
 
     def _cut_logs(self, step: int) -> None:
         """Drop what was logged after the checkpoint: those steps will be done again."""
-        for name in ("metrics.jsonl", "batches.jsonl", "validation.jsonl"):
+        for name in LOGS:
             path = self.folder / name
             if self.is_main and path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
                 write_atomically(path, "".join(kept))
+        for scores in self.folder.glob("evaluation/step-*[0-9]") if self.is_main else ():
+            if int(scores.name.rpartition("-")[2]) > step:
+                shutil.rmtree(scores)
 
 
 def environment() -> dict[str, Any]:
@@ -260,14 +277,3 @@ def _version(package: str) -> str | None:
 def _append(path: Path, line: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _refuse_another_run(stored: Config, config: Config) -> None:
-    changed = difference(stored, config)
-    if changed:
-        before = difference(config, stored)
-        what = ", ".join(f"{key} = {before[key]!r} there, {value!r} here" for key, value in changed.items())
-        raise ResumeError(
-            f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
-            " that folder."
-        )

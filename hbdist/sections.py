@@ -48,6 +48,10 @@ class ModelSection(Section):
     """Longer documents are cut; how many were is in the log."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout while training; unset: as the model's own config has it."""
+    language_token: Literal["keep", "fixed", "drop"] = "keep"
+    """M2M100 and NLLB: the token of each text's own language, the token of fixed_language for all, or none."""
+    fixed_language: str = "en"
+    """The language of all tokens where language_token = "fixed"."""
 
 
 class BatchSection(Section):
@@ -117,6 +121,31 @@ class ValidationSection(Section):
     keep: Literal["last", "best"] = "last"
     """The model that is exported: the last step's, or that of the lowest validation loss."""
 
+    def due(self, step: int, *, last: int) -> bool:
+        """The model is validated after update `step`, counted from 1, of a run of `last`."""
+        return _due(self.every, step, last)
+
+
+class EvaluationSection(Section):
+    every: int = Field(0, ge=0)
+    """Steps between evaluations of the model in training on retrieval tasks, and one at the end; 0: none."""
+    tasks: tuple[str, ...] = Field(("xquad-r",), min_length=1)
+    """What it is evaluated on, as `hbdist evaluate --task` names it."""
+    data: tuple[str, ...] = ()
+    """Folders of the tasks' files, in the order of evaluation.tasks; "" or none: where `hbdist data fetch` puts them."""
+    languages: tuple[str, ...] = ()
+    """Keep only these, in queries and candidates; empty: all."""
+    questions: int | None = Field(None, ge=1)
+    """Keep this many a language, against all candidates; unset: all."""
+    metric: str = ""
+    """Score by which the exported model is chosen: "multilingual.map" of the first task, or "mlqa-r:monolingual.map"."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many evaluations without a better evaluation.metric; 0: never."""
+
+    def due(self, step: int, *, last: int) -> bool:
+        """The model is evaluated after update `step`, counted from 1, of a run of `last`."""
+        return _due(self.every, step, last)
+
 
 class CheckpointSection(Section):
     every: int = Field(500, ge=1)
@@ -134,3 +163,7 @@ class EngineSection(Section):
     """Number format of the forward and backward pass; parameters, their gradients and moments stay in fp32."""
     deepspeed: str = ""
     """DeepSpeed's JSON, such as launch/deepspeed/zero2.json; empty: the one that the launcher names, or none."""
+
+
+def _due(every: int, step: int, last: int) -> bool:
+    return bool(every and step) and (step % every == 0 or step == last)

@@ -1,5 +1,6 @@
 """The wish to stop, as schedulers and people send it: a flag that is looked at between steps."""
 
+import os
 import signal
 import time
 from types import FrameType
@@ -8,16 +9,20 @@ from typing import Any
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """SIGUSR2 comes from Slurm some time before the limit."""
 
-
 PATIENCE = 3.0
 """Seconds in which a signal is taken for an echo: a terminal signals launcher and ranks, and the launcher the ranks again."""
 
 
 class StopFlag:
-    """Up once a signal has come. One that comes much later acts as if nobody listened, so that nothing is unstoppable."""
+    """Up once a signal has come. One that comes much later acts as if nobody listened, so that nothing is unstoppable.
+
+    In a Slurm job it does not: Slurm sends several (before the time limit, at it, when the job is preempted), all while the
+    run may be saving, and ends by SIGKILL what does not end.
+    """
 
     def __init__(self) -> None:
         self.up = False
+        self._patient = "SLURM_JOB_ID" in os.environ
         self._first = 0.0
         self._before: dict[int, Any] = {}
 
@@ -36,7 +41,7 @@ class StopFlag:
     def _raise(self, number: int, _frame: FrameType | None) -> None:
         if not self.up:
             self.up, self._first = True, time.monotonic()
-        elif time.monotonic() - self._first > PATIENCE:
+        elif not self._patient and time.monotonic() - self._first > PATIENCE:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 

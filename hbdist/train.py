@@ -17,13 +17,13 @@ from hbdist.encoder import Encoder
 from hbdist.engine import Engine
 from hbdist.errors import HbdistError
 from hbdist.export import export
+from hbdist.judging import Judge
 from hbdist.meters import Meter
 from hbdist.optim import learning_rate
 from hbdist.plan import Plan
 from hbdist.run import FIRST_WORD, Outcome, Run
 from hbdist.shards.manifest import Manifest
 from hbdist.trained import Trained
-from hbdist.validation import Validation
 
 USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
 
@@ -39,7 +39,7 @@ def train(config: Config) -> Outcome:
     """
     engine = Engine.start(config)
     run = Run.open(config, is_main=engine.is_main)
-    with run.underway():
+    with run.underway(engine):
         manifest = Manifest.load(config.data.shards)
         found = run.find_checkpoint(engine, manifest)
         if engine.from_main(run.finished()):
@@ -52,13 +52,14 @@ def train(config: Config) -> Outcome:
         rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
         done, state = run.resume(found)
-        validation = Validation(config, encoder.tokenize, engine, engine.from_main(run.validations()))
+        judge = Judge(config, encoder, engine, run, manifest)
         model = engine.prepare(Trained(encoder, config), config.optimizer, state)
         contrast = ContrastiveStep(model, config, engine, say=run.say)
         del state  # all ranks hold the whole of it
+        judge(contrast, done)  # what an interruption left undone
 
         meter = Meter(config, engine.device)
-        for batch in meter.waiting(batches.from_step(config.steps if validation.exhausted else done)):
+        for batch in meter.waiting(batches.from_step(config.steps if judge.exhausted else done)):
             parts = contrast(batch)
             lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
             norm = engine.update(lr)
@@ -67,23 +68,19 @@ def train(config: Config) -> Outcome:
             engine.track(metrics, metrics["step"])
 
             done, stop = metrics["step"], engine.agree(run.stop.up)
-            if stop or config.checkpoint.due(done):
+            if stop or done == config.steps or config.checkpoint.due(done):
                 run.save(engine, manifest, done)
-            if validation.due(done):
-                run.record_validation(validation(contrast, done), engine)
-            ended, best = done == config.steps or validation.exhausted, validation.improved_at(done)
-            if ended or best:
-                run.save(engine, manifest, done, best=best)
-            if ended:
-                break
             if stop:
                 return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"), engine)
+            judge(contrast, done)
+            if judge.exhausted:
+                break
 
         weights = engine.weights()
         if engine.is_main:
-            steps, kept = run.weights_to_keep(weights, done)
+            steps, kept = judge.weights_to_export(weights, done)
             export(encoder, run.folder / "model", config, weights=kept, steps=steps, fingerprint=manifest.fingerprint)
-        return run.end(Outcome.done(f"trained {done} steps; the model is in {run.folder / 'model'}"), engine)
+        return run.end(Outcome.done(judge.last_words(done)), engine)
 
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hbdist.errors import ConfigError
 from hbdist.families import Family, family_of
+from hbdist.ranks import place as place_of
 from hbdist.shards.manifest import check_language
 from hbdist.shards.parallel import Progress, silent
 from hbdist.translation.gates import fault, language_check
@@ -66,7 +67,7 @@ def translate(
             RANK and WORLD_SIZE do not fit.
         DataError: the source or the model is damaged.
     """
-    decoding, place = decoding or Decoding(), _place()
+    decoding, place = decoding or Decoding(), place_of(os.environ)
     targets = _checked(targets, language)
     holds = survey(source, language=language)
     families = _families(model, targets, sources=sorted(holds.languages), codes=codes or {}, decoding=decoding)
@@ -243,13 +244,3 @@ def _families(
             if source != target:
                 families[target].check(source=source, target=target)
     return families
-
-
-def _place() -> tuple[int, int]:
-    """This process's rank and how many there are, as launchers say it."""
-    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
-        raise ConfigError(
-            f"RANK={rank} and WORLD_SIZE={world} do not fit together. Set both as a launcher does, or neither."
-        )
-    return int(rank), int(world)

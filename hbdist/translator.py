@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils import logging as hf_logging
 
-from hbdist.encoder import make_chunks, pad
 from hbdist.errors import ConfigError, DataError
 from hbdist.families import Family, revision_of
+from hbdist.tokens import make_chunks, pad
 from hbdist.translation.pieces import Pieces, join, split
 
 

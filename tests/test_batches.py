@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from hbdist.batches import Batches, RankBatch, measure_token_rates
 from hbdist.candidates import NO_IDENTITY
 from hbdist.config import Config
-from hbdist.encoder import Encoder, Tokenize
+from hbdist.encoder import Encoder
 from hbdist.errors import DataError
 from hbdist.sections import ModelSection
 from hbdist.shards.manifest import Manifest
 from hbdist.shards.read import Pair
+from hbdist.tokens import Tokenize
 
-ITEM, PASSAGE, TEXT = range(3)
+ITEM, PASSAGE, TEXT, QUERY = range(4)
 
 
 @pytest.fixture(scope="module")
@@ -164,24 +165,26 @@ def test_chunks_keep_their_budget_and_change_nothing_else(chunk_tokens: int, mak
     assert rows_of(batch) == rows_of(make()[0])
 
 
-def test_identities_are_equal_where_items_passages_or_texts_are(make: Any) -> None:
+def test_identities_are_equal_where_items_passages_texts_or_queries_are(make: Any) -> None:
     batches = make(batch={"size": 300, "mono_share": 0.5, "mix": "blocks", "mono_block": 1})
     facts: list[tuple[Any, ...]] = [
-        ((pair.dataset, pair.id), (pair.dataset, pair.document_id), pair.document) for pair in pairs_of(batches, 0)
+        ((pair.dataset, pair.id), (pair.dataset, pair.document_id), pair.document, pair.query)
+        for pair in pairs_of(batches, 0)
     ]
     pairs, identity_BI = pairs_of(batches, 0), batches[0].identity_BI
     assert (identity_BI != NO_IDENTITY).all()
-    for column in (ITEM, PASSAGE, TEXT):
+    for column in (ITEM, PASSAGE, TEXT, QUERY):
         equal = np.array([[one[column] == other[column] for other in facts] for one in facts])
         assert np.array_equal((identity_BI[:, None, column] == identity_BI[None, :, column]).numpy(), equal)
 
     def some(condition: Any) -> bool:
         return any(condition(one, other) for one in pairs for other in pairs)
 
-    # All three would hold of a batch without such pairs.
+    # All of them would hold of a batch without such pairs.
     assert some(lambda one, other: one.id == other.id and one.document_lang != other.document_lang)
     assert some(lambda one, other: one.id != other.id and one.document_id == other.document_id)
     assert some(lambda one, other: one.query_lang != other.query_lang and one.document == other.document)
+    assert some(lambda one, other: one.query == other.query and one.document != other.document)
 
 
 MADE = {"data": {"datasets": ["made"]}, "batch": {"size": 24, "mono_share": 1.0}}
@@ -229,7 +232,7 @@ def test_hard_negatives_do_not_depend_on_the_ranks(make: Any) -> None:
     sections = {"loss": {"hard_negatives": 2}, **MADE}
 
     def known(batch: RankBatch) -> list[tuple[int, list[list[int]]]]:
-        negatives = batch.negative_identity_NI.reshape(len(batch.block_B), 2, 3)[..., TEXT]
+        negatives = batch.negative_identity_NI.reshape(len(batch.block_B), 2, 4)[..., TEXT]
         return list(zip(batch.identity_BI[:, ITEM].tolist(), negatives.tolist(), strict=True))
 
     apart = [pair for rank in range(3) for pair in known(make(rank, 3, **sections)[4])]
@@ -241,7 +244,7 @@ def test_hard_negatives_are_known_by_their_text_and_missing_ones_by_nothing(make
     batch, drawn = batches[0], hard_negatives(batches, 0)
     texts = [text for texts in drawn.values() for text in texts]
     identity_NI = batch.negative_identity_NI
-    assert (identity_NI[:, [ITEM, PASSAGE]] == NO_IDENTITY).all()
+    assert (identity_NI[:, [ITEM, PASSAGE, QUERY]] == NO_IDENTITY).all()
     assert (identity_NI[:, TEXT] == NO_IDENTITY).tolist() == [text == "" for text in texts]
     number = {text: int(identity) for text, identity in zip(texts, identity_NI[:, TEXT], strict=True)}
     assert [number[text] for text in texts] == identity_NI[:, TEXT].tolist()

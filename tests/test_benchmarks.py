@@ -77,6 +77,18 @@ def data_path_results() -> dict[str, Any]:
     }
 
 
+def evaluation_results() -> dict[str, Any]:
+    """Of scoring and encoding."""
+    one = {"bytes": 5e7, "bytes_in_all": 6e8, "settings": 6, "off": 2e-7}
+    memory = {"hbdist": one, "sentence-transformers": one, "mteb": {"reason": "mteb is not installed"}}
+    seconds = {"hbdist": [1.0, 2.0], "sentence-transformers": [6.0, 12.0]}
+    kind = {"seconds": seconds, "texts": 12, "tokens": 240, "batch_size": 8, "off": 2e-7}
+    return {
+        "scoring": {"memory": memory, "seconds": {**seconds, "sentence-transformers": [7.0]}},
+        "encoding": {"kinds": {"questions": kind, "sentences": {"reason": "no model"}}},
+    }
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Made-up results of most benchmarks."""
@@ -104,7 +116,7 @@ def results(tmp_path: Path) -> Path:
             "zero2": {"hbdist, two passes": "works"},
         },
     }
-    for name, result in (made_up | data_path_results()).items():
+    for name, result in (made_up | data_path_results() | evaluation_results()).items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "machine": MACHINE, **result}))
     return tmp_path
 
@@ -150,6 +162,16 @@ def test_the_page_shows_the_data_path(results: Path) -> None:
     assert line("| blocks |") == "| blocks | 1.00 | 0.50 | 2.0 (1.5–2.5) | 3.0 | 0.50 | 25 |"
 
 
+def test_the_page_shows_evaluation(results: Path) -> None:
+    run_python("page.py", "--results", str(results), "--out", str(results / "README.md"))
+    lines = (results / "README.md").read_text(encoding="utf-8").splitlines()
+    assert "| hbdist | 1.5 | 1.0 (1.0–1.0) | 50 |  |" in lines
+    assert "| sentence-transformers | 7.0* | 7.0* | 50 | 2e-07 |" in lines
+    assert "| mteb | not run: mteb is not installed | | | |" in lines
+    assert "| questions | 20 | 9.0 | 1.5 | 8 | 6.00 (6.00–6.00) | 2e-07 |" in lines
+    assert "| sentences | not run: no model | | | | | |" in lines
+
+
 def test_the_made_up_pairs_repeat_as_many_texts_as_asked() -> None:
     asked = "import json, made_up; p = made_up.pairs_of(('de', 'en'), 400, repeated=0.1); print(json.dumps(["
     asked += "len({one.query for one in p}), len({one.document for one in p}), len({one.id for one in p})]))"
@@ -166,8 +188,10 @@ def test_every_pinned_peer_is_used_and_every_peer_is_pinned() -> None:
     ]
     asked = "import json, peers, recipes; print(json.dumps([list(peers.LOADERS), [r.peer for r in recipes.RECIPES]]))"
     peers, compared = json.loads(run_python("-c", asked))
-    assert {name for name, _ in pinned} | {"sentence-transformers"} == set(peers)
-    assert set(compared) == {"hbdist", *peers} - {"inf-cl"}  # its kernel needs a GPU; gpu.py has it
+    needed = {"polars", "polars-runtime-32"}  # by mteb
+    assert {name for name, _ in pinned} - needed | {"sentence-transformers"} == set(peers)
+    # inf-cl's kernel needs a GPU (gpu.py has it); mteb has no loss (scoring.py has it).
+    assert set(compared) == {"hbdist", *peers} - {"inf-cl", "mteb"}
 
 
 def test_a_peer_that_is_not_there_is_a_result_with_its_name(tmp_path: Path) -> None:

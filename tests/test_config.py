@@ -218,6 +218,8 @@ FREE = (
     "data.workers=2",
     "data.on_error=skip",
     "validation.every=5",
+    "evaluation.every=5",
+    "evaluation.metric=multilingual.map",
 )
 
 

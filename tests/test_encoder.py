@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hbdist.encoder import Encoder, SavedSettings, TextKind, make_chunks, pad, pool, settings_of
+from hbdist.encoder import Encoder, pool, settings_of
 from hbdist.errors import ConfigError, DataError
+from hbdist.model_files import SavedSettings
 from hbdist.sections import ModelSection
+from hbdist.tokens import TextKind, make_chunks, pad
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [

@@ -16,35 +16,37 @@ LAYERS = [
     # 0: no torch; run on a login node in well under a second
     {
         *("errors", "atomic", "outcome", "stopping", "sections", "config", "zero", "launcher", "parameters"),
-        *("mixture", "randomness", "decks", "orders", "schedule", "plan", "exposure", "sampler"),
-        *("shards", "translation", "evaluation.scores"),
+        *("mixture", "randomness", "decks", "orders", "schedule", "plan", "exposure", "sampler", "best"),
+        *("shards", "translation", "evaluation.scores", "squeue", "holding", "peers"),
     },
     # 1: pure functions of tensors or arrays
     {
         *("data", "strips", "candidates", "loss", "evaluation.ranking", "evaluation.bias", "evaluation.tasks"),
         *("evaluation.alignment", "evaluation.consistency", "evaluation.removal"),
-        *("evaluation.per_query", "evaluation.confidence", "evaluation.measures"),
+        *("evaluation.per_query", "evaluation.confidence", "evaluation.measures", "evaluation.counting"),
+        *("evaluation.index", "evaluation.record", "evaluation.comparison", "evaluation.mteb_task"),
     },
     # 2: torch, one process or many
     {
         *("packed", "encoder", "trained", "gather", "contrastive", "optim", "batches", "lengths", "memory", "chunked"),
-        *("families", "translator"),
+        *("evaluation.vectors", "evaluation.encoding", "evaluation.search"),
+        *("families", "translator", "ranks", "tokens", "language_tokens", "model_files", "backbone", "head"),
     },
     # 3: stateful shells
     {"backends", "engine", "checkpoint", "meters", "validation", "run"},
     # 4: the stories
-    {"train", "export", "rehearsal", "fit", "translate", "evaluation.benchmark"},
+    {"train", "export", "rehearsal", "fit", "translate", "judging", "evaluation.during", "evaluation.benchmark"},
     # 5: people
-    {"cli", "doctor", "studies", "__main__"},
+    {"cli", "doctor", "launch", "studies", "__main__", "evaluation.__main__"},
 ]
 ONLY_IN = {
-    "torch.distributed": {"gather", "engine", "meters"},
+    "torch.distributed": {"gather", "engine", "meters", "ranks"},
     "accelerate": {"engine", "backends"},
     "deepspeed": {"engine", "backends"},
     "fsspec": {"shards.remote"},
     "submitit": {"launch"},
     "faiss": {"evaluation.index"},
-    "matplotlib": {"studies.report"},
+    "matplotlib": {"studies.plots"},
 }
 
 

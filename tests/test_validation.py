@@ -1,7 +1,6 @@
-"""Validation: the same loss on any number of ranks, the best model kept and exported, and an end when nothing gets better."""
+"""Validation in real runs: the same loss on any number of ranks, the best model exported, an end when nothing gets better."""
 
 import shutil
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,32 +10,8 @@ from safetensors.torch import load_file
 
 from hbdist.config import Config
 from hbdist.errors import ConfigError
-from hbdist.run import Run
 from hbdist.shards.manifest import Manifest
-from hbdist.validation import History, held_out, name_of, validation_config
-
-
-def history(*losses: float, patience: int = 0) -> History:
-    found = History((), patience)
-    for loss in losses:
-        found = found.with_loss(loss)
-    return found
-
-
-def test_the_last_is_best_if_it_is_lower_than_all_before() -> None:
-    assert [history(*losses).last_is_best for losses in ((2.0,), (2.0, 1.5), (1.5, 1.5), (1.0, 1.5))] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-
-
-def test_patience_counts_validations_since_the_best() -> None:
-    assert not history(1.0, 2.0, 2.0, patience=3).exhausted
-    assert history(1.0, 2.0, 2.0, 1.0, patience=3).exhausted
-    assert not history(1.0, 2.0, 0.9, 2.0, patience=2).exhausted
-    assert not history(*[9.0] * 99).exhausted, "without patience nothing stops a run"
+from hbdist.validation import held_out, name_of, validation_config
 
 
 def config(data: Path, **validation: object) -> Config:
@@ -92,23 +67,25 @@ def tiny(tiny_model: Path, tiny_shards: Path) -> list[str]:
 def alone(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose learning rate soon makes it worse, stopped by its patience."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    worse = [
-        "optimizer.lr=0.03",
-        "optimizer.warmup_steps=0",
-        "steps=30",
-        "validation.patience=2",
-        "validation.keep=best",
-    ]
-    done = train(1, *tiny, *worse, f"run.folder={folder}")
+    done = train(1, *tiny, *WORSE, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+WORSE = [
+    *("optimizer.lr=0.03", "optimizer.warmup_steps=0", "steps=30"),
+    *("validation.patience=2", "validation.keep=best"),
+]
 
 
 def test_a_run_stops_when_the_loss_no_longer_falls_and_exports_the_best(alone: Path) -> None:
     losses = [next(iter(line["loss"].values())) for line in lines(alone / "validation.jsonl")]
     best = losses.index(min(losses))
     assert len(losses) == best + 3 < 30
-    assert f"trained {len(losses)} steps" in outcome(alone)["message"]
+    said = f"trained {len(losses)} steps; the model of step {best + 1}, chosen for the lowest validation loss, is in"
+    assert said in outcome(alone)["message"]
+    assert f"{best + 1} of 30 steps" in (alone / "model/README.md").read_text()
+    assert "chosen for the lowest validation loss" in (alone / "model/README.md").read_text()
     assert (alone / "checkpoints/best").read_text() == f"{best + 1:09d}"
     saved = torch.load(alone / "checkpoints" / f"{best + 1:09d}" / "state.pt")["model"]
     exported = load_file(alone / "model/model.safetensors")
@@ -121,14 +98,7 @@ def test_a_stopped_run_that_starts_again_trains_no_further(alone: Path, tiny: li
     shutil.copytree(alone, folder)
     shutil.rmtree(folder / "model")  # killed after its last checkpoint, before it was exported
     (folder / "outcome.json").unlink()
-    again = [
-        "optimizer.lr=0.03",
-        "optimizer.warmup_steps=0",
-        "steps=30",
-        "validation.patience=2",
-        "validation.keep=best",
-    ]
-    done = train(1, *tiny, *again, f"run.folder={folder}")
+    done = train(1, *tiny, *WORSE, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
     assert (folder / "validation.jsonl").read_text() == (alone / "validation.jsonl").read_text()
     assert (folder / "model/model.safetensors").read_bytes() == (alone / "model/model.safetensors").read_bytes()
@@ -137,42 +107,39 @@ def test_a_stopped_run_that_starts_again_trains_no_further(alone: Path, tiny: li
 def test_a_run_that_goes_back_forgets_the_best_that_came_later(alone: Path, tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(alone, folder)
-    best = int((folder / "checkpoints/best").read_text())
-    shutil.copytree(folder / f"checkpoints/{best:09d}", folder / f"checkpoints/{best + 50:09d}")
-    (folder / "checkpoints/best").write_text(f"{best + 50:09d}")  # as a later one would stand there
-    run = Run(Config.check(tomllib.loads((folder / "config.toml").read_text()), source="test"), is_main=True)
-    run.folder = folder
-    run.resume(folder / f"checkpoints/{best:09d}")
-    assert (folder / "checkpoints/best").read_text() == f"{best:09d}"
-    assert [line["step"] for line in run.validations()] == list(range(1, best + 1))
+    shutil.rmtree(folder / "model")
+    (folder / "outcome.json").unlink()
+    best = (folder / "checkpoints/best").read_text()
+    shutil.copytree(folder / "checkpoints" / best, folder / f"checkpoints/{int(best) + 50:09d}")
+    (folder / "checkpoints/best").write_text(f"{int(best) + 50:09d}")  # as a later one would stand there
+    (folder / "checkpoints/latest").write_text(best)
+    done = train(1, *tiny, *WORSE, f"run.folder={folder}")
+    assert done.returncode == 0, done.stderr
+    assert f"resuming after step {int(best)}" in done.stdout
+    assert (folder / "checkpoints/best").read_text() == best
+    assert (folder / "validation.jsonl").read_text() == (alone / "validation.jsonl").read_text()
+    assert (folder / "model/model.safetensors").read_bytes() == (alone / "model/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        (["validation.every=0"], "do nothing without"),
-        (["validation.batch_size=2"], "validation.batch_size = 2 is less than the 3 processes"),
-    ],
-)
-def test_what_could_not_validate_is_refused_before_the_first_step(
-    overrides: list[str], sentence: str, tiny: list[str], tmp_path: Path
-) -> None:
+def test_a_batch_too_small_for_the_ranks_is_refused_before_the_first_step(tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = train(3, *tiny, "steps=2", "validation.patience=1", *overrides, f"run.folder={folder}")
+    done = train(3, *tiny, "steps=2", "validation.batch_size=2", f"run.folder={folder}")
     assert done.returncode != 0
-    assert sentence in outcome(folder)["message"]
+    assert "validation.batch_size = 2 is less than the 3 processes" in outcome(folder)["message"]
     assert outcome(folder)["state"] == "invalid"
     assert not (folder / "metrics.jsonl").exists()
 
 
-def test_validation_leaves_the_training_as_it_was(tiny: list[str], tmp_path: Path) -> None:
+def test_validation_and_evaluation_leave_the_training_as_it_was(tiny: list[str], tmp_path: Path) -> None:
+    task = ["evaluation.languages=['en']", "evaluation.questions=3"]
     for every in (0, 1):
-        few = ["steps=2", "optimizer.lr=1e-3", f"validation.every={every}", f"run.folder={tmp_path / str(every)}"]
-        done = train(1, *tiny, *few)
+        looked = [f"validation.every={every}", f"evaluation.every={every}", f"run.folder={tmp_path / str(every)}"]
+        done = train(1, *tiny, "steps=2", "optimizer.lr=1e-3", *task, *looked)
         assert done.returncode == 0, done.stderr
-    without, validated = (lines(tmp_path / str(every) / "metrics.jsonl") for every in (0, 1))
+    assert len(lines(tmp_path / "1/evaluation.jsonl")) == len(lines(tmp_path / "1/validation.jsonl")) == 2
+    without, with_both = (lines(tmp_path / str(every) / "metrics.jsonl") for every in (0, 1))
     for key in ("loss", "grad_norm", "exchanged_bytes"):
-        assert [step[key] for step in without] == [step[key] for step in validated]
+        assert [step[key] for step in without] == [step[key] for step in with_both]
 
 
 @pytest.mark.parametrize("launch", ["two", pytest.param("zero3", marks=pytest.mark.slow)])

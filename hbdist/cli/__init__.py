@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from hbdist.cli import data, evaluation, runs  # noqa: F401  each adds its commands to the app
+from hbdist.cli import compare, data, evaluation, runs, studies  # noqa: F401  each adds its commands to the app
 from hbdist.cli.app import app
 from hbdist.errors import HbdistError
 

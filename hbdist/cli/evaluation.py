@@ -1,12 +1,21 @@
 """The command that scores models: evaluate."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hbdist.cli.app import Bar, app, console
 from hbdist.errors import DataError
+
+if TYPE_CHECKING:
+    from hbdist.evaluation.index import Approximate
+    from hbdist.evaluation.per_query import PerQuery
+    from hbdist.evaluation.tasks.task import RetrievalTask
+    from hbdist.evaluation.vectors import Keeping
+    from hbdist.ranks import Ranks
+    from hbdist.sections import ModelSection
 
 
 @app.command()
@@ -26,30 +35,135 @@ def evaluate(
     pooling: Annotated[str | None, typer.Option(help="mean or cls, instead of what the model's folder says.")] = None,
     query_prefix: Annotated[str | None, typer.Option(help="Instead of what the model's folder says.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Instead of what the model's folder says.")] = None,
+    language_token: Annotated[str | None, typer.Option(help="M2M100 and NLLB: keep, fixed or drop.")] = None,
+    fixed_language: Annotated[str | None, typer.Option(help="With fixed: the language of all tokens.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Keep candidates' vectors here; by default those of large pools alone are kept.")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "float16"], typer.Option(help="Of the candidates' vectors; float16 takes half the room.")
+    ] = "float32",
+    keep: Annotated[bool, typer.Option(help="Whether vectors on disk stay there, for the next evaluation.")] = True,
+    index: Annotated[
+        str | None, typer.Option(help="Search approximately by FAISS: ivf or hnsw, as hnsw:links=32,search=1000.")
+    ] = None,
 ) -> None:
-    """Score a model on a benchmark: mono-, cross-lingual and multilingual retrieval, and language bias."""
-    from hbdist.encoder import Encoder, settings_of
+    """Score a model on a benchmark: mono-, cross-lingual and multilingual retrieval, and language bias.
+
+    On many ranks: accelerate launch -m hbdist.evaluation, or torchrun, with the same arguments.
+    """
+    from hbdist.encoder import settings_of
+    from hbdist.evaluation.index import Approximate
+    from hbdist.evaluation.tasks.catalog import load_task
+    from hbdist.evaluation.vectors import Keeping
+    from hbdist.ranks import joined
+
+    with joined() as ranks:
+        # What is missing should be said before the model is loaded.
+        with ranks.together():
+            approximate = Approximate.parse(index) if index else None
+            kept = languages.split(",") if languages else []
+            chosen = load_task(task, data, languages=kept).cut(languages=kept, questions=questions)
+            earlier = _earlier(before) if before else None
+            settings = settings_of(
+                model,
+                pooling=pooling,
+                query_prefix=query_prefix,
+                document_prefix=document_prefix,
+                language_token=language_token,
+                fixed_language=fixed_language,
+            )
+        if ranks.is_main:
+            prefixes = f"{settings.query_prefix!r} and {settings.document_prefix!r}"
+            print(f"{model}: {settings.pooling} pooling, prefixes {prefixes}")
+        keeping = Keeping(vectors, precision, keep)
+        with Bar(f"{task} {model}") as bar:
+            scores = _score(out, chosen, settings, keeping, approximate, ranks=ranks, bar=bar)
+    if ranks.is_main:
+        _show(scores, out, earlier)
+        for sentence in _remarks(scores, keeping):
+            print(sentence)
+        print(f"the scores are in {out / 'scores.json'}")
+
+
+def _score(
+    out: Path,
+    task: "RetrievalTask",
+    settings: "ModelSection",
+    keeping: "Keeping",
+    index: "Approximate | None",
+    *,
+    ranks: "Ranks",
+    bar: Bar,
+) -> dict[str, Any]:
+    """The scores, by all ranks together; says what was cut on the way."""
+    import numpy as np
+
+    from hbdist.encoder import Encoder
     from hbdist.evaluation.benchmark import evaluate_to
+
+    loaded: list[Encoder] = []
+
+    def load(settings: "ModelSection") -> Encoder:
+        loaded.append(Encoder.load_for_use(settings))
+        return loaded[-1]
+
+    scores = evaluate_to(
+        out,
+        task,
+        settings,
+        load=load,
+        ranks=ranks,
+        vectors=keeping,
+        index=index,
+        progress=lambda what, done, total: bar(done, total, what),
+    )
+    own = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
+    queries, documents = ranks.sum(np.array(own)).tolist()
+    if ranks.is_main and queries + documents:
+        print(f"cut, as they were longer than the model takes: {queries:,} queries, {documents:,} candidates")
+    return scores
+
+
+def _earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
+    """The scores and ranks of an earlier evaluation."""
+    from hbdist.evaluation.per_query import read_per_query
+    from hbdist.evaluation.scores import read_scores
+
+    scores = read_scores(before)
+    if scores is None:
+        raise DataError(f"--before {before} holds no scores.json. Give the --out of an earlier evaluation.")
+    return scores, read_per_query(before, scores["task_fingerprint"])
+
+
+def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], PerQuery] | None") -> None:
     from hbdist.evaluation.confidence import compare
     from hbdist.evaluation.per_query import read_per_query
-    from hbdist.evaluation.scores import read_scores, table
-    from hbdist.evaluation.tasks.catalog import load_task
+    from hbdist.evaluation.scores import table
 
-    kept = languages.split(",") if languages else []
-    chosen = load_task(task, data, languages=kept).cut(languages=kept, questions=questions)
-    earlier = read_scores(before) if before else None
-    if before and earlier is None:
-        raise DataError(f"--before {before} holds no scores.json. Give the --out of an earlier evaluation.")
-    # Read before the model is: what is missing should be said at once.
-    ranks = read_per_query(before, earlier["task_fingerprint"]) if before and earlier else None
-    settings = settings_of(model, pooling=pooling, query_prefix=query_prefix, document_prefix=document_prefix)
-    print(f"{model}: {settings.pooling} pooling, prefixes {settings.query_prefix!r} and {settings.document_prefix!r}")
-    with Bar(f"{task} {model}") as bar:
-        scores = evaluate_to(
-            out, chosen, settings, load=Encoder.load_for_use, progress=lambda what, done, total: bar(done, total, what)
-        )
+    if earlier is None:
+        console.print(table(scores))
+        return
+    before, kept = earlier
     change = None
-    if ranks and earlier and earlier["task_fingerprint"] == scores["task_fingerprint"]:
-        change = compare([ranks], [read_per_query(out, scores["task_fingerprint"])])
-    console.print(table(scores, earlier, change))
-    print(f"the scores are in {out / 'scores.json'}")
+    if before["task_fingerprint"] == scores["task_fingerprint"]:
+        change = compare([kept], [read_per_query(out, scores["task_fingerprint"])])
+    console.print(table(scores, before, change))
+
+
+def _remarks(scores: dict[str, Any], keeping: "Keeping") -> Iterator[str]:
+    """What the table does not say: how was searched, what is missing, what is kept."""
+    from hbdist.evaluation.vectors import default_folder, kept_sets
+
+    search = scores["search"]
+    if not search["exact"]:
+        given = ", ".join(f"{name} {search[name]:,}" for name in search if name not in ("exact", "index", "vectors"))
+        yield f"approximate: searched by {search['index']} ({given}); what it did not find counts as standing last"
+    if search["vectors"] != "float32":
+        yield f"candidates' vectors were rounded to {search['vectors']}"
+    for what, why in scores["not_measured"].items():
+        yield f"{what} was not measured: {why}"
+    folder = keeping.folder or default_folder()
+    if sets := list(kept_sets(folder)):
+        size = sum(size for _, _, size in sets)
+        yield f"vectors kept in {folder}: {size / 1e6:,.0f} MB in {len(sets)} folders; delete those that are not needed"

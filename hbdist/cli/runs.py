@@ -58,11 +58,11 @@ def plan(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Write a run's report.html: curves, tables and heat maps in one file."""
-    from hbdist.studies.report import run_report
+def report(path: Annotated[Path, typer.Argument(help="A run's folder, or a study's folder or TOML file.")]) -> None:
+    """Write report.html: curves, tables and heat maps in one file; of a study also results.csv, report.md, report.tex."""
+    from hbdist.studies.report import report_on
 
-    print(f"wrote {run_report(run)}")
+    print(f"wrote {report_on(path)}")
 
 
 @app.command()

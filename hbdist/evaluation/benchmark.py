@@ -1,103 +1,152 @@
 """Evaluate an encoder on a retrieval task: encode, rank exactly, average as the paper does, write scores.json.
 
+On one process or many, with the same numbers. A pool whose vectors are small is held whole by every rank; a larger one lies in
+parts on disk, of which each rank encodes and searches its own.
+
 Q queries · C candidates of the pool · R relevant candidates of a query · D dimensions
 """
 
-import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 
-from hbdist.atomic import write_atomically
-from hbdist.errors import DataError
+from hbdist.best import chosen_on
 from hbdist.evaluation.bias import bias_by_language, mean_bias, random_rank_distance
 from hbdist.evaluation.confidence import confidence
+from hbdist.evaluation.encoding import (
+    TextEncoder,
+    Texts,
+    candidates_of,
+    encode_parts,
+    encode_whole,
+    queries_of,
+    sorted_parts,
+    vectors_of,
+)
+from hbdist.evaluation.index import Approximate
 from hbdist.evaluation.measures import language_numbers, more_bias, per_query, question_alignment, without_language
-from hbdist.evaluation.per_query import write_per_query
-from hbdist.evaluation.ranking import NO_RANK, Ranking, macro_mean, mean_metrics, rank_in_tiles
+from hbdist.evaluation.ranking import NO_RANK, Ranking, macro_mean, mean_metrics
+from hbdist.evaluation.record import Evaluation, write_scores
 from hbdist.evaluation.scores import read_scores
+from hbdist.evaluation.search import rank_in_parts, rank_whole
 from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.evaluation.vectors import IN_MEMORY_BYTES, Keeping
+from hbdist.ranks import Ranks
 from hbdist.sections import ModelSection
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("queries", "documents", "scores"), how many are done, and of how many."""
+"""Called with what is being done ("queries", "documents", "scores"), how many of this rank's are done, and of how many."""
 
-LARGEST_PLAIN_FILE = 100_000
-"""Lines; a longer TREC file is compressed."""
-
-
-class TextEncoder(Protocol):
-    """What is asked of a model: unit vectors of texts, in the order given."""
-
-    def encode(
-        self,
-        texts: Sequence[str],
-        kind: Literal["query", "document"],
-        *,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
-        """float32 [N, D], L2-normalised."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores, and the ranking they come from."""
-
-    scores: dict[str, Any]
-    ranking: Ranking
+NO_REMOVAL = "the baselines without training need all vectors in memory at once, and these lie on disk"
 
 
 def evaluate(
-    encoder: TextEncoder, task: RetrievalTask, *, model: str, fingerprint: str = "", progress: Progress | None = None
+    encoder: TextEncoder,
+    task: RetrievalTask,
+    *,
+    model: str,
+    fingerprint: str = "",
+    ranks: Ranks | None = None,
+    vectors: Keeping | None = None,
+    index: Approximate | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Rank every query's relevant candidates, monolingually, in each language pair, and in the multilingual pool.
 
+    A collective of all ranks; all get the same evaluation, whatever their number.
+
     Args:
-        encoder: the model.
+        encoder: the model, one on every rank.
         task: questions and candidates, perhaps cut.
         model: its name, for the record.
-        fingerprint: of its contents, for the record; see `model_fingerprint`.
+        fingerprint: of its contents, for the record and for keeping vectors, which without it are not kept; see
+            `model_fingerprint`.
+        ranks: unset: this process alone.
+        vectors: where those of a large pool lie, and whether they stay.
+        index: search approximately, by this; unset: exactly.
         progress: told how far it is.
 
     Raises:
-        DataError: the encoder gives vectors that are not finite.
+        DataError: the encoder gives vectors that are not finite, the corpus is damaged, or there is no room for vectors.
     """
     started = perf_counter()
-    query_QD = _encode(encoder, [query.text for query in task.queries], "query", progress)
-    texts = [text for part in task.candidate_texts(1024) for text in part]
-    candidate_CD = _encode(encoder, texts, "document", progress)
-    encoded = perf_counter()
-    rank = partial(
-        rank_in_tiles,
-        relevant_QR=task.relevant,
-        slices=list(task.candidate_slices.values()),
-        unranked_QI=task.unranked,
+    ranks, vectors = ranks or Ranks(), vectors or Keeping()
+    known_by = fingerprint if vectors.keep else ""
+    query_QD, candidate_CD, ranking, encoded = _encode_and_rank(
+        encoder, task, ranks, vectors, index, progress, model=model, fingerprint=known_by
     )
-    ranking = rank(query_QD, candidate_CD, progress=_part(progress, "scores"))
     several = len(task.languages) > 1 and "multilingual" in task.settings
-    scores = {
-        "task": task.name,
-        "model": model,
-        "model_fingerprint": fingerprint,
-        "task_fingerprint": task.fingerprint,
-        "note": task.note,
-        "left_out": dict(task.left_out),
-        "counts": {"queries": len(task.queries), "candidates": len(task.candidates)},
-        "cut": _cut(task),
-        **summarise(ranking, task),
-        "confidence": confidence(per_query(ranking, task)),
-        "alignment": question_alignment(query_QD, ranking, task) if several else None,
-        "removal": without_language(query_QD, candidate_CD, task, rank=rank, summarise=summarise) if several else None,
-        "seconds": {"encode": encoded - started, "score": perf_counter() - encoded},
-    }
-    return Evaluation(scores, ranking)
+    removal = None
+    if several and candidate_CD is not None:
+        rank = partial(rank_whole, task=task, ranks=ranks)
+        removal = without_language(query_QD, candidate_CD, task, rank=rank, summarise=summarise)
+    scores = None
+    if ranks.is_main:  # the rest is of one process, and the others wait for it
+        scores = {
+            "task": task.name,
+            "model": model,
+            "model_fingerprint": fingerprint,
+            "task_fingerprint": task.fingerprint,
+            "search": search_record(vectors, index),
+            "note": task.note,
+            "left_out": dict(task.left_out),
+            "counts": {"queries": len(task.queries), "candidates": len(task.candidates)},
+            "cut": _cut(task),
+            **summarise(ranking, task),
+            "confidence": confidence(per_query(ranking, task)),
+            "alignment": question_alignment(query_QD, ranking, task) if several else None,
+            "removal": removal,
+            "not_measured": {"removal": NO_REMOVAL} if several and candidate_CD is None else {},
+            "seconds": {"encode": encoded - started, "score": perf_counter() - encoded},
+        }
+    return Evaluation(ranks.from_main(scores), ranking)
+
+
+def _encode_and_rank(
+    encoder: TextEncoder,
+    task: RetrievalTask,
+    ranks: Ranks,
+    vectors: Keeping,
+    index: Approximate | None,
+    progress: Progress | None,
+    *,
+    model: str,
+    fingerprint: str,
+) -> tuple[np.ndarray, np.ndarray | None, Ranking, float]:
+    """The queries' vectors, the candidates' where all ranks hold them whole, the ranking, and when all were encoded."""
+    queries, told = queries_of(task), partial(_part, progress)
+    in_memory = sorted_parts(len(queries.texts))
+    query_QD = encode_whole(encoder, queries, "query", ranks=ranks, parts=in_memory, progress=told("queries"))
+    dimensions = query_QD.shape[1]
+    whole = index is None and len(task.candidates) * dimensions * 4 <= IN_MEMORY_BYTES
+    known_by = {"model": model, "fingerprint": fingerprint}
+    with vectors_of(task, dimensions, vectors, whole=whole, ranks=ranks, **known_by) as parts:
+        if whole:
+            texts = candidates_of(task, range(len(task.candidates)))
+            found = encode_whole(encoder, texts, "document", ranks=ranks, parts=parts, progress=told("documents"))
+            encoded = perf_counter()
+            ranking = rank_whole(query_QD, found, task, ranks=ranks, progress=told("scores"))
+            return query_QD, found, ranking, encoded
+
+        def stretch(number: int) -> Texts:
+            return candidates_of(task, parts.span(number))
+
+        encode_parts(encoder, stretch, "document", ranks=ranks, parts=parts, progress=told("documents"))
+        encoded = perf_counter()
+        ranking = rank_in_parts(query_QD, parts, task, ranks=ranks, index=index, progress=told("scores"))
+        return query_QD, None, ranking, encoded
+
+
+def search_record(vectors: Keeping, index: Approximate | None) -> dict[str, Any]:
+    """How candidates were searched, as in scores.json: {"exact": true, "vectors": "float32"}, or by which index."""
+    return (index.record() if index else {"exact": True}) | {"vectors": vectors.precision}
 
 
 def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
@@ -140,31 +189,54 @@ def evaluate_to(
     settings: ModelSection,
     *,
     load: Callable[[ModelSection], TextEncoder],
+    ranks: Ranks | None = None,
+    vectors: Keeping | None = None,
+    index: Approximate | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The scores of a model in `out`/scores.json: read if they are there and still hold, else computed and written.
 
-    They hold if model (contents and settings), task (texts and cut) and relevance are the same.
+    They hold if model (contents and settings), task (texts and cut), relevance and the way of searching are the same.
+    A collective; rank 0 alone reads and writes.
 
     Args:
         out: folder for scores.json and the TREC files.
         task: the task, perhaps cut.
         settings: the model and how it is used.
         load: makes the encoder; not called if the scores hold.
-        progress: told how far it is.
+        ranks, vectors, index, progress: as of `evaluate`.
 
     Raises:
-        DataError: the model cannot be loaded, or gives vectors that are not finite.
+        DataError: as of `evaluate`, or the model cannot be loaded.
     """
-    fingerprint = model_fingerprint(settings)
-    known = read_scores(out)
-    if known and (known.get("model_fingerprint"), known.get("task_fingerprint")) == (
-        fingerprint,
-        task.fingerprint,
-    ):
+    ranks, vectors = ranks or Ranks(), vectors or Keeping()
+    known, fingerprint = None, ""
+    with ranks.together():
+        if ranks.is_main:
+            known, fingerprint = read_scores(out), model_fingerprint(settings)
+    known, fingerprint = ranks.from_main((known, fingerprint))
+    now = {
+        "model_fingerprint": fingerprint,
+        "task_fingerprint": task.fingerprint,
+        "search": search_record(vectors, index),
+    }
+    if known and all(known.get(key) == value for key, value in now.items()):
         return known
-    evaluation = evaluate(load(settings), task, model=settings.name, fingerprint=fingerprint, progress=progress)
-    write_scores(out, evaluation, task)
+    with ranks.together():
+        encoder = load(settings)
+    evaluation = evaluate(
+        encoder,
+        task,
+        model=settings.name,
+        fingerprint=fingerprint,
+        ranks=ranks,
+        vectors=vectors,
+        index=index,
+        progress=progress,
+    )
+    evaluation = replace(evaluation, scores=evaluation.scores | {"chosen_on": chosen_on(settings.name)})
+    if ranks.is_main:
+        write_scores(out, evaluation, task)
     return evaluation.scores
 
 
@@ -182,43 +254,6 @@ def model_fingerprint(settings: ModelSection) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path:
-    """Write multilingual.run.trec, qrels.trec (".gz" if long), ranks.npz and, last and whole or not at all, scores.json.
-
-    The run file holds the first hundred candidates of the multilingual pool, scores with all digits of a float32, so
-    that trec_eval orders them as they were ordered here.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    ranking, ids = evaluation.ranking, task.candidate_ids
-    run = (
-        f"{query} Q0 {ids[place]} {rank} {score:.9g} hbdist\n"
-        for query, places, values in zip(task.query_ids, ranking.top_QK, ranking.top_score_QK, strict=True)
-        for rank, (place, score) in enumerate(zip(places.tolist(), values.tolist(), strict=True), start=1)
-        if score > -np.inf  # else not ranked for this query
-    )
-    qrels = (
-        f"{query_id} 0 {ids[place]} {grade}\n"
-        for query_id, places, grades in zip(task.query_ids, task.relevant, task.relevant_grade, strict=True)
-        for place, grade in zip(places.tolist(), grades.tolist(), strict=True)
-        if grade
-    )
-    _write_lines(out / "multilingual.run.trec", run, ranking.top_QK.size)
-    _write_lines(out / "qrels.trec", qrels, sum(len(task.relevance[query.id]) for query in task.queries))
-    write_per_query(out, per_query(ranking, task), evaluation.scores["task_fingerprint"])
-    path = out / "scores.json"
-    text = json.dumps(evaluation.scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, text)
-    return path
-
-
-def _write_lines(path: Path, lines: Iterable[str], count: int) -> None:
-    data, compressed = "".join(lines).encode(), path.with_name(path.name + ".gz")
-    long = count > LARGEST_PLAIN_FILE
-    # mtime 0: the same ranking gives the same bytes.
-    write_atomically(*((compressed, gzip.compress(data, 1, mtime=0)) if long else (path, data)))
-    (path if long else compressed).unlink(missing_ok=True)  # of an earlier evaluation with another cut
 
 
 def _cut(task: RetrievalTask) -> dict[str, Any] | None:
@@ -251,21 +286,3 @@ def _bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, Any]]:
 
 def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
     return partial(progress, what) if progress else None
-
-
-def _encode(
-    encoder: TextEncoder, texts: Sequence[str], kind: Literal["query", "document"], progress: Progress | None
-) -> np.ndarray:
-    what = "queries" if kind == "query" else "documents"
-    vector_ND = encoder.encode(texts, kind, progress=_part(progress, what))
-    vector_ND = np.ascontiguousarray(vector_ND, dtype=np.float32)
-    assert vector_ND.shape[0] == len(texts), f"{vector_ND.shape[0]} vectors for {len(texts)} texts"
-    broken_N = ~np.isfinite(vector_ND).all(axis=1)
-    # Nothing compares with NaN, so it would come first everywhere and score perfectly.
-    if broken_N.any():
-        raise DataError(
-            f"The model gives vectors that are not finite for {broken_N.sum():,} of {len(texts):,} {what}, the first of"
-            f" them for {texts[int(broken_N.argmax())][:60]!r}; all must be finite. Its weights are damaged or its"
-            " training diverged: use an earlier checkpoint."
-        )
-    return vector_ND

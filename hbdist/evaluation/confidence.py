@@ -39,7 +39,11 @@ class Interval:
 class Difference:
     """After minus before, on the same questions."""
 
+    before: float
+    after: float
+    """The macro means, over all seeds of each side."""
     mean: float
+    """Their difference."""
     low: float
     high: float
     p: float
@@ -76,8 +80,8 @@ def difference(before: Sequence[Values], after: Sequence[Values], *, draws: int 
     low, high = _percentiles(change_B)
     side = min((change_B <= 0).sum(), (change_B >= 0).sum())
     p = min(1.0, 2 * (side + 1) / (draws + 1))
-    mean = float(score_R[split:].mean() - score_R[:split].mean())
-    return Difference(mean, low, high, float(p), bool(low > 0 or high < 0))
+    means = float(score_R[:split].mean()), float(score_R[split:].mean())
+    return Difference(*means, means[1] - means[0], low, high, float(p), bool(low > 0 or high < 0))
 
 
 def confidence(kept: PerQuery) -> dict[str, Any]:

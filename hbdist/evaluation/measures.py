@@ -131,5 +131,7 @@ def language_numbers(slices: Mapping[str, slice]) -> np.ndarray:
 
 
 def relevant_languages(task: RetrievalTask) -> np.ndarray:
-    """The language number of each relevant candidate: int64 [Q, R]; where there is none, that of another candidate."""
-    return language_numbers(task.candidate_slices)[task.relevant]
+    """The language number of each relevant candidate: int64 [Q, R]; where there is none, any."""
+    # Of a hundred million candidates, there need not be a list of languages.
+    stops = np.array([part.stop for part in task.candidate_slices.values()])
+    return np.searchsorted(stops, task.relevant, side="right")

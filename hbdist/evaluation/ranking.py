@@ -23,6 +23,9 @@ NO_RANK = 0
 TOP = 100
 """K: candidates of each query that are kept, best first. The metrics do not rest on them."""
 
+TILE = 128
+"""Queries that are scored at once."""
+
 METRICS = ("map", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "mrr")
 """Names of the metrics, in the order of scores.json; a task may ask for others."""
 
@@ -48,7 +51,8 @@ def rank_in_tiles(
     *,
     slices: Sequence[slice],
     unranked_QI: np.ndarray | None = None,
-    tile: int = 128,
+    tile: int = TILE,
+    share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
     """Score all queries against all candidates, a tile of queries at a time, and keep the ranks.
@@ -64,11 +68,14 @@ def rank_in_tiles(
             with a score of minus infinity; −1 where a query has fewer than I. None of them is relevant.
         tile: queries scored at once; a matter of memory and speed (128 rows stay near the caches of a CPU), and of
             the last digit of a score, where the matrix product adds up in another order.
-        progress: called with (queries done, Q) after every tile.
+        share: (n, of how many): only the queries of `rows_of_share`, in tiles that are the same for any number.
+        progress: called with (queries done, queries of the share) after every tile.
     """
     transposed_DC = np.ascontiguousarray(candidate_CD.T)
     parts: list[tuple[np.ndarray, ...]] = []
-    for start in range(0, len(query_QD), tile):
+    rows_Q, done = rows_of_share(len(query_QD), share, tile=tile), 0
+    # A share without any query is a ranking, too: of an empty tile.
+    for start in rows_Q[rows_Q % tile == 0].tolist() or [len(query_QD)]:
         score_QC = query_QD[start : start + tile] @ transposed_DC
         if unranked_QI is not None:
             row, column = np.nonzero(unranked_QI[start : start + tile] >= 0)
@@ -76,9 +83,16 @@ def rank_in_tiles(
         relevant = relevant_QR[start : start + tile]
         own = sum((rank_relevant(score_QC, relevant, subset=part) for part in slices), np.zeros_like(relevant))
         parts.append((rank_relevant(score_QC, relevant), own, *top_candidates(score_QC, TOP)))
+        done += len(score_QC)
         if progress:
-            progress(min(start + tile, len(query_QD)), len(query_QD))
+            progress(done, len(rows_Q))
     return Ranking(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def rows_of_share(queries: int, share: tuple[int, int], *, tile: int = TILE) -> np.ndarray:
+    """The queries of share n of so many, ascending: every so-many-th tile from the n-th on."""
+    rows_Q = np.arange(queries)
+    return rows_Q[rows_Q // tile % share[1] == share[0]]
 
 
 def rank_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subset: slice = slice(None)) -> np.ndarray:

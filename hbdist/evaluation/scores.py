@@ -6,16 +6,20 @@ Its keys are in the docstrings of `benchmark.evaluate` and `benchmark.summarise`
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
 from hbdist.errors import DataError
 
-SETTINGS = ("monolingual", "cross_lingual", "multilingual")
+Setting = Literal["monolingual", "cross_lingual", "multilingual"]
+SETTINGS: tuple[Setting, ...] = ("monolingual", "cross_lingual", "multilingual")
 
 BASELINES = {"demean": "language means removed", "lir": "LIR"}
 """Baselines without training, by their names in scores.json: see `hbdist.evaluation.removal`."""
+
+COMPARED = {"map": "mAP", "rank_distance": "rank distance"}
+"""What is given an interval, as it is shown: see `hbdist.evaluation.confidence`."""
 
 
 def read_scores(out: Path) -> dict[str, Any] | None:
@@ -72,6 +76,45 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
     return shown
 
 
+def comparison_table(found: dict[str, Any]) -> Table:
+    """What `comparison.compare_folders` found, as a table for the terminal."""
+    shown = Table(title=f"{found['task']} · before → after", caption=_comparison_caption(found), caption_justify="left")
+    for column in ("", "before", "after", "change", "95 %", "p"):
+        shown.add_column(column, justify="right" if column else "left")
+    for setting, metrics in found["changes"].items():
+        for metric, value in metrics.items():
+            digits = 1 if metric == "rank_distance" else 3
+            shown.add_row(
+                f"{setting.replace('_', '-')} {COMPARED[metric]}",
+                *(f"{value[side]:,.{digits}f}" for side in ("before", "after")),
+                f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference",
+                f"{value['low']:+,.{digits}f} to {value['high']:+,.{digits}f}",
+                f"{value['p']:.4f}",
+            )
+    return shown
+
+
+def _comparison_caption(found: dict[str, Any]) -> str:
+    sides = ("before", "after")
+    lines = [f"{side}: {', '.join(one['model'] for one in found[side])}" for side in sides]
+    lines.append(f"{found['counts']['queries']:,} queries; {describe_cut(found['cut'])}.")
+    if found.get("note"):
+        lines.append(f"Note: {found['note']}.")
+    lines.append(f"Intervals: the middle {found['level']:.0%} of {found['draws']:,} draws of {_drawn(found)}.")
+    if not all(value["real"] for metrics in found["changes"].values() for value in metrics.values()):
+        lines.append("No difference: the interval holds zero, so this cannot tell the two apart.")
+    single = [side for side in sides if len(found[side]) == 1]
+    if single:
+        lines.append(f"One seed {' and '.join(single)}: what another seed would give is not in the interval.")
+    return "\n".join(lines)
+
+
+def _drawn(found: dict[str, Any]) -> str:
+    groups = f"{found['clusters']:,} groups of questions"
+    several = [f"{len(found[side])} seeds {side}" for side in ("before", "after") if len(found[side]) > 1]
+    return " and of ".join([groups, *several])
+
+
 def _cell(sides: Sequence[dict[str, Any]], section: str, name: str, digits: int, baseline: str) -> str:
     """One number, or "before → after"; a dash where there is none."""
     values = [((side["removal"][baseline] if baseline else side).get(section) or {}).get(name) for side in sides]
@@ -113,6 +156,8 @@ def _caption(scores: dict[str, Any], before: dict[str, Any] | None, change: dict
         lines.append(f"Rank distance: {perfect:,.0f} is perfect, {chance:,.0f} random.")
         lines.append(f"Same-language share: of the top 10; {pool:.3f} of the pool.")
         lines.append("Multilingual recall@k: share of all translations that are in the top k.")
+    if scores.get("chosen_on"):
+        lines.append(f"The model was chosen on {scores['chosen_on']}: its scores there are a little too good.")
     if before and before["task_fingerprint"] != scores["task_fingerprint"]:
         lines.append(f"Not comparable: before was {before['task']}, {describe_cut(before['cut'])}.")
     return "\n".join(lines)

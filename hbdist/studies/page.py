@@ -23,16 +23,22 @@ table { margin: .2rem 0 1rem; width: 100%; max-width: 46rem; border-collapse: co
   font-variant-numeric: tabular-nums; }
 th, td { padding: .38rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: 0; text-align: left; }
-thead th { color: var(--soft); font-weight: 500; font-size: .88rem; }
+thead th { color: var(--soft); font-weight: 500; font-size: .88em; }
 tbody th { padding-top: 1.1rem; font-weight: 600; }
 td:last-child { white-space: nowrap; }
+.scroll { overflow-x: auto; } .scroll table { width: auto; min-width: min(100%, 46rem); max-width: none; }
+.scroll th { vertical-align: bottom; } .scroll td { vertical-align: top; }
+.scroll .name { text-align: left; padding-left: 0; white-space: nowrap; }
+.scroll td.words { min-width: 16rem; white-space: normal; overflow-wrap: anywhere; }
+.scroll td small { display: block; color: var(--soft); font-size: .8em; white-space: nowrap; }
+tr.apart td { background: var(--wash); } tr.apart:not(tr.apart + tr) td { border-top: 2px solid #c3ccd6; }
 .better { color: var(--better); } .worse { color: var(--worse); }
 .facts { max-width: none; }
 .facts td { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 .facts td:first-child { width: 12rem; color: var(--soft); }
 .facts td:last-child { white-space: normal; }
 .figures { display: grid; gap: 1.5rem 2.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-figure { margin: 0; break-inside: avoid; } figure svg { display: block; width: 100%; height: auto; }
+figure { margin: 0; max-width: 34rem; break-inside: avoid; } figure svg { display: block; width: 100%; height: auto; }
 svg text { font-family: inherit !important; }
 .tiles { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); }
 .tiles div { padding: .7rem .9rem; background: var(--wash); border-radius: 6px; color: var(--soft); font-size: .85rem; }
@@ -41,8 +47,13 @@ summary { padding: .4rem 0; cursor: pointer; }
 @media (max-width: 36rem) { body { padding: 1.4rem 1rem 3rem; } th, td { padding: .34rem .3rem; font-size: .92rem; }
   .facts td:first-child { width: 7rem; } }
 @media print { body { padding: 0; max-width: none; font-size: 10.5pt; } pre { white-space: pre-wrap; }
-  h2 { break-after: avoid; } .figures { grid-template-columns: 1fr 1fr; } }
+  h2 { break-after: avoid; } tr { break-inside: avoid; } .scroll { overflow: visible; font-size: 8.5pt; }
+  .figures { grid-template-columns: 1fr 1fr; } }
 """
+
+
+LONG = 44
+"""Letters of a name that stay on one line in a table."""
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -54,6 +65,11 @@ def page(title: str, parts: Iterable[str]) -> str:
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
+
+
+def text(text: str) -> str:
+    """Text as HTML, for the cells of a table."""
+    return escape(text)
 
 
 def heading(text: str) -> str:
@@ -88,6 +104,36 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
     return f'<table class="facts"><tbody>{body}</tbody></table>'
 
 
+def table(
+    names: Sequence[str],
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    apart: Iterable[tuple[str, Sequence[str]]] = (),
+) -> str:
+    """A table that scrolls sideways where it is wider than the screen.
+
+    Args:
+        names: heads of the first columns, which name the row; text, as all heads.
+        columns: heads of the others.
+        rows: cells as HTML.
+        apart: more rows, shaded, below the others: a name as text and the cells of the other columns.
+    """
+
+    def row(cells: Sequence[str], tag: str = "td") -> str:
+        named = (
+            f'<{tag} class="{"name words" if len(cell) > LONG else "name"}">{cell}</{tag}>'
+            for cell in cells[: len(names)]
+        )
+        return "".join([*named, *(f"<{tag}>{cell}</{tag}>" for cell in cells[len(names) :])])
+
+    head = row([escape(text) for text in (*names, *columns)], "th")
+    body = "".join(f"<tr>{row(cells)}</tr>" for cells in rows)
+    for name, cells in apart:
+        named = f'<td class="name" colspan="{len(names)}">{escape(name)}</td>'
+        body += f'<tr class="apart">{named}{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def preformatted(text: str) -> str:
     return f"<pre>{escape(text.rstrip())}</pre>"
 
@@ -95,6 +141,12 @@ def preformatted(text: str) -> str:
 def folded(summary: str, body: str) -> str:
     """HTML that a click shows."""
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+
+
+def remarks(sentences: Sequence[str]) -> str:
+    """Sentences one by one; behind a click where there are many."""
+    body = "".join(paragraph(sentence, kind="note") for sentence in sentences)
+    return folded(f"{len(sentences)} remarks", body) if len(sentences) > 4 else body
 
 
 def score_table(columns: Sequence[str], groups: Iterable[tuple[str, Iterable[Sequence[str]]]]) -> str:

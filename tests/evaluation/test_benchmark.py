@@ -4,17 +4,20 @@ import gzip
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytrec_eval
 from rich.console import Console
+from stand_ins import HashEncoder
 
 from hbdist.config import ModelSection
 from hbdist.errors import DataError
-from hbdist.evaluation.benchmark import evaluate, evaluate_to, model_fingerprint, write_scores
+from hbdist.evaluation.benchmark import evaluate, evaluate_to, model_fingerprint
 from hbdist.evaluation.ranking import METRICS
+from hbdist.evaluation.record import write_scores
 from hbdist.evaluation.scores import table
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import load_xquad_r
@@ -25,42 +28,42 @@ TREC_NAMES = dict(
 )
 
 
-class HashEncoder:
-    """Vectors of small whole numbers from the hash of a text: their products are exact, and often tie."""
-
-    def __init__(self, _settings: ModelSection | None = None) -> None:
-        self.calls = 0
-
-    def encode(self, texts, kind, *, progress=None):
-        self.calls += 1
-        digests = b"".join(hashlib.sha256(text.encode()).digest() for text in texts)
-        if progress:
-            progress(len(texts), len(texts))
-        return (np.frombuffer(digests, dtype=np.uint8).reshape(len(texts), 32) % 7 - 3.0).astype(np.float32)
-
-
 class RandomEncoder:
-    def encode(self, texts, kind, *, progress=None):
-        generator = np.random.default_rng(len(kind))
-        vector_ND = generator.standard_normal((len(texts), 64), dtype=np.float32)
+    """A random direction for each text."""
+
+    def encode(self, texts, kind, *, languages=None, progress=None):
+        vector_ND = np.zeros((len(texts), 64), dtype=np.float32)
+        for row, text in enumerate(texts):
+            seed = int.from_bytes(hashlib.sha256(f"{kind} {text}".encode()).digest()[:8], "little")
+            vector_ND[row] = np.random.default_rng(seed).standard_normal(64, dtype=np.float32)
         return vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)
 
 
 class Oracle:
-    """Knows the answers: one dimension a question."""
+    """Knows the answers: one dimension a question. Texts are ids and places, as equal ones may have unequal answers."""
 
     def __init__(self, task: RetrievalTask) -> None:
-        self.task = task
+        questions = list(task.relevance)
+        self.dimensions = len(questions)
+        self.number = {name: [number] for number, name in enumerate(questions)}
+        for number, places in enumerate(task.relevance.values()):
+            for place in places:
+                self.number.setdefault(f"place {place}", []).append(number)
 
-    def encode(self, texts, kind, *, progress=None):
-        questions = list(self.task.relevance)
-        vector_ND = np.zeros((len(texts), len(questions)), dtype=np.float32)
-        if kind == "query":
-            vector_ND[range(len(texts)), [questions.index(query.id) for query in self.task.queries]] = 1
-        else:
-            for dimension, places in enumerate(self.task.relevance.values()):
-                vector_ND[list(places), dimension] = 1
+    def encode(self, texts, kind, *, languages=None, progress=None):
+        vector_ND = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        for row, text in enumerate(texts):
+            vector_ND[row, self.number.get(text, [])] = 1
         return vector_ND
+
+
+def numbered(task: RetrievalTask) -> RetrievalTask:
+    """The same task for an oracle."""
+    return replace(
+        task,
+        queries=tuple(query._replace(text=query.id) for query in task.queries),
+        candidates=tuple(one._replace(text=f"place {place}") for place, one in enumerate(task.candidates)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ def test_averages_are_macro_over_11_languages_and_110_ordered_pairs(scores):
 
 
 def test_a_perfect_ranker_scores_1_and_has_rank_distance_10(task):
-    scores = evaluate(Oracle(task), task, model="oracle").scores
+    scores = evaluate(Oracle(task), numbered(task), model="oracle").scores
     for setting in ("monolingual", "cross_lingual", "multilingual"):
         assert scores[setting]["map"] == pytest.approx(1.0)
     assert scores["bias"]["rank_distance"] == scores["bias"]["rank_distance_median"] == 10.0
@@ -162,7 +165,7 @@ def test_one_language_has_neither_cross_lingual_scores_nor_bias(whole):
 
 def test_vectors_that_are_not_finite_are_refused(small):
     class Broken(HashEncoder):
-        def encode(self, texts, kind, *, progress=None):
+        def encode(self, texts, kind, *, languages=None, progress=None):
             vector_ND = super().encode(texts, kind)
             vector_ND[1, 0] = np.nan
             return vector_ND
@@ -189,7 +192,7 @@ def test_long_trec_files_are_compressed_and_leave_no_old_ones_beside(tmp_path, t
     evaluation = evaluate(HashEncoder(), task, model="hash")
     write_scores(tmp_path, evaluation, task)
     plain = (tmp_path / "qrels.trec").read_bytes()
-    monkeypatch.setattr("hbdist.evaluation.benchmark.LARGEST_PLAIN_FILE", 500)
+    monkeypatch.setattr("hbdist.evaluation.record.LARGEST_PLAIN_FILE", 500)
     write_scores(tmp_path, evaluation, task)
     assert gzip.decompress((tmp_path / "qrels.trec.gz").read_bytes()) == plain
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -270,7 +273,7 @@ def shown(*sides) -> str:
 
 
 def test_the_table_shows_before_and_after_and_what_was_cut(task, scores):
-    perfect = evaluate(Oracle(task), task, model="oracle").scores
+    perfect = evaluate(Oracle(task), numbered(task), model="oracle").scores
     text = shown(perfect, scores)
     assert f"{scores['monolingual']['map']:.3f} → 1.000" in text
     assert "→ 10.0" in text

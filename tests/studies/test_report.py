@@ -4,11 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_studies import Page
 
 from hbdist.config import Config
 from hbdist.errors import DataError
@@ -89,36 +89,6 @@ def run(tmp_path) -> Path:
     return folder
 
 
-class Page(HTMLParser):
-    """The tags of a page, its ids, its text, and the tags that were not closed in order."""
-
-    VOID = frozenset({"meta", "br", "path", "use", "image"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += f"{data} "
-
-
 def test_a_report_is_one_file_that_loads_nothing(run):
     html = run_report(run).read_text()
     assert not re.search(r"https?:|//[a-z]", html)
@@ -176,14 +146,16 @@ def test_throughput_is_over_the_whole_run(run):
     ],
 )
 def test_what_is_missing_is_named_with_the_command_that_makes_it(run, path, sentence, command):
-    whole = run_report(run).read_text()
     (run / path).unlink()
     html = run_report(run).read_text()
     said = re.findall(r'<p class="missing">(.*?)</p>', html)
     assert len(said) == 1
     assert sentence in said[0]
     assert command in said[0]
-    assert sentence not in whole
+
+
+def test_nothing_is_missed_in_a_whole_run(run):
+    assert 'class="missing"' not in run_report(run).read_text()
 
 
 def test_a_run_with_a_config_alone_has_a_report(run):
@@ -207,6 +179,26 @@ def test_one_language_has_neither_cross_lingual_scores_nor_bias(run):
     for side in ("before", "after"):
         write_scores(run, side, scores(0.5, cross_lingual=None, bias=None, by_pair={"en-en": {"map": 0.5}}))
     assert "rank distance" not in Page(run_report(run).read_text()).text
+
+
+def test_a_task_without_map_shows_the_metrics_that_it_has(run):
+    for side, level in (("before", 0.4), ("after", 0.6)):
+        values = {"ndcg@10": level, "recall@100": level}
+        by_pair = {"sw-sw": values, "yo-yo": values}
+        changed = dict.fromkeys(("cross_lingual", "multilingual", "bias"))
+        write_scores(run, side, scores(level, monolingual=values, by_pair=by_pair, by_language={}, **changed))
+    page = Page(run_report(run).read_text())
+    assert "ndcg@10 0.400 0.600 ▲ 0.200 better recall@100" in page.words
+    assert "ndcg@10 after training. Shades run from 0.40 to 0.60." in page.words
+    assert page.tags.count("svg") == 4
+
+
+def test_a_model_chosen_by_an_evaluation_task_is_labelled(run):
+    assert "chosen among the run's steps" not in Page(run_report(run).read_text()).words
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace('metric = ""', 'metric = "multilingual.map"'))
+    words = Page(run_report(run).read_text()).words
+    assert "chosen among the run's steps by multilingual.map, a score of an evaluation task" in words
 
 
 def test_blocks_are_a_kind_of_their_own_and_long_runs_are_averaged(run):

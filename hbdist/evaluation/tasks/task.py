@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hbdist.errors import ConfigError
 from hbdist.evaluation.ranking import METRICS
+from hbdist.evaluation.scores import SETTINGS, Setting
 from hbdist.evaluation.tasks.collection import Candidate, Collection
 
 NO_CANDIDATE = -1
 """Fills the places of `relevant` that a question does not need."""
-
-Setting = Literal["monolingual", "cross_lingual", "multilingual"]
-SETTINGS: tuple[Setting, ...] = ("monolingual", "cross_lingual", "multilingual")
 
 
 class Query(NamedTuple):

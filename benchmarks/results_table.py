@@ -1,0 +1,195 @@
+"""Everything that is measured of a model, on every benchmark that is at hand, as docs/results.md.
+
+    python benchmarks/results_table.py MODEL DATA [--only xquad-r,flores] [--work FOLDER] [--out PAGE]
+
+MODEL is a name or a folder, as for `hbdist evaluate`. DATA is a folder with some of these in it:
+
+    xquad-r                    ar.json … zh.json
+    mlqa-r                     ar.json …, or MLQA's dev-context-ar-question-ar.json …
+    tydiqa, tydiqa-goldp-dev   tydiqa-goldp-v1.1-dev.json, or queries.ar.jsonl (id, query, pid) and passages.ar.jsonl …
+    flores, flores-sib         eng_Latn.jsonl (id, text) … or eng_Latn.txt …, whose lines correspond
+    tatoeba                    deu.jsonl … (text, and en, its English translation)
+
+all of them plain or gzipped. Each row is measured in a process of its own and kept in the work folder: started again, this
+goes on, and measures anew only what was made of another model or other files.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from measure import HERE, RunError, launch, machine, peak_bytes, say
+from results_page import page
+
+FOLDERS = {
+    "xquad-r": ("xquad-r",),
+    "xquad-r:paragraph": ("xquad-r",),
+    "mlqa-r": ("mlqa-r",),
+    "tydiqa": ("tydiqa", "tydiqa-goldp-dev"),
+    "flores": ("flores", "flores-sib"),
+    "tatoeba": ("tatoeba",),
+}
+"""Row → where its data may lie."""
+HOURS = 3
+SOURCE = "The first lines of benchmarks/results_table.py say what is expected."
+
+
+def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
+    """One row, in a process of its own: what was found, seconds, and the most memory that the process held."""
+    from hbdist.encoder import Encoder, settings_of
+
+    started = time.perf_counter()
+    settings = settings_of(model)
+    found = (translations if row in ("flores", "tatoeba") else retrieval)(row, Encoder.load_for_use(settings), folder)
+    seconds = time.perf_counter() - started
+    prefixes = [settings.query_prefix, settings.document_prefix]
+    return {**found, "prefixes": prefixes, "seconds": seconds, "peak_bytes": peak_bytes()}
+
+
+def retrieval(row: str, encoder: Any, folder: str) -> dict[str, Any]:
+    """The scores of `hbdist evaluate`."""
+    from hbdist.evaluation.benchmark import evaluate
+    from hbdist.evaluation.tasks.catalog import load_task
+
+    task = tydiqa_files(Path(folder)) if row == "tydiqa" else None
+    return {"scores": evaluate(encoder, task or load_task(row, Path(folder)), model="").scores}
+
+
+def tydiqa_files(folder: Path) -> Any:
+    """TyDi QA's gold passages from one file of questions and one of passages a language; None if there are none."""
+    from hbdist.evaluation.tasks.collection import Candidate
+    from hbdist.evaluation.tasks.formats import json_object, numbered_lines
+    from hbdist.evaluation.tasks.task import Query, RetrievalTask
+    from hbdist.evaluation.tasks.tydiqa import NOTE, QUESTIONS
+
+    def rows(path: Path) -> list[dict[str, Any]]:
+        return [json_object(line, ("pid",)) for _, line in numbered_lines(path, SOURCE)]
+
+    paths = {path.name.split(".")[1]: path for path in sorted(folder.glob("queries.*.jsonl*"))}
+    queries: list[Any] = []
+    candidates: list[Any] = []
+    relevance: dict[str, tuple[int, ...]] = {}
+    for language, path in paths.items():
+        place = {}
+        for number, passage in enumerate(rows(path.with_name(path.name.replace("queries", "passages")))):
+            place[passage["pid"]] = len(candidates)
+            candidates.append(Candidate(language, number, 0, passage["text"]))
+        for asked in rows(path):
+            queries.append(Query(asked["id"], language, asked["query"]))
+            relevance[asked["id"]] = (place[asked["pid"]],)
+    if not queries:
+        return None
+    note = NOTE if set(paths) == set(QUESTIONS) else f"{NOTE}; {len(paths)} of its {len(QUESTIONS)} languages"
+    settings = ("monolingual",)
+    return RetrievalTask(
+        "tydiqa-goldp", tuple(paths), tuple(queries), tuple(candidates), relevance, settings=settings, note=note
+    )
+
+
+def translations(row: str, encoder: Any, folder: str) -> dict[str, Any]:
+    """Alignment of sentences and their translations, all with the prefix of queries."""
+    return (many_languages if row == "flores" else with_english)(encoder, Path(folder))
+
+
+def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
+    """The same sentences in all languages."""
+    from hbdist.evaluation.alignment import alignment
+    from hbdist.evaluation.measures import question_places
+    from hbdist.evaluation.tasks.parallel import load_parallel
+
+    task = load_parallel(folder)
+    vector_MD = encoder.encode([query.text for query in task.queries], "query")
+    found = alignment(vector_MD, question_places(task), list(task.languages))
+    return {"alignment": found, "languages": len(task.languages), "texts": len(task.queries)}
+
+
+def with_english(encoder: Any, folder: Path) -> dict[str, Any]:
+    """Sentences of each language and their English translations, which are others for each language."""
+    from hbdist.evaluation.alignment import pair_alignment
+    from hbdist.evaluation.tasks.formats import json_object, numbered_lines
+
+    pairs = {}
+    for path in sorted(folder.glob("*.jsonl*")):
+        rows = [json_object(line, ("text", "en")) for _, line in numbered_lines(path, SOURCE)]
+        pairs[path.name.split(".")[0]] = [row["text"] for row in rows], [row["en"] for row in rows]
+    texts = list(dict.fromkeys(text for sides in pairs.values() for side in sides for text in side))
+    place = {text: number for number, text in enumerate(texts)}
+    vector_ND = encoder.encode(texts, "query")
+    by_language = {
+        language: {"items": len(sides[0])}
+        | pair_alignment(*(vector_ND[[place[one] for one in side]] for side in sides))
+        for language, sides in pairs.items()
+    }
+    return {"by_language": by_language, "texts": len(texts)}
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 of the names and bytes of the files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def find(row: str, data: Path) -> Path | None:
+    return next((data / name for name in FOLDERS[row] if (data / name).is_dir()), None)
+
+
+def rows(model: str, data: Path, work: Path, only: list[str]) -> dict[str, dict[str, Any]]:
+    """Every row: kept, measured now, or why there is none.
+
+    Args:
+        only: those to be measured now; of others, what is kept stands.
+    """
+    from hbdist.encoder import settings_of
+    from hbdist.evaluation.benchmark import model_fingerprint
+
+    found: dict[str, dict[str, Any]] = {}
+    of_model = model_fingerprint(settings_of(model))
+    for row in FOLDERS:
+        folder, path = find(row, data), work / f"{row.replace(':', '-')}.json"
+        if folder is None:
+            found[row] = {"reason": "its data are not at hand"}
+            continue
+        key = [of_model, fingerprint(folder)]
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if kept and kept["key"] == key:
+            found[row] = kept
+        elif row in only:
+            say(row)
+            try:
+                made = launch(measure_row, timeout=HOURS * 3600, row=row, model=model, folder=str(folder))[0]
+            except RunError as error:
+                found[row] = {"reason": f"it could not be measured: {error}"}
+                continue
+            found[row] = {"key": key, "machine": machine(), **made}
+            work.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found[row]) + "\n", encoding="utf-8")
+        else:
+            found[row] = {"reason": "it was not asked for"}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="a name, or a folder")
+    parser.add_argument("data", type=Path, help="the folder of the benchmarks' folders")
+    parser.add_argument("--only", default=",".join(FOLDERS), help="rows to measure now; the others stand as kept")
+    parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "results", help="where rows are kept")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results.md")
+    given = parser.parse_args()
+    only = given.only.split(",")
+    if unknown := sorted(set(only) - set(FOLDERS)):
+        parser.error(f"no row is called {unknown[0]}; there are {', '.join(FOLDERS)}")
+    if not given.data.is_dir():
+        parser.error(f"{given.data} is not a folder")
+    found = rows(given.model, given.data, given.work, only)
+    given.out.write_text(page(given.model, found), encoding="utf-8")
+    say(f"wrote {given.out}")
+
+
+if __name__ == "__main__":
+    main()

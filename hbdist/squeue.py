@@ -1,0 +1,71 @@
+"""What Slurm says of a job, asked of squeue, scontrol and sacct in this order; none of them has to be there."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import Literal
+
+State = Literal["pending", "running", "done", "failed", "interrupted", "cancelled", "gone"]
+"""Of a job. interrupted: Slurm ended it (time limit, a dead node) and did not put it back into the queue; gone: Slurm was
+asked and does not know it (any more)."""
+
+TIMEOUT = 15.0
+"""Seconds for each question: where the controller is down, its clients wait for minutes."""
+
+WORDS: dict[State, tuple[str, ...]] = {
+    "pending": ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"),
+    "done": ("COMPLETED",),
+    "failed": ("FAILED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "LAUNCH_FAILED", "RECONFIG_FAIL"),
+    "interrupted": ("TIMEOUT", "NODE_FAIL", "PREEMPTED"),
+    "cancelled": ("CANCELLED", "REVOKED"),
+}
+"""Slurm's words for states; all others are of jobs that run, or are about to."""
+
+
+def own_job(environment: Mapping[str, str] = os.environ) -> str:
+    """The job that this process runs in ("17", or "17_3" of an array); empty outside of Slurm."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID", "")
+
+
+def state_of(job: str) -> State | None:
+    """The state of a job; None where nobody can be asked."""
+    word = _word(job)
+    if not word:
+        return None if word is None else "gone"
+    return next((state for state, words in WORDS.items() if word in words), "running")
+
+
+def may_requeue(job: str) -> bool:
+    """It runs on, as far as can be known. One that was cancelled is ending by now, and a requeue would bring it back."""
+    return _word(job) in (None, "RUNNING")
+
+
+def _word(job: str) -> str | None:
+    """Slurm's own word for the state; empty where it does not know the job, None where nobody can be asked."""
+    questions = {
+        ("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"): r"^(\w+)",
+        ("scontrol", "--oneliner", "show", "job", job): r" JobState=(\w+)",
+        ("sacct", "--noheader", "--parsable2", "-X", "--format=State", f"--jobs={job}"): r"^(\w+)",
+    }
+    answers = []
+    for question, pattern in questions.items():
+        answers.append(_ask(*question))
+        if found := re.search(pattern, answers[-1] or ""):
+            return found[1]
+    return None if all(answer is None for answer in answers) else ""
+
+
+def _ask(*command: str) -> str | None:
+    """What a command prints; empty where it knows of no such job, None where it cannot be asked."""
+    own_settings = ("SQUEUE_", "SACCT_", "SCONTROL_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(own_settings)}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=environment)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return "" if "Invalid job id" in done.stderr else None
+    return done.stdout.strip()

@@ -1,0 +1,294 @@
+"""What a study would take on so many GPUs: a model, from formulas and stated assumptions. Nothing is loaded or measured.
+
+B pairs of the global batch · W GPUs · P pairs of one GPU · K hard negatives of a pair · D dimensions · Ψ parameters
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from hbdist.config import Config
+from hbdist.errors import ConfigError
+from hbdist.parameters import count_parameters
+from hbdist.studies.schema import Assumptions
+from hbdist.studies.study import Study, StudyRun
+from hbdist.zero import Zero
+
+NUMBER = 8
+"""Bytes of a document's identity, or of its block: int64."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One run on W GPUs. Bytes are of one GPU."""
+
+    config: Config
+    gpus: int
+    parameters: int | None
+    """Ψ; None where it is not known."""
+    dimensions: int | None
+    assumed: Assumptions
+    zero: Zero | None = None
+
+    @property
+    def pairs_a_gpu(self) -> int:
+        """P, of the GPU that has the most."""
+        return -(-self.config.batch.size // self.gpus)
+
+    @property
+    def tokens_a_pair(self) -> float:
+        model = self.config.model
+        most = model.max_query_tokens + model.max_document_tokens * (1 + self.config.loss.hard_negatives)
+        return self.assumed.tokens_per_pair or most
+
+    @property
+    def tokens_a_gpu(self) -> float:
+        """Of a step."""
+        return self.pairs_a_gpu * self.tokens_a_pair
+
+    @property
+    def chunks(self) -> int:
+        """Forward passes of a step, each with its backward pass."""
+        return math.ceil(self.tokens_a_gpu / self.config.loss.chunk_tokens)
+
+    @property
+    def two_passes(self) -> bool:
+        """With the gradient cache; "auto" is taken to need it where there is more than a chunk for queries and documents."""
+        asked = self.config.loss.gradient_cache
+        return asked == "always" or (asked == "auto" and self.chunks > 2)
+
+    @property
+    def loss_bytes(self) -> int | None:
+        """Received for the loss in a step, as `gather` counts them (`exchanged_bytes` of metrics.jsonl).
+
+        P·(1 + K) rows of each other GPU: vectors in the run's precision with their identities and blocks; their gradients
+        in float32; with the symmetric loss also two sums a column, each by a MAX and a SUM.
+        """
+        if self.dimensions is None or self.gpus == 1:
+            return 0 if self.gpus == 1 else None
+        from hbdist.batches import IDENTITIES  # which knows of torch, and that takes seconds to load
+
+        there = self.dimensions * (2 if self.config.engine.precision == "bf16" else 4) + NUMBER * (IDENTITIES + 1)
+        rows = self.pairs_a_gpu * (1 + self.config.loss.hard_negatives) * (self.gpus - 1)
+        columns = 2 * round(self.config.batch.size * 4 * 4 * (1 - 1 / self.gpus)) if self.config.loss.symmetric else 0
+        return rows * (there + 4 * self.dimensions) + columns
+
+    @property
+    def gradient_bytes(self) -> float | None:
+        """Received for gradients and parameters in a step, float32, by rings (Rajbhandari et al. 2020, arXiv 1910.02054, §7).
+
+        A reduce-scatter or an all-gather of Ψ numbers brings each GPU 4Ψ(W − 1)/W bytes. DDP and stages 0 and 1 need two a
+        step; stage 2 one a backward pass and one more; stage 3 one a backward pass, and one for the parameters of each
+        forward and each backward pass.
+        """
+        if self.parameters is None:
+            return None
+        once, stage = 4 * self.parameters * (self.gpus - 1) / self.gpus, self.zero.stage if self.zero else 0
+        backward = self.chunks
+        forward = backward * (1 + self.two_passes)
+        return once * (2 if stage < 2 else backward + 1 if stage == 2 else 2 * backward + forward)
+
+    @property
+    def wire_bytes(self) -> float | None:
+        """Received in a step."""
+        if self.loss_bytes is None or self.gradient_bytes is None:
+            return None
+        return self.loss_bytes + self.gradient_bytes
+
+    @property
+    def memory(self) -> dict[str, float] | None:
+        """Bytes by what they are for, as `hbdist plan --fit` counts them; without libraries and what backward takes beside."""
+        if self.parameters is None or self.dimensions is None:
+            return None
+        from hbdist.memory import state_bytes
+        from hbdist.strips import STRIP_QUERIES, STRIP_SCORES
+
+        states = state_bytes(
+            self.parameters,
+            stage=self.zero.stage if self.zero else 0,
+            ranks=self.gpus,
+            offload_optimizer=bool(self.zero and self.zero.offload_optimizer),
+            offload_parameters=bool(self.zero and self.zero.offload_parameters),
+        )
+        with_negatives = 1 + self.config.loss.hard_negatives
+        texts, documents = self.pairs_a_gpu * (1 + with_negatives), self.config.batch.size * with_negatives
+        strip = min(self.pairs_a_gpu, max(STRIP_SCORES // documents, STRIP_QUERIES))
+        chunk = min(self.config.loss.chunk_tokens, self.tokens_a_gpu) if self.two_passes else self.tokens_a_gpu
+        return {
+            "states": states.parameters + states.gradients + states.optimizer,
+            "vectors": 4 * self.dimensions * (3 * texts + (4 if self.gpus > 1 else 2) * documents),
+            "scores": 4 * documents * strip,
+            "activations": chunk * (self.assumed.activation_bytes or 0),
+        }
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Computing, then receiving, with nothing done at the same time."""
+        if self.assumed.tokens_per_second is None:
+            return None
+        rate, received = self.assumed.gigabytes_per_second, self.wire_bytes
+        if rate and received is None:
+            return None
+        moving = received / (rate * 1e9) if rate and received else 0.0
+        return self.tokens_a_gpu / self.assumed.tokens_per_second + moving
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of the whole run."""
+        seconds = self.step_seconds
+        return None if seconds is None else seconds * self.config.steps * self.gpus / 3600
+
+
+def plan_text(study: Study, gpus: Sequence[int] = (), tokens_per_second: float | None = None) -> str:
+    """The plan of a study for people: its runs, and what each kind of them takes on each number of GPUs.
+
+    Args:
+        gpus: instead of those that the study's [plan] names.
+        tokens_per_second: of one GPU, instead of what [plan] assumes.
+
+    Raises:
+        ConfigError: a number of GPUs is below 1, or a DeepSpeed file is wrong.
+    """
+    assumed = study.file.plan
+    if tokens_per_second:
+        assumed = assumed.model_copy(update={"tokens_per_second": tokens_per_second})
+    counts = tuple(gpus) or assumed.gpus
+    if min(counts) < 1:
+        raise ConfigError(
+            f"--gpus {','.join(map(str, counts))}: a run needs at least one. Give numbers above 0: 8,64,512."
+        )
+    per_node = int(study.file.resources.get("gpus_per_node") or 8)
+    kinds = _kinds(study.runs)
+    costs = {kind: [_cost(runs[0].config, number, assumed) for number in counts] for kind, runs in kinds.items()}
+    lines = [*_opening(study, assumed), ""]
+    for kind, runs in kinds.items():
+        lines += [_heading(runs), _titles(), *(_row(cost, per_node, len(runs)) for cost in costs[kind]), ""]
+    lines += _totals(counts, list(kinds.values()), list(costs.values()))
+    return "\n".join(lines) + "\n"
+
+
+def _kinds(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
+    """Runs that cost the same, together."""
+    together: dict[str, list[StudyRun]] = {}
+    for run in runs:
+        config, model = run.config, run.config.model
+        decides = (config.batch.size, config.steps, model.name, model.max_query_tokens, model.max_document_tokens)
+        key = str((*decides, config.loss, config.engine))
+        together.setdefault(key, []).append(run)
+    return together
+
+
+def _cost(config: Config, gpus: int, assumed: Assumptions) -> Cost:
+    name, zero = config.model.name, Zero.load(config.engine.deepspeed) if config.engine.deepspeed else None
+    parameters = _parameters(name) or assumed.parameters.get(name)
+    return Cost(config, gpus, parameters, _dimensions(name) or assumed.dimensions.get(name), assumed, zero)
+
+
+@cache
+def _parameters(name: str) -> int | None:
+    return count_parameters(name)
+
+
+@cache
+def _dimensions(name: str) -> int | None:
+    path = Path(name, "config.json")
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return values.get("hidden_size") or values.get("d_model")
+
+
+def _opening(study: Study, assumed: Assumptions) -> list[str]:
+    points = len(study.points())
+    measured = ", ".join(measure.name for measure in study.measures)
+    rate = f"{assumed.tokens_per_second:,.0f} tokens/s a GPU" if assumed.tokens_per_second else "no speed, so no times"
+    wire = (
+        f"{assumed.gigabytes_per_second:g} GB/s into a GPU"
+        if assumed.gigabytes_per_second
+        else "data that move in no time"
+    )
+    length = f"{assumed.tokens_per_pair:g} tokens a pair" if assumed.tokens_per_pair else "texts as long as they may be"
+    kept = (
+        f"{assumed.activation_bytes / 1e6:g} MB of activations a token"
+        if assumed.activation_bytes
+        else "no activations"
+    )
+    return [
+        f"{study.name}: {study.question}",
+        f"{len(study.runs):,} runs: {points} points × seeds {', '.join(map(str, study.seeds))}; then evaluated on {measured}",
+        "A model, not a measurement: formulas, and assumed are",
+        f"  {rate}; {wire}; {length}; {kept} in memory. Nothing overlaps; evaluation is not counted.",
+    ]
+
+
+def _heading(runs: Sequence[StudyRun]) -> str:
+    config = runs[0].config
+    engine = f", {config.engine.deepspeed}" if config.engine.deepspeed else ""
+    return (
+        f"{len(runs)} run{'s' * (len(runs) > 1)} of {config.steps:,} steps × {config.batch.size:,} pairs ="
+        f" {config.steps * config.batch.size:,} pairs; {config.model.name}, {config.engine.precision}{engine}"
+    )
+
+
+def _titles() -> str:
+    names = (
+        "GPUs",
+        "nodes",
+        "pairs/GPU",
+        "GB/GPU",
+        "loss GB/step",
+        "gradient GB/step",
+        "s/step",
+        "hours a run",
+        "GPU-hours",
+    )
+    return "  ".join(f"{name:>{max(8, len(name))}}" for name in names)
+
+
+def _row(cost: Cost, per_node: int, runs: int) -> str:
+    widths = (8, 8, 9, 8, 12, 16, 8, 11, 9)
+    cells = [f"{cost.gpus:,}", f"{-(-cost.gpus // per_node):,}"]
+    if cost.gpus > cost.config.batch.size:
+        return (
+            "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
+            + "  fewer pairs than GPUs"
+        )
+    memory, seconds, hours = cost.memory, cost.step_seconds, cost.gpu_hours
+    cells += [
+        f"{cost.pairs_a_gpu:,}",
+        _number(None if memory is None else sum(memory.values()) / 1e9),
+        _number(None if cost.loss_bytes is None else cost.loss_bytes / 1e9),
+        _number(None if cost.gradient_bytes is None else cost.gradient_bytes / 1e9),
+        _number(seconds),
+        _number(None if hours is None else hours / cost.gpus),
+        _number(None if hours is None else hours * runs),
+    ]
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _totals(counts: Sequence[int], kinds: Sequence[Sequence[StudyRun]], costs: Sequence[Sequence[Cost]]) -> list[str]:
+    lines = []
+    for place, number in enumerate(counts):
+        hours = [
+            (cost[place].gpu_hours, len(runs))
+            for runs, cost in zip(kinds, costs, strict=True)
+            if number <= cost[place].config.batch.size
+        ]
+        left_out = sum(len(runs) for runs in kinds) - sum(count for _, count in hours)
+        known = [each * count for each, count in hours if each is not None]
+        if known and len(known) == len(hours):
+            without = f" without {left_out} runs of fewer pairs than GPUs" if left_out else ""
+            lines.append(f"all runs on {number:,} GPUs each: {_number(sum(known))} GPU-hours{without}")
+    unknown = sorted({cost.config.model.name for row in costs for cost in row if cost.memory is None})
+    if unknown:
+        lines.append(
+            f"? not known: parameters or dimensions of {', '.join(unknown)}. Write them into [plan] of the study."
+        )
+    return lines

@@ -1,0 +1,99 @@
+"""From a study's file to the runs that it asks for: every point of the grid with its config."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hbdist.config import FREE_ON_RESUME, Config, leaves, merge, plain, read_toml
+from hbdist.errors import ConfigError
+from hbdist.studies.schema import SEED, StudyFile, alternatives, frozen
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the grid, before it has a folder."""
+
+    name: str
+    """Its delta: batch.size=64-strategy=hybrid-seed=0."""
+    values: dict[str, Any]
+    """Axis → value, without the seed."""
+    seed: int
+    config: Config
+
+
+def expand(file: StudyFile, base: Path, *, source: Path) -> list[Point]:
+    """The runs of a study, in the order of its axes, seeds last.
+
+    Args:
+        base: the config that they begin with.
+        source: the study's file, for what goes wrong.
+
+    Raises:
+        ConfigError: the base cannot be read, a run's config is wrong, or two runs are the same.
+    """
+    known, points = read_toml(base), []
+    for values, seed in _combinations(file):
+        name = "-".join(f"{axis}={plain(value)}" for axis, value in [*values.items(), (SEED, seed)])
+        where = f"{source}, run {name}"
+        keys = {key: value for axis, value in values.items() for key, value in file.axes[axis][value].items()}
+        given = {**file.set, **keys, SEED: seed}
+        config = Config.check(merge(known, given), source=where)
+        given |= _follow_batch_size(file, config, where)
+        points.append(Point(name, values, seed, Config.check(merge(known, given), source=where)))
+    if not points:
+        raise ConfigError(f"{source}: [[only]] and [[exclude]] leave no run. Take some of them out.")
+    known_as: dict[str, str] = {}
+    for number, point in enumerate(points):
+        if point.name in (other.name for other in points[:number]):
+            raise ConfigError(f"{source}: two runs would be called {point.name}. Write one of their values otherwise.")
+        other = known_as.setdefault(identity(point.config), point.name)
+        if other != point.name:
+            raise ConfigError(
+                f"{source}: {other} and {point.name} are the same run. Take out a value that changes nothing."
+            )
+    return points
+
+
+def identity(config: Config) -> str:
+    """The same text for configs of the same run: all keys but those that are free on resume."""
+    found = leaves(config.model_dump(mode="json"))
+    return json.dumps({key: value for key, value in found if not key.startswith(FREE_ON_RESUME)}, sort_keys=True)
+
+
+def _combinations(file: StudyFile) -> Iterator[tuple[dict[str, Any], int]]:
+    axes = file.axes
+    for *chosen, seed in itertools.product(*axes.values(), file.seeds):
+        values = dict(zip(axes, chosen, strict=True))
+        fits = [_fits({**values, SEED: seed}, condition) for condition in file.only]
+        if (any(fits) or not fits) and not any(_fits({**values, SEED: seed}, condition) for condition in file.exclude):
+            yield values, seed
+
+
+def _follow_batch_size(file: StudyFile, config: Config, where: str) -> dict[str, Any]:
+    """The keys that follow from batch.size: steps, warm-up and learning rate."""
+    size, steps, follow = config.batch.size, config.steps, dict[str, Any]()
+    if file.pairs_seen is not None:
+        if file.pairs_seen % size:
+            near = max(1, round(file.pairs_seen / size)) * size
+            raise ConfigError(
+                f"{where}: pairs_seen = {file.pairs_seen:,} is no whole number of batches of {size:,}; the nearest that is:"
+                f" {near:,}. Choose a number that all values of batch.size divide."
+            )
+        follow["steps"] = steps = file.pairs_seen // size
+    if file.warmup_share is not None:
+        follow["optimizer.warmup_steps"] = round(file.warmup_share * steps)
+    if file.lr_rule in ("sqrt", "linear"):
+        assert file.lr_reference_batch is not None
+        times = size / file.lr_reference_batch
+        # Six digits: a rate that people can read, and type.
+        rate = config.optimizer.lr * (math.sqrt(times) if file.lr_rule == "sqrt" else times)
+        follow["optimizer.lr"] = float(f"{rate:.6g}")
+    return follow
+
+
+def _fits(values: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:
+    return all(values[key] in map(frozen, alternatives(value)) for key, value in condition.items())

@@ -1,0 +1,219 @@
+"""Start what a study lacks: trainings, then the evaluations of each, then the report. What is there or on its way stays."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hbdist.atomic import write_atomically
+from hbdist.errors import ConfigError
+from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
+from hbdist.studies.schema import Measure
+from hbdist.studies.status import LIVE, REPORT, RunStatus, handles_of, measured_state, problems
+from hbdist.studies.study import BASE, STUDY, Baseline, Measured, Study, StudyRun
+
+STARTABLE = ("missing", "interrupted", "cancelled", "unknown")
+"""States of what a submission starts, anew or where it stopped. A run that lives after all refuses a second start."""
+FAILED = ("failed", "invalid")
+"""And of what only a retry does."""
+EARLIER = "earlier"
+"""Folder, in a study's, of the run folders that were set aside."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What was started, and what was not."""
+
+    trainings: list[Handle] = field(default_factory=list)
+    evaluations: list[Handle] = field(default_factory=list)
+    report: Handle | None = None
+    set_aside: list[Path] = field(default_factory=list)
+    """Where folders of other runs are now."""
+    left: list[str] = field(default_factory=list)
+    """A line for each run that was left alone although it is not done, and why."""
+
+    def text(self) -> str:
+        """For people."""
+        lines = [f"moved away: {path}" for path in self.set_aside]
+        lines += [f"left alone: {line}" for line in self.left]
+        if not (self.trainings or self.evaluations or self.report):
+            return "\n".join([*lines, "nothing to start"])
+        started = f"started {len(self.trainings)} trainings, {len(self.evaluations)} evaluations"
+        lines.append(started + (", and the report" if self.report else ""))
+        # In this process all have ended by now.
+        here = [handle for handle in [*self.trainings, *self.evaluations] if handle.cluster == "debug"]
+        return "\n".join(lines + [f"{handle.state}: {handle.folder}" for handle in here if handle.state in FAILED])
+
+
+def submit(
+    study: Study, resources: Mapping[str, Any] | None = None, *, set_aside: bool = False, again: bool = False
+) -> Submission:
+    """Start what is missing, in this order: trainings, their evaluations as each is done, the report when all have ended.
+
+    Args:
+        resources: instead of those in [resources], at_once among them. Where neither names a cluster, it is "slurm" in a
+            job of Slurm, else "local".
+        set_aside: move folders that hold another run than the study wants now to `earlier/`, and train anew.
+        again: also what failed.
+
+    Raises:
+        ConfigError: a resource is wrong, or a folder holds another run and is not to be set aside.
+    """
+    given, at_once = _resources(study, resources or {})
+    statuses = study.status()
+    moved = _set_aside(study, [status for status in statuses if status.state == "changed"], allowed=set_aside)
+    waits = (*STARTABLE, "changed", *(FAILED if again else ()))
+    to_train = [status.run for status in statuses if status.state in waits]
+    bad = [status for status in statuses if set(FAILED) & {status.state, *status.measured.values()}]
+    left = [] if again else problems(study, bad)
+    write_copies(study)
+
+    trainings = _train(study, to_train, given, at_once)
+    training = {run.name: handle for run, handle in zip(to_train, trainings, strict=True)}
+    for status in statuses:
+        if status.state in LIVE and (handle := find_handle(status.run.folder)):
+            training[status.run.name] = handle
+    trained = [status.run for status in statuses if status.state == "done"]
+    # In this process they have ended by now, and perhaps badly.
+    later = [run for run in study.runs if run.name in training and training[run.name].state in (*LIVE, "done")]
+    evaluations = []
+    # An array on Slurm waits for an array, job by job; on a workstation all wait in one queue, for their turns.
+    for measures in [(one,) for one in study.measures] if given.cluster == "slurm" else [study.measures]:
+        ready = [(model, one) for one in measures for model in [*(study.baselines if one.baseline else ()), *trained]]
+        evaluations += _evaluate(study, ready, None, given, at_once, again=again)
+        waiting = [(run, one) for one in measures for run in later]
+        after = [training[run.name] for run, _ in waiting]
+        evaluations += _evaluate(study, waiting, after, given, at_once, again=again)
+    asked = find_handle(study.folder / REPORT)
+    coming = (study.folder / "report.html").is_file() or (asked and asked.state in LIVE)
+    report = _report(study, given) if trainings or evaluations or not coming else None
+    return Submission(trainings, evaluations, report, moved, left)
+
+
+def cancel(study: Study) -> list[Handle]:
+    """Stop all jobs of a study that wait or run; returns them."""
+    stopped = []
+    # What waits for others goes first: it would begin when they end.
+    for handle in reversed(handles_of(study)):
+        if handle.state in LIVE:
+            handle.cancel()
+            stopped.append(handle)
+    return stopped
+
+
+def evaluate_words(model: Measured, measure: Measure) -> tuple[str, ...]:
+    """The command line, after `hbdist`, that measures this model."""
+    if isinstance(model, Baseline):
+        settings = model.model
+        words = ["evaluate", settings.name, "--pooling", settings.pooling]
+        words += ["--query-prefix", settings.query_prefix, "--document-prefix", settings.document_prefix]
+        if settings.language_token != "keep":
+            words += ["--language-token", settings.language_token, "--fixed-language", settings.fixed_language]
+    else:
+        words = ["evaluate", str(model.folder / "model")]
+    words += ["--task", measure.task, "--out", str(model.evaluation(measure))]
+    words += ["--data", measure.data] if measure.data else []
+    words += ["--languages", ",".join(measure.languages)] if measure.languages else []
+    words += ["--questions", str(measure.questions)] if measure.questions else []
+    return tuple(words)
+
+
+def train_words(run: StudyRun) -> tuple[str, ...]:
+    """The command line that trains this run, or goes on with it; its config is written when it is submitted."""
+    return ("train", str(run.folder / "config.toml"))
+
+
+def _train(study: Study, runs: Sequence[StudyRun], resources: Resources, at_once: int | None) -> list[Handle]:
+    for run in runs:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.folder / "config.toml", run.config.to_toml())
+    commands = [Command(train_words(run)) for run in runs]
+    names = [run.folder.name for run in runs]
+    return submit_all(commands, resources, names=names, folder=study.folder, at_once=at_once) if runs else []
+
+
+def _evaluate(
+    study: Study,
+    asked: Sequence[tuple[Measured, Measure]],
+    after: Sequence[Handle] | None,
+    resources: Resources,
+    at_once: int | None,
+    *,
+    again: bool,
+) -> list[Handle]:
+    """Measure what is not measured yet, each after the job at its place."""
+    waits = (*STARTABLE, *(FAILED if again else ()))
+    states = [measured_state(model, measure) for model, measure in asked]
+    chosen = [place for place, state in enumerate(states) if state in waits]
+    if not chosen:
+        return []
+    commands, names = [], []
+    for place in chosen:
+        model, measure = asked[place]
+        folder = model.evaluation(measure)
+        folder.mkdir(parents=True, exist_ok=True)
+        if states[place] in FAILED:  # perhaps by scores that are damaged
+            (folder / "scores.json").unlink(missing_ok=True)
+        commands.append(Command(evaluate_words(model, measure)))
+        names.append(str(folder.relative_to(study.folder)))
+    before = [after[place] for place in chosen] if after else None
+    return submit_all(commands, resources, names=names, folder=study.folder, after=before, at_once=at_once)
+
+
+def _report(study: Study, resources: Resources) -> Handle:
+    """Write the report when all has ended that waits or runs now; an earlier wish for it is withdrawn."""
+    earlier = find_handle(study.folder / REPORT)
+    if earlier and earlier.state in LIVE:
+        earlier.cancel()
+        with suppress(JobError, TimeoutError):
+            earlier.result(timeout=10)
+    one = replace(resources, nodes=1, gpus_per_node=0, tasks_per_node=1)
+    command = Command(("study", "report", str(study.folder)))
+    live = [handle for handle in handles_of(study) if handle.state in LIVE]
+    return submit_all([command], one, names=[REPORT], folder=study.folder, after=live or None, after_any=True)[0]
+
+
+def _resources(study: Study, more: Mapping[str, Any]) -> tuple[Resources, int | None]:
+    here = "slurm" if "SLURM_JOB_ID" in os.environ else "local"
+    values = {"cluster": here, **study.file.resources, **more}
+    most = values.pop("at_once", None)
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise ConfigError(f"at_once = {most!r}: expected how many runs may go on at the same time, 1 or more.")
+    return Resources.read(values, source=f"{study.path}, [resources]"), most
+
+
+def _set_aside(study: Study, changed: Sequence[RunStatus], *, allowed: bool) -> list[Path]:
+    """Move the folders of other runs away."""
+    if changed and not allowed:
+        lines = "; ".join(status.problem for status in changed[:3]) + ("; …" if len(changed) > 3 else "")
+        raise ConfigError(
+            f"{study.folder} has {len(changed)} runs of an earlier form of this study: {lines}. Undo the change, give the study"
+            f" another name, or submit with --set-aside: it moves such folders to {study.folder / EARLIER} and trains anew."
+        )
+    moved = []
+    for status in changed:
+        handle = find_handle(status.run.folder)
+        if handle and handle.state in LIVE:
+            raise ConfigError(
+                f"{status.problem}; and it is still {handle.state}. Cancel it first: hbdist study cancel."
+            )
+        place = study.folder / EARLIER / status.run.folder.name
+        number = 1
+        while place.exists():
+            number += 1
+            place = place.with_name(f"{status.run.folder.name}-{number}")
+        place.parent.mkdir(exist_ok=True)
+        status.run.folder.rename(place)
+        moved.append(place)
+    return moved
+
+
+def write_copies(study: Study) -> None:
+    """Put the study's file and its base config into its folder."""
+    study.folder.mkdir(parents=True, exist_ok=True)
+    for source, name in ((study.path, STUDY), (study.base, BASE)):
+        target = study.folder / name
+        if source.resolve() != target.resolve():
+            write_atomically(target, source.read_bytes())

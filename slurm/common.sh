@@ -1,0 +1,93 @@
+# shellcheck shell=bash
+# Sourced by the job scripts: finds Python, tells ranks how to meet, starts them, waits for them, and queues the job again.
+
+say() { echo "hbdist: $*" >&2; }
+refuse() { say "$*" && exit 2; }
+
+[ -n "${SLURM_JOB_ID:-}" ] || refuse "this is the script of a job. Submit it: sbatch $0 ..."
+
+site=${HBDIST_SITE:-slurm/site.sh}
+[ -e "$site" ] || [ -z "${HBDIST_SITE:-}" ] || refuse "HBDIST_SITE names $site, which is not there"
+# shellcheck source=slurm/site.example.sh
+[ ! -e "$site" ] || . "$site"
+
+venv=${HBDIST_VENV:-.venv}
+[ ! -x "$venv/bin/python" ] || PATH=$(cd "$venv/bin" && pwd):$PATH
+export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+tasks=${SLURM_NTASKS_PER_NODE:-1} gpus=${SLURM_GPUS_ON_NODE:-0}
+[ "$gpus" = 0 ] || [ "$gpus" = "$tasks" ] ||
+    refuse "a node has $gpus GPUs, and --ntasks-per-node is $tasks. Each GPU wants one task: make them the same"
+
+export HBDIST_LAUNCHER=${HBDIST_LAUNCHER:-srun}
+case $HBDIST_LAUNCHER in
+srun) ;;
+accelerate)
+    [ -z "${HBDIST_CONTAINER:-}" ] || refuse "HBDIST_LAUNCHER=accelerate does not go with HBDIST_CONTAINER: take one out"
+    ;;
+*) refuse "HBDIST_LAUNCHER is $HBDIST_LAUNCHER, which is neither srun nor accelerate" ;;
+esac
+
+# Rank 0 runs on the job's first node, as this script does. Ports from 32768 on are given to any connection.
+export MASTER_ADDR=${HBDIST_MASTER_ADDR:-$(hostname)}
+export MASTER_PORT=$((15000 + SLURM_JOB_ID % 17000))
+
+# on_all_ranks SCRIPT.py|-m MODULE [ARGUMENT ...]: run it as every rank. A rank that fails is named, and the others end.
+# Afterwards ended_by_slurm=yes says that the job was preempted or cancelled, came to its limit or lost a node.
+# shellcheck disable=SC2034
+ended_by_slurm=no
+on_all_ranks() {
+    local a_node=$tasks cpus=${SLURM_CPUS_PER_TASK:-1} step status
+    [ "$HBDIST_LAUNCHER" = srun ] || { a_node=1 && cpus=$((cpus * tasks)); }
+    export HBDIST_RANKS_A_NODE=$tasks
+    unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_GPU_BIND # a rank sees all GPUs of its node, and takes its own
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks=$((SLURM_JOB_NUM_NODES * a_node)) --ntasks-per-node="$a_node" \
+        --cpus-per-task="$cpus" --kill-on-bad-exit=1 --label bash slurm/task.sh "$@" &
+    step=$!
+    trap 'ended_by_slurm=yes' TERM
+    trap 'kill -USR2 "$step"' USR2 # for --signal=B:USR2@...; srun passes it on
+    wait "$step"
+    status=$?
+    while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, not the step
+        wait "$step"
+        status=$?
+    done
+    return "$status"
+}
+
+# Whether every node of the job can still start something. One that died is noticed late by Slurm.
+nodes_answer() {
+    timeout 60 srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 true
+}
+
+# queue_again SCRIPT [ARGUMENT ...]: by scontrol, else as a new job that waits for the end of this one; says which.
+queue_again() {
+    local again
+    if command -v scontrol >/dev/null && scontrol requeue "$SLURM_JOB_ID"; then
+        say "queued again"
+    elif again=$(submit_again "$@"); then
+        say "submitted again, as job $again"
+    else
+        say "Slurm takes no job from here. Submit the same again: it goes on where this stopped"
+    fi
+}
+
+submit_again() (
+    options=(--parsable --dependency="afterany:$SLURM_JOB_ID" --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="$tasks")
+    same() { [ -z "$2" ] || options+=("$1=$2"); }
+    same --job-name "$SLURM_JOB_NAME"
+    same --partition "$SLURM_JOB_PARTITION"
+    same --account "${SLURM_JOB_ACCOUNT:-}"
+    same --qos "${SLURM_JOB_QOS:-}"
+    same --cpus-per-task "${SLURM_CPUS_PER_TASK:-}"
+    same --gpus-per-node "${SLURM_GPUS_ON_NODE:-}"
+    same --mem "${SLURM_MEM_PER_NODE:-}"
+    same --mem-per-cpu "${SLURM_MEM_PER_CPU:-}"
+    same --time "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%l 2>/dev/null)"
+    log=$(readlink "/proc/$$/fd/1")
+    [ ! -f "$log" ] || same --output "$log"
+    conf=${SLURM_CONF:-}
+    unset "${!SLURM_@}" # sbatch would take this job's own shape for wishes
+    [ -z "$conf" ] || export SLURM_CONF=$conf
+    sbatch "${options[@]}" "$@"
+)

@@ -1,0 +1,21 @@
+# shellcheck shell=bash disable=SC2034
+# All that differs from one cluster to another. Copy to slurm/site.sh, change, and before you submit:  . slurm/site.sh
+# sbatch reads the SBATCH_ variables (options on its command line go before them); jobs read this file again.
+
+# Where jobs go.
+export SBATCH_PARTITION=gpu
+# export SBATCH_ACCOUNT=project42
+# export SBATCH_QOS=normal
+export SBATCH_TIMELIMIT=12:00:00
+
+# What they find there: modules, a virtual environment (default .venv), or a container that every rank is started in.
+# module load cuda/12.6
+# HBDIST_VENV=/work/me/hbdist/.venv
+# export HBDIST_CONTAINER="apptainer exec --nv --bind /work /work/me/hbdist.sif"
+
+# How ranks speak: the network interface, and the first node's address where its own name does not resolve on the others.
+# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
+# export HBDIST_MASTER_ADDR=...
+
+# One `accelerate launch` a node instead of one srun task per GPU.
+# export HBDIST_LAUNCHER=accelerate

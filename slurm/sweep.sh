@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Submit what is missing of a study, training, evaluation and the report, and leave; again, to go on with it.
+#
+#   sbatch slurm/sweep.sh [STUDY.toml] [key=value ...]
+#
+# Run sbatch in the project's folder. The study's [resources] say what its jobs want; docs/studies.md has the rest.
+#SBATCH --job-name=hbdist-sweep
+#SBATCH --ntasks=1
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+if ! [ -e slurm/common.sh ]; then
+    echo "hbdist: $PWD is not the project's folder: run sbatch there" >&2
+    exit 2
+fi
+. slurm/common.sh
+
+python -m hbdist study submit "${1:-launch/studies/batch-size-small.toml}" --cluster slurm "${@:2}"

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Train one config on all tasks of a job, one task per GPU; go on by itself after a time limit or a lost node.
+#
+#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 slurm/train.sh [CONFIG.toml] [key=value ...]
+#
+# Run sbatch in the project's folder. What differs between clusters is in slurm/site.sh, the rest in docs/slurm.md.
+#SBATCH --job-name=hbdist-train
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --signal=USR2@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+if ! [ -e slurm/common.sh ]; then
+    echo "hbdist: $PWD is not the project's folder: run sbatch there" >&2
+    exit 2
+fi
+. slurm/common.sh
+
+folder=$(${HBDIST_CONTAINER:-} python slurm/folder.py "$@") || exit 2
+outcome() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$folder/outcome.json" 2>/dev/null; }
+newest() { cat "$folder/checkpoints/latest" 2>/dev/null || echo none; }
+
+before=$(newest)
+[ "$(outcome)" = "done" ] || rm -f "$folder/outcome.json" # it says how an earlier start ended
+on_all_ranks hbdist/train.py "$@"
+status=$?
+case $(outcome) in
+"done") exit 0 ;;
+invalid) exit 2 ;;
+interrupted) status=75 ;;
+esac
+[ "$status" != 0 ] || status=1 # nothing says how it ended
+[ "$ended_by_slurm" = no ] || exit "$status" # Slurm decides what comes next
+
+# Interrupted or failed. What saved something goes on; what saved nothing would only do the same again.
+if [ "$(newest)" = "$before" ]; then
+    say "not queued again: this start added no checkpoint (the newest is $before). See above for why it ended;" \
+        "a longer --time or a smaller checkpoint.every lets a start get further"
+    exit "$status"
+fi
+if [ "$status" != 75 ] && ! nodes_answer; then
+    say "a node does not answer: waiting up to ten minutes for Slurm to see it and queue the job elsewhere"
+    sleep 600 &
+    wait $!
+    [ "$ended_by_slurm" = no ] || exit "$status"
+fi
+say "the newest checkpoint is $(newest), was $before"
+queue_again slurm/train.sh "$@"
+exit "$status"

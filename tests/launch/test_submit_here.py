@@ -1,0 +1,150 @@
+"""Jobs on this workstation and in this process: real processes, real files, states that any other process can read."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jobs import assert_the_same_run, overrides, said, steps_done, wait_for
+from launching import ROOT
+
+import hbdist
+from hbdist.errors import ConfigError, ResumeError
+from hbdist.launch import Command, JobError, Resources, find_handle, submit_all
+
+HERE = Resources(cluster="local")
+QUICK = Command(("plan", "launch/train/demo.toml"))
+"""Reads shards, prints, and is done in a second."""
+WRONG = Command(("plan", "launch/train/demo.toml", "batch.sice=4"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def quick(tiny_shards: Path) -> Command:
+    keys = [f"data.shards={tiny_shards}", "data.languages=[]", "data.datasets=[]", "batch.size=16"]
+    return Command((*QUICK.words, *keys))
+
+
+def test_a_job_outlives_who_submitted_it_and_is_found_again_in_its_folder(quick: Command, tmp_path: Path) -> None:
+    code = (
+        "import sys; from hbdist.launch import *; here = Resources(cluster='local'); folder, *words = sys.argv[1:];"
+        "print(submit_all([Command(tuple(words))], here, names=['look'], folder=folder)[0].id)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *quick.words], capture_output=True, text=True, check=True
+    )
+    handle = find_handle(tmp_path / "look")
+    assert handle is not None
+    assert handle.id == done.stdout.strip()
+    assert handle.state in ("pending", "running", "done")
+    assert handle.result(timeout=60).code == 0
+    assert handle.state == "done"
+    assert "pairs" in said(handle)
+    assert find_handle(tmp_path / "nothing") is None
+
+
+def test_jobs_wait_for_one_another_and_end_as_what_they_waited_for(quick: Command, tmp_path: Path) -> None:
+    first = submit_all([quick, WRONG], HERE, names=["good", "bad"], folder=tmp_path, at_once=2)
+    paired = submit_all([quick] * 2, HERE, names=["after-good", "after-bad"], folder=tmp_path, after=first, at_once=2)
+    (last,) = submit_all([quick], HERE, names=["last"], folder=tmp_path, after=[*first, *paired], after_any=True)
+    assert last.result(timeout=60).state == "done"
+    assert [handle.state for handle in [*first, *paired]] == ["done", "invalid", "done", "cancelled"]
+    with pytest.raises(
+        JobError, match=r"after-bad\) is cancelled: .*/bad, which it waited for, is invalid.*logs are in"
+    ):
+        paired[1].result()
+    with pytest.raises(JobError, match=r"is invalid: hbdist plan .* ended with status 2"):
+        first[1].result()
+    assert "unknown key batch.sice. Did you mean batch.size?" in said(first[1])
+
+
+def test_a_job_runs_the_code_as_it_was_submitted(quick: Command, tmp_path: Path) -> None:
+    before = submit_all([quick], HERE, names=["before"], folder=tmp_path)
+    (handle,) = submit_all([quick], HERE, names=["look"], folder=tmp_path / "later", after=before)
+    (submission,) = (tmp_path / "later" / "submissions").iterdir()
+    copy = submission / "code" / "hbdist" / "plan.py"
+    assert copy.read_bytes() == (ROOT / "hbdist" / "plan.py").read_bytes()
+    with copy.open("a") as file:
+        file.write("print('this is the copy')\n")
+    assert handle.result(timeout=60).state == "done"
+    assert "this is the copy" in said(handle)
+    assert "this is the copy" not in said(before[0])
+    told = json.loads((submission / "submission.json").read_text())
+    assert told["in"] == str(ROOT)
+    assert told["resources"]["cluster"] == "local"
+    assert told["commands"] == [shlex.join(("hbdist", *quick.words))]
+
+
+def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs(
+    quick: Command, tiny_model: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    words = ["launch/train/demo.toml", *overrides(tiny_model, tiny_shards), "steps=5000", f"run.folder={tmp_path}/long"]
+    long, waiting = submit_all([Command(("train", *words)), quick], HERE, names=["long", "waiting"], folder=tmp_path)
+    wait_for(lambda: steps_done(tmp_path / "long") >= 2, "two steps")
+    assert (long.state, waiting.state) == ("running", "pending")
+    with pytest.raises(ResumeError, match=rf"process {long.id} .* is running already"):
+        submit_all([quick], HERE, names=["long"], folder=tmp_path)
+    with pytest.raises(TimeoutError, match=r"is running after 0\.1 s"):
+        long.result(timeout=0.1)
+    waiting.cancel()
+    wait_for(lambda: waiting.state == "cancelled", "the waiting one to go")
+    long.cancel()
+    wait_for(lambda: long.state == "cancelled", "the running one to end")
+    # It has saved before it ended.
+    wait_for(lambda: (tmp_path / "long" / "outcome.json").is_file(), "its outcome")
+    assert json.loads((tmp_path / "long" / "outcome.json").read_text())["state"] == "interrupted"
+    assert (tmp_path / "long" / "checkpoints" / "latest").is_file()
+
+
+def test_submit_trains_on_two_ranks_what_one_process_trains_and_goes_on_after_a_kill(
+    tiny_model: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    keys = overrides(tiny_model, tiny_shards)
+    alone = hbdist.submit("launch/train/demo.toml", *keys, f"run.folder={tmp_path}/alone", cluster="debug")
+    assert alone.state == "done"
+    folder = tmp_path / "run"
+    arguments = ("launch/train/demo.toml", *keys, "steps=12", f"run.folder={folder}")
+    handle = hbdist.submit(*arguments, cluster="local", tasks_per_node=2)
+    wait_for(lambda: steps_done(folder) >= 4, "four steps")
+    with pytest.raises(ResumeError, match="is running already"):
+        hbdist.submit(*arguments, cluster="debug")
+    rank = json.loads((folder / "started.json").read_text())["ranks"][1]
+    os.kill(rank, signal.SIGKILL)
+    begun = time.monotonic()
+    with pytest.raises(JobError, match=rf"failed: rank 1 \(.*process {rank}\) is gone: it was killed or crashed"):
+        handle.result(timeout=60)
+    assert time.monotonic() - begun < 20
+    assert len(handle.logs) == 2
+
+    again = hbdist.submit(*arguments, cluster="debug", tasks_per_node=2)
+    assert again.result(timeout=0).message.startswith("trained 12 steps")
+    assert_the_same_run(folder, tmp_path / "alone")
+    with pytest.raises(ResumeError, match=r"holds another run: optimizer\.lr = 0\.0001 there, 0\.5 here"):
+        hbdist.submit(*arguments, "optimizer.lr=0.5", cluster="local")
+
+
+def test_what_does_not_fit_together_is_a_sentence(
+    quick: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="2 commands and 1 different names"):
+        submit_all([quick, quick], HERE, names=["a", "a"], folder=tmp_path)
+    with pytest.raises(ConfigError, match="at_once = 0"):
+        submit_all([quick], HERE, names=["a"], folder=tmp_path, at_once=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
+        submit_all([quick], HERE, names=["a"], folder=tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"submit: unknown key gpus\."):
+        hbdist.submit(cluster="local", gpus=8)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="sbatch and srun are not on PATH"):
+        submit_all([quick], Resources(), names=["a"], folder=tmp_path)
