@@ -126,7 +126,7 @@ def test_two_nodes_with_two_tasks_each_train_what_one_process_trains(
 def test_a_preempted_job_goes_on(slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path) -> None:
     handle = hbdist.submit(*keys, *LONG, "checkpoint.every=5", f"run.folder={tmp_path}/run", nodes=4, **ON_CPUS)
     wait_for(lambda: steps_done(tmp_path / "run") >= 11, "eleven steps")
-    urgent = slurm.sbatch("--partition=urgent", "--nodes=4", "--wrap=sleep 1")
+    urgent = slurm.sbatch("--partition=urgent", "--nodes=4", "--exclusive", "--wrap=sleep 1")
     assert slurm.wait(urgent) == "COMPLETED"
     begin_soon(slurm, handle)
     assert handle.result(timeout=PATIENCE).code == 0, said(handle)
