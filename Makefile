@@ -65,6 +65,8 @@ bench: install $(PEERS)/.installed
 	$(BIN)/python benchmarks/schedule.py
 	$(BIN)/python benchmarks/layouts.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/page.py
 
