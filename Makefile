@@ -41,7 +41,7 @@ lint: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not slow" --durations=10 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations=20 -q
 
 test-all: lint
 	$(BIN)/python -m pytest --durations=20 -q

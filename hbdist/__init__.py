@@ -3,7 +3,9 @@
 The public names are loaded when first used, so that `import hbdist` imports no torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _HOMES = {
@@ -27,11 +29,22 @@ __version__ = "0.1.0"
 __all__ = sorted(_HOMES)
 
 
+class _Package(ModuleType):
+    """Keeps the public names for what they are: importing hbdist.train would bind the module to the function's name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'hbdist' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # importing hbdist.train has just bound the module to the function's name
+    globals()[name] = value
     return value
 
 

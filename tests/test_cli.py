@@ -128,8 +128,8 @@ def test_a_pooling_that_is_none(tiny_model: Path, tmp_path: Path, capsys: pytest
     assert "max" in message
 
 
-def test_a_report_of_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "holds no config.toml, which every run folder has" in refused(capsys, "report", tmp_path)
+def test_a_report_of_a_folder_that_is_neither_run_nor_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds neither config.toml nor study.toml" in refused(capsys, "report", tmp_path)
     assert "Give the folder of a run" in refused(capsys, "report", tmp_path / "gone")
 
 

@@ -95,6 +95,7 @@ print(page(model, found))
 """
 
 
+@pytest.mark.slow
 def test_a_row_is_kept_and_measured_anew_only_for_other_files(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     said = run_python("-c", KEEP, tiny_model, data, tmp_path / "work")
     found = [line.split(" ", 1)[1] for line in said.splitlines() if line.startswith("languages") or " tatoeba" in line]

@@ -81,6 +81,7 @@ def demo_shards() -> None:
     build(ROOT / "shards/recipes/demo.toml")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("demo_shards")
 def test_the_demo_trains_alike_on_one_two_and_three_processes(tmp_path: Path) -> None:
     first_steps_agree(tmp_path, 2)
@@ -93,7 +94,7 @@ def test_ten_steps_of_the_demo_are_alike_on_one_two_and_three_processes(tmp_path
     first_steps_agree(tmp_path, 10)
 
 
-@pytest.mark.parametrize("again_on", [2, 1])
+@pytest.mark.parametrize("again_on", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_that_lost_a_rank_goes_on_with_the_same_batches_and_losses(
     again_on: int, tiny: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:

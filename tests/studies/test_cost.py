@@ -46,6 +46,7 @@ def test_one_gpu_receives_nothing(tmp_path: Path) -> None:
     assert (alone.loss_bytes, alone.gradient_bytes, alone.wire_bytes) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_memory_is_what_plan_fit_predicts(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
     from hbdist.fit import Fit
     from hbdist.shards.manifest import Manifest
