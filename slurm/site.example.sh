@@ -10,8 +10,8 @@ export SBATCH_TIMELIMIT=12:00:00
 
 # What they find there: modules, a virtual environment (default .venv), or a container that every rank is started in.
 # module load cuda/12.6
-# HBDIST_VENV=/work/me/hbdist/.venv
-# export HBDIST_CONTAINER="apptainer exec --nv --bind /work /work/me/hbdist.sif"
+# HBDIST_VENV=/scratch/me/hbdist/.venv
+# export HBDIST_CONTAINER="apptainer exec --nv --bind /scratch /scratch/me/hbdist.sif"
 
 # How ranks speak: the network interface, and the first node's address where its own name does not resolve on the others.
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
