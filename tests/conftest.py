@@ -37,11 +37,6 @@ de = "made.de.jsonl"
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first: begun last, it would keep one of two cores waiting for minutes."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random two-layer BERT with the tokenizer that ships, and dropout in its config."""

@@ -49,6 +49,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(
     not (Path(sys.prefix) / ".installed").is_file(), reason="make demo would install into this environment"
