@@ -53,7 +53,7 @@ $(PEERS)/.installed: benchmarks/peers.txt | install
 		--target $(PEERS) --requirement benchmarks/peers.txt
 	touch $@
 
-# Three quarters of an hour on two cores that nothing else uses; the results go into benchmarks/results and benchmarks/README.md.
+# An hour or more on two cores that nothing else uses, and 8 GB of disk; the results go into benchmarks/results and benchmarks/README.md.
 bench: install $(PEERS)/.installed
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/loss.py --large
