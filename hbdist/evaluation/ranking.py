@@ -8,7 +8,8 @@ Ties: of two candidates with equal scores the later one in the pool comes first.
 scores by descending document id; the two agree exactly wherever ids ascend with the place in the pool, as zero-padded
 numbers do.
 
-    Q queries · C candidates of the pool · S candidates of a subset · R relevant candidates of a query, padded
+    Q queries · T queries of a tile · C candidates of the pool · S candidates of a subset
+    R relevant candidates of a query, padded
     I candidates that are not ranked for a query, padded · D dimensions · K candidates at the top
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 NO_RANK = 0
 """Stands for "none" among ranks, which start at 1."""
@@ -71,12 +73,14 @@ def rank_in_tiles(
         share: (n, of how many): only the queries of `rows_of_share`, in tiles that are the same for any number.
         progress: called with (queries done, queries of the share) after every tile.
     """
-    transposed_DC = np.ascontiguousarray(candidate_CD.T)
+    transposed_DC = torch.from_numpy(np.ascontiguousarray(candidate_CD.T))
+    scores_TC = torch.empty(tile, len(candidate_CD))
     parts: list[tuple[np.ndarray, ...]] = []
     rows_Q, done = rows_of_share(len(query_QD), share, tile=tile), 0
     # A share without any query is a ranking, too: of an empty tile.
     for start in rows_Q[rows_Q % tile == 0].tolist() or [len(query_QD)]:
-        score_QC = query_QD[start : start + tile] @ transposed_DC
+        query_TD = torch.from_numpy(query_QD[start : start + tile])
+        score_QC = torch.mm(query_TD, transposed_DC, out=scores_TC[: len(query_TD)]).numpy()
         if unranked_QI is not None:
             row, column = np.nonzero(unranked_QI[start : start + tile] >= 0)
             score_QC[row, unranked_QI[start + row, column]] = -np.inf
@@ -119,21 +123,27 @@ def rank_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subset: slic
 def _count_before(score_QS: np.ndarray, place_Q1: np.ndarray) -> np.ndarray:
     """How many candidates come before the one at this place: int64 [Q]."""
     own_Q1 = np.take_along_axis(score_QS, place_Q1, axis=1)
-    before_Q = np.count_nonzero(score_QS > own_Q1, axis=1)
-    tied_Q = np.count_nonzero(score_QS >= own_Q1, axis=1) - before_Q > 1
+    before_Q = _count(score_QS > own_Q1)
+    tied_Q = _count(score_QS >= own_Q1) - before_Q > 1
     # Ties are rare between real embeddings, so their order is looked up only where there are some.
     later_QS = np.arange(score_QS.shape[1]) > place_Q1[tied_Q]
     before_Q[tied_Q] += np.count_nonzero((score_QS[tied_Q] == own_Q1[tied_Q]) & later_QS, axis=1)
     return before_Q
 
 
+def _count(true_QS: np.ndarray) -> np.ndarray:
+    """How many are true in each row: int64 [Q]. `np.count_nonzero` takes twice the time along an axis."""
+    return np.add.reduce(true_QS.view(np.uint8), axis=1, dtype=np.uint32).astype(np.int64)
+
+
 def top_candidates(score_QC: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """The first K = min(top, C) candidates, best first, ties as everywhere here: places int64 [Q, K], scores [Q, K]."""
     pool = score_QC.shape[1]
     top = min(top, pool)
-    place_QK = np.argpartition(score_QC, pool - top, axis=1)[:, pool - top :]
+    # Five times as fast as numpy's partition.
+    place_QK = torch.from_numpy(score_QC).topk(top, sorted=False).indices.numpy()
     least_Q1 = np.take_along_axis(score_QC, place_QK, axis=1).min(axis=1, keepdims=True)
-    # A partition chooses freely among candidates that tie with the last one it takes: those rows are sorted in full.
+    # It chooses freely among candidates that tie with the last one it takes: those rows are sorted in full.
     for row in np.flatnonzero(np.count_nonzero(score_QC >= least_Q1, axis=1) > top):
         place_QK[row] = np.argsort(score_QC[row], kind="stable")[pool - top :]
     place_QK = np.sort(place_QK, axis=1)
