@@ -1,7 +1,6 @@
 """XQuAD-R given to mteb: the same questions, pools and answers, and the same nDCG@10, by pytrec_eval and by mteb itself."""
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +87,6 @@ def test_another_task_is_refused(task: RetrievalTask) -> None:
         xquad_r_tasks(RetrievalTask("other", ("en",), task.queries[:3], task.candidates[:1180], task.relevance))
 
 
-@pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed: pip install mteb")
 def test_mteb_gives_hbdists_scores_of_an_exported_model(task: RetrievalTask, exported: Path) -> None:
     import mteb
     from sentence_transformers import SentenceTransformer
