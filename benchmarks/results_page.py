@@ -5,67 +5,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-NAMES = {
-    "xquad-r": "XQuAD-R, sentence",
-    "xquad-r:paragraph": "XQuAD-R, sentence with paragraph",
-    "mlqa-r": "MLQA-R",
-    "tydiqa": "TyDi QA GoldP",
-    "flores": "FLORES-200",
-    "tatoeba": "Tatoeba",
-}
-RETRIEVAL = ("xquad-r", "xquad-r:paragraph", "mlqa-r", "tydiqa")
-SETTINGS = ("monolingual", "cross_lingual", "multilingual")
-BASELINES = {"demean": "language means removed", "lir": "LIR"}
-XTREME = (
-    *("afr", "ara", "ben", "bul", "cmn", "deu", "ell", "est", "eus", "fin", "fra", "heb", "hin", "hun", "ind", "ita"),
-    *("jav", "jpn", "kat", "kaz", "kor", "mal", "mar", "nld", "pes", "por", "rus", "spa", "swh", "tam", "tel", "tgl"),
-    *("tha", "tur", "urd", "vie"),
+from results_words import (
+    ALIGNMENT_TEXT,
+    BASELINES,
+    BIAS,
+    BIAS_TEXT,
+    ENGLISH_TEXT,
+    LANGUAGE_TEXT,
+    NAMES,
+    ONE_ANSWER_TEXT,
+    PAIR,
+    RETRIEVAL,
+    RETRIEVAL_TEXT,
+    SETTINGS,
+    SPACE,
+    TIME_TEXT,
+    XTREME,
 )
-"""The 36 languages of Tatoeba that XTREME (arXiv 2003.11080) reports."""
-PAIR = {
-    "parallel_cosine": "cosine of translations",
-    "random_cosine": "of other pairs",
-    "cosine_effect": "effect",
-    "bitext_accuracy": "bitext accuracy",
-    "bitext_accuracy_margin": "by margin",
-    "cka": "CKA",
-    "alignment": "alignment",
-}
-SPACE = {
-    "uniformity": "uniformity",
-    "centroid_gap": "centroid gap",
-    "language_probe": "language probe",
-    "language_probe_chance": "chance",
-    "lists@10": "lists@10",
-    "neighbours@10": "neighbours@10",
-}
-BIAS = {
-    "rank_distance": ("rank distance", 1),
-    "rank_distance_median": ("median", 1),
-    "rank_distance_share": ("of the pool", 4),
-    "same_language_share@10": ("same-language share@10", 3),
-    "same_language_pool_share": ("of the pool", 3),
-    "map_range": ("mAP range", 3),
-    "map_deviation": ("deviation", 3),
-    "peer_irrelevant@100": ("PEER@100 irrelevant", 3),
-    "peer_relevant@100": ("relevant", 3),
-}
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 
-def page(model: str, rows: Rows) -> str:
-    """The whole page; a row that was not measured is named with the reason."""
+def page(model: str, rows: Rows, *, about: str = "") -> str:
+    """The whole page; a row that was not measured is named with the reason.
+
+    Args:
+        about: a sentence on the model, if it is not simply what its name says.
+    """
     measured = {row: found for row, found in rows.items() if "reason" not in found}
     scores = {row: measured[row]["scores"] for row in RETRIEVAL if row in measured}
     parts = [
-        introduction(Path(model).name, measured),
+        introduction(Path(model).name, measured, about),
         *section("Retrieval", RETRIEVAL_TEXT, retrieval(scores)),
         *section("Language bias", BIAS_TEXT, bias(scores)),
         *section("Where answers of one language are found", ONE_ANSWER_TEXT, one_answer(scores.get("xquad-r"))),
-        *section("XQuAD-R by language of the question", "", by_language(scores.get("xquad-r"))),
-        *section("TyDi QA by language", "", monolingual(scores.get("tydiqa"))),
+        *section("XQuAD-R by language", LANGUAGE_TEXT, by_language(scores.get("xquad-r"))),
+        *section("TyDi QA by language", "R@k is recall@k; one passage is relevant.", monolingual(scores.get("tydiqa"))),
         *section("Alignment", ALIGNMENT_TEXT, alignment(measured)),
         *section("Translations into English, by language", ENGLISH_TEXT, english(measured)),
         *section("Time and memory", TIME_TEXT, costs(measured)),
@@ -74,47 +49,28 @@ def page(model: str, rows: Rows) -> str:
     return "\n".join(parts)
 
 
-RETRIEVAL_TEXT = (
-    "Macro means over languages or ordered pairs of languages. mAP is over the full ranking; below it, the middle 95 % of"
-    " 10,000 draws of paragraphs, and the baselines without training. [evaluation.md](evaluation.md) has the protocols."
-)
-BIAS_TEXT = (
-    "In the pool of all languages. Rank distance: places between a question's best and worst answer. All of these improve"
-    " where nothing is found: read them beside mAP. [measures.md](measures.md) defines them."
-)
-ONE_ANSWER_TEXT = (
-    "XQuAD-R, sentence: mAP in the pool of all languages if only the answer in one language (column) stays in it, by"
-    " language of the question (row)."
-)
-ALIGNMENT_TEXT = (
-    "Means over the unordered pairs of languages: of questions (XQuAD-R, MLQA-R), of sentences in many languages (FLORES-200),"
-    " and with English alone (Tatoeba). Bitext accuracy is the mean of both directions; equal sentences count as misses."
-    " Sentences have the prefix of queries on both sides."
-)
-ENGLISH_TEXT = "Bitext accuracy, plain / by margin, highest first. Languages and scripts by the names of the files."
-TIME_TEXT = (
-    "Seconds from loading the model to the last measure, of which encoding and scoring; the most memory that the process"
-    " held, PyTorch included."
-)
-
-
-def introduction(name: str, measured: Rows) -> str:
+def introduction(name: str, measured: Rows, about: str) -> str:
     machines = {describe(found["machine"]) for found in measured.values()}
     prefixes = {tuple(found["prefixes"]) for found in measured.values()}
     fingerprints = {found["key"][0][:16] for found in measured.values()}
+    more = f" The model: {about.rstrip('.')}." if about else ""
     used = "; ".join(f"queries {query!r}, documents {document!r}" for query, document in sorted(prefixes))
     return "\n".join(
         [
             "# Results",
             "",
-            f"`{name}` as it is, untuned, on the benchmarks at hand. Nothing here was trained with hbdist. The page is made by",
+            f"`{name}` as it is, untuned, on the benchmarks at hand. Nothing here was trained with hbdist."
+            f"{more} The page is made by",
             "",
             "```sh",
             "python benchmarks/results_table.py MODEL DATA",
             "```",
             "",
-            f"Model fingerprint {', '.join(sorted(fingerprints)) or 'none'}; prefixes: {used or 'none'}.",
+            f"Model fingerprint (of files and settings, its first digits): {', '.join(sorted(fingerprints)) or 'none'}."
+            f" Prefixes: {used or 'none'}.",
             *(f"Measured {machine}." for machine in sorted(machines)),
+            "",
+            "In all tables, ↑ is better high and ↓ low, and a dash stands where a task or a measure has no such number.",
             "",
         ]
     )
@@ -161,12 +117,14 @@ def retrieval(scores: Rows) -> str:
                 *(cell(one, *of) for of in rest),
             ]
         )
-        bounds = [(one["confidence"].get(setting) or {}).get("map") for setting in SETTINGS]
-        lines.append(["95 %", "", "", *("–".join(map(number, of)) if of else "–" for of in bounds), *[""] * len(rest)])
+        bounds = [one[setting] and one["confidence"][setting]["map"] for setting in SETTINGS]
+        lines.append(
+            ["↳ 95 %", "", "", *("–".join(map(number, of)) if of else "–" for of in bounds), *[""] * len(rest)]
+        )
         for name, title in BASELINES.items() if one.get("removal") else ():
             changed = one["removal"][name]
             cells = [cell(changed, setting, "map") for setting in SETTINGS]
-            lines.append([title, "", "", *cells, *(cell(changed, *of) for of in rest)])
+            lines.append([f"↳ {title}", "", "", *cells, *(cell(changed, *of) for of in rest)])
     return table(head, lines)
 
 
@@ -178,7 +136,7 @@ def bias(scores: Rows) -> str:
         perfect, chance = (one["bias"][f"rank_distance_{name}"] for name in ("perfect", "random"))
         title = f"{NAMES[row]} ({perfect:,.1f} is perfect, {chance:,.0f} random)"
         sides = {title: one["bias"]} | {
-            text: one["removal"][name]["bias"] for name, text in BASELINES.items() if one.get("removal")
+            f"↳ {text}": one["removal"][name]["bias"] for name, text in BASELINES.items() if one.get("removal")
         }
         for text, values in sides.items():
             lines.append([text, *(number(values.get(name), digits) for name, (_, digits) in BIAS.items())])
@@ -190,7 +148,10 @@ def one_answer(one: Mapping[str, Any] | None) -> str:
         return ""
     found = one["bias"]["one_answer_map"]
     languages = sorted({pair.split("-")[0] for pair in found})
-    return table(["", *languages], [[x, *(number(found.get(f"{x}-{y}"), 2) for y in languages)] for x in languages])
+    return table(
+        ["question ↓ answer →", *languages],
+        [[x, *(number(found.get(f"{x}-{y}"), 2) for y in languages)] for x in languages],
+    )
 
 
 def by_language(one: Mapping[str, Any] | None) -> str:
@@ -205,8 +166,8 @@ def by_language(one: Mapping[str, Any] | None) -> str:
         share = number(values.get("same_language_share@10"))
         distance = number(values.get("rank_distance"), 0)
         lines.append([language, *map(number, cells), number(values["map"]), distance, share])
-    head = ["", "monolingual mAP", "cross-lingual, asked in it", "cross-lingual, answered in it", "multilingual mAP"]
-    return table([*head, "rank distance", "same-language share@10"], lines)
+    head = ["", "monolingual", "cross-lingual, asks", "cross-lingual, answers", "multilingual"]
+    return table([*head, "rank distance ↓", "same-language share@10"], lines)
 
 
 def monolingual(one: Mapping[str, Any] | None) -> str:
@@ -218,20 +179,26 @@ def monolingual(one: Mapping[str, Any] | None) -> str:
 
 def alignment(measured: Rows) -> str:
     found: dict[str, dict[str, Any]] = {}
+    items: dict[str, str] = {}
     for row in ("xquad-r", "mlqa-r"):
         if row in measured and (values := measured[row]["scores"].get("alignment")):
             found[f"{NAMES[row].split(',')[0]} questions"] = {**values, **values.get("consistency", {})}
     if "flores" in measured:
         found[f"FLORES-200, {measured['flores']['languages']} languages"] = measured["flores"]["alignment"]
+    items |= {title: f"{values['items']:,}" for title, values in found.items()}
     if "tatoeba" in measured:
         languages = measured["tatoeba"]["by_language"]
         for which in (tuple(languages), tuple(name for name in XTREME if name in languages)):
-            mean = {name: float(np.mean([languages[one][name] for one in which])) for name in PAIR} if which else {}
-            found[f"Tatoeba, {len(which)} languages{' (XTREME’s)' * (len(which) < len(languages))}"] = mean
-    lines = [[title, *(number(values.get(name)) for name in PAIR)] for title, values in found.items()]
+            if which:
+                title = f"Tatoeba, {len(which)} languages{' (XTREME’s)' * (len(which) < len(languages))}"
+                sizes = [languages[one]["items"] for one in which]
+                items[title] = f"{min(sizes):,} to {max(sizes):,}"
+                found[title] = {name: float(np.mean([languages[one][name] for one in which])) for name in PAIR}
+    lines = [[title, items[title], *(number(values.get(name)) for name in PAIR)] for title, values in found.items()]
     space = [(title, values) for title, values in found.items() if "uniformity" in values]
     more = [[title, *(number(values.get(name)) for name in SPACE)] for title, values in space]
-    return "\n\n".join(one for one in (table(["", *PAIR.values()], lines), table(["", *SPACE.values()], more)) if one)
+    tables = table(["", "texts a language", *PAIR.values()], lines), table(["", *SPACE.values()], more)
+    return "\n\n".join(one for one in tables if one)
 
 
 def english(measured: Rows) -> str:
@@ -275,6 +242,7 @@ def notes(scores: Rows, rows: Rows) -> str:
         lines.append("- Nothing was cut from any task.")
     lines += [f"- {NAMES[row]} is not here: {found['reason']}." for row, found in rows.items() if "reason" in found]
     lines.append(
-        "- MIRACL and WikiHop are not on this page; `hbdist evaluate --task` measures them where their data are."
+        "- MIRACL and WikiHop are not on this page; `hbdist evaluate --task` measures them where their data are"
+        " ([evaluation.md](evaluation.md))."
     )
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Everything that is measured of a model, on every benchmark that is at hand, as docs/results.md.
 
-    python benchmarks/results_table.py MODEL DATA [--only xquad-r,flores] [--work FOLDER] [--out PAGE]
+    python benchmarks/results_table.py MODEL DATA [--only xquad-r,flores] [--about TEXT] [--work FOLDER] [--out PAGE]
 
 MODEL is a name or a folder, as for `hbdist evaluate`. DATA is a folder with some of these in it:
 
@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,27 @@ FOLDERS = {
     "tatoeba": ("tatoeba",),
 }
 """Row → where its data may lie."""
+ENGLISH = "eng"
+"""What the other side of Tatoeba's files is."""
 HOURS = 3
 SOURCE = "The first lines of benchmarks/results_table.py say what is expected."
 
 
 def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
-    """One row, in a process of its own: what was found, seconds, and the most memory that the process held."""
+    """One row, in a process of its own: what was found, seconds, and the most memory that the process held; or, under
+    `reason`, why it cannot be measured."""
     from hbdist.encoder import Encoder, settings_of
+    from hbdist.errors import HbdistError
 
     started = time.perf_counter()
     settings = settings_of(model)
-    found = (translations if row in ("flores", "tatoeba") else retrieval)(row, Encoder.load_for_use(settings), folder)
+    measure = translations if row in ("flores", "tatoeba") else retrieval
+    try:
+        found = measure(row, Encoder.load_for_use(settings), folder)
+    except HbdistError as error:
+        # A page is for others, on whose machines nothing lies where it does here.
+        said = str(error).replace(folder, Path(folder).name).replace(model, Path(model).name)
+        return {"reason": said.rstrip(".")}
     seconds = time.perf_counter() - started
     prefixes = [settings.query_prefix, settings.document_prefix]
     return {**found, "prefixes": prefixes, "seconds": seconds, "peak_bytes": peak_bytes()}
@@ -90,7 +101,11 @@ def tydiqa_files(folder: Path) -> Any:
 
 
 def translations(row: str, encoder: Any, folder: str) -> dict[str, Any]:
-    """Alignment of sentences and their translations, all with the prefix of queries."""
+    """Alignment of sentences and their translations, all with the prefix of queries.
+
+    Raises:
+        ConfigError: the model puts each text's language before it, and does not know one of them.
+    """
     return (many_languages if row == "flores" else with_english)(encoder, Path(folder))
 
 
@@ -101,7 +116,9 @@ def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
     from hbdist.evaluation.tasks.parallel import load_parallel
 
     task = load_parallel(folder)
-    vector_MD = encoder.encode([query.text for query in task.queries], "query")
+    known = known_languages(encoder, task.languages)
+    spoken = [known[query.language] for query in task.queries]
+    vector_MD = encoder.encode([query.text for query in task.queries], "query", languages=spoken)
     found = alignment(vector_MD, question_places(task), list(task.languages))
     return {"alignment": found, "languages": len(task.languages), "texts": len(task.queries)}
 
@@ -111,19 +128,41 @@ def with_english(encoder: Any, folder: Path) -> dict[str, Any]:
     from hbdist.evaluation.alignment import pair_alignment
     from hbdist.evaluation.tasks.formats import json_object, numbered_lines
 
-    pairs = {}
-    for path in sorted(folder.glob("*.jsonl*")):
-        rows = [json_object(line, ("text", "en")) for _, line in numbered_lines(path, SOURCE)]
-        pairs[path.name.split(".")[0]] = [row["text"] for row in rows], [row["en"] for row in rows]
-    texts = list(dict.fromkeys(text for sides in pairs.values() for side in sides for text in side))
+    rows = {
+        path.name.split(".")[0]: [json_object(line, ("text", "en")) for _, line in numbered_lines(path, SOURCE)]
+        for path in sorted(folder.glob("*.jsonl*"))
+    }
+    known = known_languages(encoder, [*rows, ENGLISH])
+    sides = {
+        name: ([(known[name], row["text"]) for row in part], [(known[ENGLISH], row["en"]) for row in part])
+        for name, part in rows.items()
+    }
+    texts = list(dict.fromkeys(text for both in sides.values() for side in both for text in side))
     place = {text: number for number, text in enumerate(texts)}
-    vector_ND = encoder.encode(texts, "query")
+    vector_ND = encoder.encode([text for _, text in texts], "query", languages=[language for language, _ in texts])
     by_language = {
-        language: {"items": len(sides[0])}
-        | pair_alignment(*(vector_ND[[place[one] for one in side]] for side in sides))
-        for language, sides in pairs.items()
+        name: {"items": len(both[0])} | pair_alignment(*(vector_ND[[place[text] for text in side]] for side in both))
+        for name, both in sides.items()
     }
     return {"by_language": by_language, "texts": len(texts)}
+
+
+def known_languages(encoder: Any, names: Sequence[str]) -> dict[str, str]:
+    """By the names of files, such as deu_Latn or deu, what the model calls the languages; any, if it does not ask.
+
+    Raises:
+        ConfigError: the model puts each text's language before it, and does not know one of them.
+    """
+    from hbdist.translation.languages import FLORES, OPUS
+
+    tokens = encoder.tokenize.language_tokens
+    known = {name: name for name in names}
+    for name in names if tokens else ():
+        ours = [one for table in (FLORES, OPUS) for one, code in table.items() if name in (code, code.split("_")[0])]
+        own = [code for code in tokens.ids if name == code.split("_")[0]]
+        known[name] = next((one for one in (name, *ours, *own) if tokens.code(one)), name)
+    encoder.tokenize.check(known.values())
+    return known
 
 
 def fingerprint(folder: Path) -> str:
@@ -165,6 +204,9 @@ def rows(model: str, data: Path, work: Path, only: list[str]) -> dict[str, dict[
             except RunError as error:
                 found[row] = {"reason": f"it could not be measured: {error}"}
                 continue
+            if "reason" in made:
+                found[row] = {"reason": f"it cannot be measured: {made['reason']}"}
+                continue
             found[row] = {"key": key, "machine": machine(), **made}
             work.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found[row]) + "\n", encoding="utf-8")
@@ -178,6 +220,7 @@ def main() -> None:
     parser.add_argument("model", help="a name, or a folder")
     parser.add_argument("data", type=Path, help="the folder of the benchmarks' folders")
     parser.add_argument("--only", default=",".join(FOLDERS), help="rows to measure now; the others stand as kept")
+    parser.add_argument("--about", default="", help="a sentence on the model, for the head of the page")
     parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "results", help="where rows are kept")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results.md")
     given = parser.parse_args()
@@ -187,7 +230,7 @@ def main() -> None:
     if not given.data.is_dir():
         parser.error(f"{given.data} is not a folder")
     found = rows(given.model, given.data, given.work, only)
-    given.out.write_text(page(given.model, found), encoding="utf-8")
+    given.out.write_text(page(given.model, found, about=given.about), encoding="utf-8")
     say(f"wrote {given.out}")
 
 

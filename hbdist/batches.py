@@ -24,11 +24,9 @@ from hbdist.randomness import permutation
 from hbdist.schedule import GlobalBatch, Schedule, deal_to_ranks
 from hbdist.shards.manifest import Manifest
 from hbdist.shards.read import Pair, ShardReader
+from hbdist.sizes import IDENTITIES
 from hbdist.stopping import ignore_stop_signals
 from hbdist.tokens import Tokenize, make_chunks, pad
-
-IDENTITIES = 4
-"""I: item, passage and text of the document, text of the query."""
 
 
 @dataclass(frozen=True)

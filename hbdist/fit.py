@@ -16,11 +16,11 @@ from hbdist.config import Config
 from hbdist.encoder import Encoder
 from hbdist.errors import ConfigError
 from hbdist.lengths import Lengths, chunk_shapes
-from hbdist.memory import ActivationBudget, free_bytes, state_bytes
+from hbdist.memory import ActivationBudget, free_bytes
 from hbdist.meters import peak_bytes
 from hbdist.rehearsal import Rehearsal, Shapes
 from hbdist.shards.manifest import Manifest
-from hbdist.strips import STRIP_QUERIES, STRIP_SCORES
+from hbdist.sizes import bytes_of_parameters, score_bytes, vector_bytes
 from hbdist.zero import Zero
 
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -30,8 +30,6 @@ MARGIN = 0.1
 """Of the memory given, to be left free by what is said to fit: predictions are not exact."""
 SMALLEST_CHUNK, LARGEST_BATCH = 128, 2**17
 """Where the search for what fits ends."""
-BUCKET = 500_000_000
-"""Numbers that DeepSpeed reduces at once where its file does not say it."""
 
 
 def parse_memory(text: str) -> int:
@@ -139,24 +137,12 @@ class Fit:
         return _last(_doublings(own, least=self.ranks, most=most), lambda size: self.fits(size, chunk_tokens))
 
     def _always(self) -> dict[str, int]:
-        measured, zero, on_gpu = self.rehearsal, self.zero, self.rehearsal.device != "cpu"
-        states = state_bytes(
-            measured.parameters,
-            stage=zero.stage if zero else 0,
-            ranks=self.ranks,
-            # What is offloaded on a CPU stays in the same memory.
-            offload_optimizer=bool(zero and on_gpu and zero.offload_optimizer),
-            offload_parameters=bool(zero and on_gpu and zero.offload_parameters),
-        )
-        bucket = (
-            zero.values.get("zero_optimization", {}).get("reduce_bucket_size", BUCKET) if zero else measured.parameters
-        )
+        measured = self.rehearsal
         return {
             "interpreter and libraries": measured.interpreter,
-            "parameters": states.parameters,
-            "gradients": states.gradients,
-            "optimizer": states.optimizer,
-            "reduction buckets": 4 * min(measured.parameters, int(bucket)) if self.ranks > 1 else 0,
+            **bytes_of_parameters(
+                measured.parameters, ranks=self.ranks, zero=self.zero, offloads=measured.device != "cpu"
+            ),
             "largest gradient, once more": measured.largest,
         }
 
@@ -167,11 +153,12 @@ class Fit:
         one_pass = self._takes_one_pass(chunks, tokens)
         activations = sum(kept) if one_pass else max(kept)
         taken = measured.one_pass * activations if one_pass else measured.two_passes * activations + measured.chunk
+        texts, documents = sum(number for number, _ in chunks), batch * (1 + self.config.loss.hard_negatives)
         parts = self._always() | {
             "activations": activations,
             "backward's own, gaps in the heap": taken - activations,
-            "vectors and their gradients": self._vectors(batch, shapes),
-            "scores of the loss": self._scores(batch, sum(texts for texts, _ in shapes[0])),
+            "vectors and their gradients": vector_bytes(texts, documents, measured.dimensions, ranks=self.ranks),
+            "scores of the loss": score_bytes(sum(number for number, _ in shapes[0]), documents),
         }
         return Peak(parts, one_pass, tokens)
 
@@ -184,16 +171,6 @@ class Fit:
         free = self.memory - self.rehearsal.interpreter - parameters
         per_token = self.rehearsal.activations.of(texts, length) / (texts * length)
         return ActivationBudget.of(per_token, free=free, parameters=parameters).fits(tokens)
-
-    def _vectors(self, batch: int, shapes: Shapes) -> int:
-        """By chunk, in order, and their gradients: 3tD. Those of all ranks come, go back and have gradients: 4GD."""
-        texts = sum(number for side in shapes for number, _ in side)
-        gathered = batch * (1 + self.config.loss.hard_negatives)
-        return 4 * self.rehearsal.dimensions * (3 * texts + (4 if self.ranks > 1 else 2) * gathered)
-
-    def _scores(self, batch: int, queries: int) -> int:
-        documents = batch * (1 + self.config.loss.hard_negatives)
-        return 4 * documents * min(queries, max(STRIP_SCORES // documents, STRIP_QUERIES))
 
     def text(self) -> str:
         """The prediction for people, a screenful."""

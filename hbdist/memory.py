@@ -1,9 +1,8 @@
-"""What training takes of memory: states by arithmetic, activations measured, not guessed from the architecture.
+"""What activations take of memory, measured and not guessed from the architecture, and how much memory there is.
 
 b texts of one forward pass · L tokens of each, padding included
 """
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,39 +15,6 @@ from torch import Tensor, nn
 
 SHARE = 0.5
 """Of the free memory that activations may take: the rest is for the copies that backward makes, and for the data."""
-
-
-@dataclass(frozen=True)
-class States:
-    """Bytes on a rank's own device."""
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    """AdamW's moments and, where they are sharded, the copy of the parameters beside them."""
-
-
-def state_bytes(
-    parameters: int,
-    *,
-    stage: int = 0,
-    ranks: int = 1,
-    offload_optimizer: bool = False,
-    offload_parameters: bool = False,
-) -> States:
-    """What Ψ parameters take in training with AdamW on N ranks, in float32 (Rajbhandari et al. 2020, arXiv 1910.02054, §5).
-
-    Parameters and gradients are 4Ψ bytes each, the two moments 8Ψ. Stage 1 divides the moments by N and brings a copy of the
-    parameters, divided too: 12Ψ/N. Stage 2 divides the gradients as well, stage 3 the parameters. Offloaded states are
-    in main memory, and the divided gradients go with the optimizer (Ren et al. 2021, arXiv 2101.06840, §4).
-
-    Args:
-        stage: of ZeRO; 0 where every rank holds all.
-    """
-    whole, share = 4 * parameters, 4 * math.ceil(parameters / ranks)
-    gradients = whole if stage < 2 else 0 if offload_optimizer else share
-    optimizer = 0 if offload_optimizer else 2 * whole if stage == 0 else 3 * share
-    return States(0 if offload_parameters else share if stage == 3 else whole, gradients, optimizer)
 
 
 @dataclass(frozen=True)

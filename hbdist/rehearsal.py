@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hbdist.batches import IDENTITIES, BatchCounts, Chunk, RankBatch
+from hbdist.batches import BatchCounts, Chunk, RankBatch
 from hbdist.chunked import ContrastiveStep
 from hbdist.config import Config
 from hbdist.encoder import Encoder
@@ -18,6 +18,7 @@ from hbdist.engine import Engine
 from hbdist.errors import ConfigError
 from hbdist.memory import Activations, free_bytes
 from hbdist.meters import peak_bytes
+from hbdist.sizes import IDENTITIES
 from hbdist.trained import Trained
 
 Shape = tuple[int, int]

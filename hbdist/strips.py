@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from hbdist.candidates import FAR, Masks
+from hbdist.sizes import strip_height
 
-STRIP_SCORES, STRIP_QUERIES = 2**23, 512
-"""Scores in memory at once (32 MB in float32), but never fewer queries than the second: short products are slow."""
 PRODUCT_DOCUMENTS = 4096
 """t: documents that are brought to float32 at once, where the device cannot multiply bfloat16 into float32."""
 CACHED_SCORES = 2**20
@@ -37,7 +36,7 @@ class Scores:
         self.query_BD, self.parts, self.tau, self.masks = query_BD, parts, tau, masks
         self.mixes = multiplies_into(tau.dtype, query_BD.dtype, query_BD.device)
         width = sum(len(part) for part in parts)
-        height = max(STRIP_SCORES // width, STRIP_QUERIES)
+        height = strip_height(width)
         self.strips = slices(len(query_BD), height)
         self.standing: slice | None = None
         if kept:

@@ -12,12 +12,19 @@ site=${HBDIST_SITE:-slurm/site.sh}
 [ ! -e "$site" ] || . "$site"
 
 venv=${HBDIST_VENV:-.venv}
+[ -x "$venv/bin/python" ] || [ -z "${HBDIST_VENV:-}" ] || refuse "HBDIST_VENV is $venv, and there is no $venv/bin/python"
 [ ! -x "$venv/bin/python" ] || PATH=$(cd "$venv/bin" && pwd):$PATH
+[ -n "${HBDIST_CONTAINER:-}" ] || command -v python >/dev/null ||
+    refuse "there is no python: no $PWD/.venv, and HBDIST_VENV, HBDIST_CONTAINER and modules in slurm/site.sh bring none"
 export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
-tasks=${SLURM_NTASKS_PER_NODE:-1} gpus=${SLURM_GPUS_ON_NODE:-0}
-[ "$gpus" = 0 ] || [ "$gpus" = "$tasks" ] ||
-    refuse "a node has $gpus GPUs, and --ntasks-per-node is $tasks. Each GPU wants one task: make them the same"
+tasks=${SLURM_NTASKS_PER_NODE:-1}
+# A job that starts no ranks has GPUs too, where nodes are given whole.
+one_task_a_gpu() {
+    local gpus=${SLURM_GPUS_ON_NODE:-0}
+    [ "$gpus" = 0 ] || [ "$gpus" = "$tasks" ] ||
+        refuse "a node has $gpus GPUs, and --ntasks-per-node is $tasks. Each GPU wants one task: make them the same"
+}
 
 export HBDIST_LAUNCHER=${HBDIST_LAUNCHER:-srun}
 case $HBDIST_LAUNCHER in
@@ -28,6 +35,16 @@ accelerate)
 *) refuse "HBDIST_LAUNCHER is $HBDIST_LAUNCHER, which is neither srun nor accelerate" ;;
 esac
 
+# A node that is given whole has more CPUs than were asked for: its ranks share them, where all nodes have as many.
+cpus=${SLURM_CPUS_PER_TASK:-}
+if [ -z "$cpus" ]; then
+    have=${SLURM_JOB_CPUS_PER_NODE:-1} # as "72(x2)"; of unequal nodes "72(x2),36"
+    case "$have" in *,*) have=1 ;; esac
+    [ -z "${SLURM_HINT:-}${SLURM_THREADS_PER_CORE:-}" ] || have=1 # not every CPU that is counted may be used
+    cpus=$((${have%%"("*} / tasks))
+    [ "$cpus" -gt 0 ] || cpus=1
+fi
+
 # Rank 0 runs on the job's first node, as this script does. Ports from 32768 on are given to any connection.
 export MASTER_ADDR=${HBDIST_MASTER_ADDR:-$(hostname)}
 export MASTER_PORT=$((15000 + SLURM_JOB_ID % 17000))
@@ -37,12 +54,12 @@ export MASTER_PORT=$((15000 + SLURM_JOB_ID % 17000))
 # shellcheck disable=SC2034
 ended_by_slurm=no
 on_all_ranks() {
-    local a_node=$tasks cpus=${SLURM_CPUS_PER_TASK:-1} step status
-    [ "$HBDIST_LAUNCHER" = srun ] || { a_node=1 && cpus=$((cpus * tasks)); }
+    local a_node=$tasks a_task=$cpus step status
+    [ "$HBDIST_LAUNCHER" = srun ] || { a_node=1 && a_task=$((cpus * tasks)); }
     export HBDIST_RANKS_A_NODE=$tasks
     unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_GPU_BIND # a rank sees all GPUs of its node, and takes its own
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks=$((SLURM_JOB_NUM_NODES * a_node)) --ntasks-per-node="$a_node" \
-        --cpus-per-task="$cpus" --kill-on-bad-exit=1 --label bash slurm/task.sh "$@" &
+        --cpus-per-task="$a_task" --export=ALL --kill-on-bad-exit=1 --label bash slurm/task.sh "$@" &
     step=$!
     trap 'ended_by_slurm=yes' TERM
     trap 'kill -USR2 "$step"' USR2 # for --signal=B:USR2@...; srun passes it on
@@ -80,7 +97,9 @@ submit_again() (
     same --account "${SLURM_JOB_ACCOUNT:-}"
     same --qos "${SLURM_JOB_QOS:-}"
     same --cpus-per-task "${SLURM_CPUS_PER_TASK:-}"
-    same --gpus-per-node "${SLURM_GPUS_ON_NODE:-}"
+    same --constraint "${SLURM_JOB_CONSTRAINTS:-}"
+    same --reservation "${SLURM_JOB_RESERVATION:-}"
+    same --gpus-per-node "${SLURM_GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-}}" # the former also says of which kind
     same --mem "${SLURM_MEM_PER_NODE:-}"
     same --mem-per-cpu "${SLURM_MEM_PER_CPU:-}"
     same --time "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%l 2>/dev/null)"

@@ -7,6 +7,9 @@ run=runs/slurm-demo
 rm -rf "$run"
 mkdir -p "$run"
 
+# A real cluster's settings, where this machine has some, are not this one's.
+export HBDIST_SITE=/dev/null
+unset HBDIST_CONTAINER HBDIST_LAUNCHER "${!SBATCH_@}"
 use=$(python3 tests/slurm_cluster up)
 trap 'python3 tests/slurm_cluster down' EXIT
 eval "$use"

@@ -15,5 +15,6 @@ if ! [ -e slurm/common.sh ]; then
     exit 2
 fi
 . slurm/common.sh
+one_task_a_gpu
 
 on_all_ranks -m hbdist.evaluation "$@"

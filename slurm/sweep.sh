@@ -15,4 +15,6 @@ if ! [ -e slurm/common.sh ]; then
 fi
 . slurm/common.sh
 
+[ -z "${HBDIST_CONTAINER:-}" ] || say "the jobs of a study run in $(command -v python), not in HBDIST_CONTAINER"
+
 python -m hbdist study submit "${1:-launch/studies/batch-size-small.toml}" --cluster slurm "${@:2}"

@@ -16,10 +16,14 @@ if ! [ -e slurm/common.sh ]; then
     exit 2
 fi
 . slurm/common.sh
+one_task_a_gpu
 
 folder=$(${HBDIST_CONTAINER:-} python slurm/folder.py "$@") || exit 2
 outcome() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$folder/outcome.json" 2>/dev/null; }
 newest() { cat "$folder/checkpoints/latest" 2>/dev/null || echo none; }
+
+own_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+own_job=${own_job:-$SLURM_JOB_ID}
 
 before=$(newest)
 [ "$(outcome)" = "done" ] || rm -f "$folder/outcome.json" # it says how an earlier start ended
@@ -32,6 +36,8 @@ interrupted) status=75 ;;
 esac
 [ "$status" != 0 ] || status=1 # nothing says how it ended
 [ "$ended_by_slurm" = no ] || exit "$status" # Slurm decides what comes next
+# Refused, since another is at work on the run: checkpoints that were added are not this job's.
+[ ! -e "$folder/running.json" ] || grep -q "\"job\": \"$own_job\"" "$folder/running.json" || exit 2
 
 # Interrupted or failed. What saved something goes on; what saved nothing would only do the same again.
 if [ "$(newest)" = "$before" ]; then

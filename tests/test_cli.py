@@ -128,8 +128,20 @@ def test_a_pooling_that_is_none(tiny_model: Path, tmp_path: Path, capsys: pytest
     assert "max" in message
 
 
+def test_a_fixed_language_without_its_setting(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("evaluate", tiny_model, "--out", tmp_path / "out", "--languages", "en", "--fixed-language", "en")
+    assert "--fixed-language en needs --language-token fixed" in refused(capsys, *arguments)
+
+
+def test_a_comparison_written_over_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "compare", tmp_path, "--with", tmp_path, "--out", tmp_path)
+    assert f"--out {tmp_path} is a folder. Name the JSON file" in message
+
+
 def test_a_report_of_a_folder_that_is_neither_run_nor_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "holds neither config.toml nor study.toml" in refused(capsys, "report", tmp_path)
+    assert "holds neither config.toml nor study.toml nor scores.json" in refused(capsys, "report", tmp_path)
     assert "Give the folder of a run" in refused(capsys, "report", tmp_path / "gone")
 
 

@@ -56,6 +56,14 @@ def put(folder: Path, holder: Holder, *, age: float = 0) -> None:
     os.utime(folder / FILE, times=(time.time() - age,) * 2)
 
 
+def assert_free(folder: Path) -> None:
+    """This process can take the folder, has it then, and can give it back."""
+    hold = Hold.claim(folder)
+    assert holder_of(folder) == Holder.here()
+    hold.release()
+    assert holder_of(folder) is None
+
+
 def test_a_second_start_is_refused_by_name_until_the_first_has_ended(tmp_path: Path) -> None:
     with claiming(tmp_path) as first:
         assert said(first) == "held\n"
@@ -63,7 +71,7 @@ def test_a_second_start_is_refused_by_name_until_the_first_has_ended(tmp_path: P
             assert f"is being worked on by process {first.pid} on " in said(second)
         first.communicate()
         assert not (tmp_path / FILE).exists()
-    Hold.claim(tmp_path).release()
+    assert_free(tmp_path)
 
 
 def test_a_killed_holder_counts_as_dead_at_once(tmp_path: Path) -> None:
@@ -71,12 +79,17 @@ def test_a_killed_holder_counts_as_dead_at_once(tmp_path: Path) -> None:
         assert said(first) == "held\n"
         first.kill()
     assert holder_of(tmp_path) is not None
-    Hold.claim(tmp_path).release()
+    assert_free(tmp_path)
 
 
 def test_a_process_that_was_given_the_number_of_a_dead_one_holds_nothing(tmp_path: Path, holder: Holder) -> None:
-    put(tmp_path, replace(holder, born="1"))
-    Hold.claim(tmp_path).release()
+    put(tmp_path, holder)
+    with pytest.raises(ResumeError, match=f"worked on by process {os.getpid()} on"):
+        refuse_while_held(tmp_path)
+    earlier = replace(holder, born="1")
+    put(tmp_path, earlier)
+    assert refuse_while_held(tmp_path) == earlier
+    assert_free(tmp_path)
 
 
 @pytest.mark.parametrize(("age", "lives"), [(0, True), (DEAD_AFTER - 60, True), (DEAD_AFTER + 60, False)])
@@ -88,7 +101,7 @@ def test_on_another_machine_the_last_sign_of_life_decides(
         with pytest.raises(ResumeError, match=rf"worked on by process {os.getpid()} on node7"):
             Hold.claim(tmp_path)
     else:
-        Hold.claim(tmp_path).release()
+        assert_free(tmp_path)
 
 
 def test_a_job_that_slurm_starts_again_is_the_same_run(
@@ -103,7 +116,7 @@ def test_a_job_that_slurm_starts_again_is_the_same_run(
     with pytest.raises(ResumeError):
         refuse_while_held(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    Hold.claim(tmp_path).release()
+    assert_free(tmp_path)
 
 
 def test_of_many_starts_at_once_one_gets_the_folder_of_a_dead_holder(tmp_path: Path, holder: Holder) -> None:

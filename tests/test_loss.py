@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hbdist import candidates as candidates_module
 from hbdist import loss as loss_module
-from hbdist import strips
+from hbdist import sizes, strips
 from hbdist.candidates import FAR, NO_IDENTITY, Candidates
 from hbdist.loss import info_nce
 
@@ -112,8 +112,8 @@ def slow_loss(
 def _strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every claim holds however the scores are cut and the clashes found."""
     if request.param != "one strip":
-        monkeypatch.setattr(strips, "STRIP_SCORES", 1)
-        monkeypatch.setattr(strips, "STRIP_QUERIES", 3)
+        monkeypatch.setattr(sizes, "STRIP_SCORES", 1)
+        monkeypatch.setattr(sizes, "STRIP_QUERIES", 3)
         monkeypatch.setattr(strips, "PRODUCT_DOCUMENTS", 4)
         monkeypatch.setattr(strips, "CACHED_SCORES", 13)
     if request.param == "clashes compared":

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_backbones import make_m2m100
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SENTENCES = ["The cat sat on a mat.", "Snow fell in June.", "Nobody answers the door.", "A ship came back at dawn."]
@@ -33,6 +34,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def m2m100(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_m2m100(tmp_path_factory.mktemp("models") / "m2m100")
+
+
 def run_python(*arguments: object) -> str:
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=BENCHMARKS, capture_output=True, text=True, timeout=280, check=False
@@ -54,7 +60,7 @@ for row in ("tydiqa", "flores", "tatoeba"):
     found[row] = {"key": ["abc", ""], "machine": machine(), **measure_row(row, model, str(folder))}
 print(json.dumps(found))
 print("PAGE")
-print(page(model, found))
+print(page(model, found, about="Random weights."))
 """
 
 
@@ -72,12 +78,38 @@ def test_rows_hold_what_the_files_hold_and_the_page_shows_them(tiny_model: Path,
     lines = page.splitlines()
     assert lines[0] == "# Results"
     assert any(line.startswith("| TyDi QA GoldP | 8 | 8 | 1.000 | – | – | 1.000 |") for line in lines)
-    assert any(line.startswith("| FLORES-200, 3 languages | 1.000 |") for line in lines)
-    assert any(line.startswith("| Tatoeba, 1 languages (XTREME’s) | 1.000 |") for line in lines)
+    assert any(line.startswith("| ↳ 95 % |") and line.endswith(" | – | – |  |  |  |  |  |  |") for line in lines)
+    assert any(line.startswith("| FLORES-200, 3 languages | 4 | 1.000 |") for line in lines)
+    assert any(line.startswith("| Tatoeba, 1 languages (XTREME’s) | 4 to 4 | 1.000 |") for line in lines)
     assert "**Tatoeba**: deu 1.00 / 1.00, fry 1.00 / 1.00." in page
     assert "2 of its 9 languages" in page
     assert "- XQuAD-R, sentence is not here: its data are not at hand." in page
+    assert " The model: Random weights. The page" in page
     assert str(data) not in page
+
+
+def test_a_model_with_language_tokens_is_told_the_languages_and_refused_where_it_does_not_know_one(
+    data: Path, m2m100: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from results_table import measure_row
+
+    found = measure_row("flores", str(m2m100), str(data / "flores-sib"))
+    # The sentences are copies, and their languages' tokens are not.
+    assert 0 < found["alignment"]["parallel_cosine"] < 0.9999
+    refused = measure_row("tatoeba", str(m2m100), str(data / "tatoeba"))
+    assert refused["reason"].startswith("m2m100 has no token for the language fry; it knows 100 languages")
+    assert str(m2m100.parent) not in refused["reason"]
+
+
+def test_languages_are_known_by_the_names_of_flores_and_tatoeba(m2m100: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from results_table import known_languages
+
+    from hbdist.encoder import Encoder, settings_of
+
+    names = {"deu_Latn": "de", "arb_Arab": "ar", "eng": "en", "ara": "ar", "cmn": "zh", "swh": "sw", "sqi": "sq"}
+    assert known_languages(Encoder.load_for_use(settings_of(str(m2m100))), [*names]) == names
 
 
 KEEP = """

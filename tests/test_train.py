@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from launching import ROOT, TIMEOUT, command, environment, lines, outcome, train
+from whole_runs import newest_checkpoint, pid_of_rank, steps_done, wait_for_steps
+
+from hbdist.shards.build import build
 
 TINY = ["optimizer.lr=1e-3", "batch.size=16", "steps=12", "checkpoint.every=3", "run.log_batches=true"]
 
@@ -47,51 +48,28 @@ def assert_the_same_run(folder: Path, other: Path, *, rel: float = 5e-5) -> None
     assert lines(folder / "batches.jsonl") == lines(other / "batches.jsonl")
 
 
-def first_steps_agree(folder: Path, steps: int) -> None:
-    """Train the demo's own encoder on 1, 2 and 3 processes, with chunks of different sizes, and compare."""
-    arguments = [
-        "launch/train/demo.toml",
-        "batch.size=16",
-        "model.dropout=0",
-        f"steps={steps}",
-        "data.shards=" + SHARDS,
-    ]
+@pytest.fixture(scope="module")
+def demo_shards() -> Path:
+    return build(ROOT / "shards/recipes/demo.toml").root
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ten_steps_of_the_demo_are_alike_on_one_two_and_three_processes(demo_shards: Path, tmp_path: Path) -> None:
+    size = ["batch.size=16", "model.dropout=0", "steps=10", f"data.shards={demo_shards}"]
     ways = [(1, 8192, "never"), (2, 400, "always"), (3, 1024, "auto")]  # 16 pairs on 3 ranks: 6, 5 and 5
     for processes, chunk_tokens, cache in ways:
-        here = folder / str(processes)
         chunks = [f"loss.chunk_tokens={chunk_tokens}", f"loss.gradient_cache={cache}"]
-        done = train(processes, *arguments, *chunks, f"run.folder={here}")
+        folder = tmp_path / str(processes)
+        done = train(processes, "launch/train/demo.toml", *size, *chunks, f"run.folder={folder}")
         assert done.returncode == 0, done.stderr
     for (one, *_), (other, *_) in itertools.pairwise(ways):
         for mine, theirs in zip(
-            numbers(folder / str(one), "loss", "grad_norm"),
-            numbers(folder / str(other), "loss", "grad_norm"),
+            numbers(tmp_path / str(one), "loss", "grad_norm"),
+            numbers(tmp_path / str(other), "loss", "grad_norm"),
             strict=True,
         ):
             assert mine == pytest.approx(theirs, rel=1e-5)
-
-
-SHARDS = str(ROOT / "shards/built/demo")
-
-
-@pytest.fixture(scope="module")
-def demo_shards() -> None:
-    from hbdist.shards.build import build
-
-    build(ROOT / "shards/recipes/demo.toml")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("demo_shards")
-def test_the_demo_trains_alike_on_one_two_and_three_processes(tmp_path: Path) -> None:
-    first_steps_agree(tmp_path, 2)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("demo_shards")
-@pytest.mark.timeout(1200)
-def test_ten_steps_of_the_demo_are_alike_on_one_two_and_three_processes(tmp_path: Path) -> None:
-    first_steps_agree(tmp_path, 10)
 
 
 @pytest.mark.parametrize("again_on", [2, pytest.param(1, marks=pytest.mark.slow)])
@@ -107,8 +85,8 @@ def test_a_run_that_lost_a_rank_goes_on_with_the_same_batches_and_losses(
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: steps_done(folder) >= 5)
-        os.kill(rank_pid(folder, rank=1), signal.SIGKILL)
+        wait_for_steps(folder, 5)
+        os.kill(pid_of_rank(folder, 1), signal.SIGKILL)
         assert started.wait(timeout=TIMEOUT) != 0
     finally:
         if started.poll() is None:
@@ -133,11 +111,11 @@ def test_an_interrupted_run_saves_says_so_and_goes_on(tiny: list[str], undisturb
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: steps_done(folder) >= 2)
+    wait_for_steps(folder, 2)
     os.killpg(started.pid, signal.SIGTERM)  # a scheduler's signal reaches the data workers too
     assert started.wait(timeout=TIMEOUT) == 75
     assert outcome(folder)["state"] == "interrupted"
-    assert (folder / "checkpoints" / "latest").read_text() == f"{steps_done(folder):09d}"
+    assert newest_checkpoint(folder) == steps_done(folder)
 
     assert train(1, *arguments).returncode == 0
     assert_the_same_run(folder, undisturbed, rel=1e-7)
@@ -181,30 +159,6 @@ def test_dropout_follows_from_seed_and_step(tiny: list[str], tmp_path: Path) -> 
     (tmp_path / "other/outcome.json").unlink()
     assert train(1, *arguments, "checkpoint.every=2", f"run.folder={tmp_path / 'other'}").returncode == 0
     assert numbers(tmp_path / "other", "loss") == numbers(folder, "loss")
-
-
-def steps_done(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_text().count("\n") if path.is_file() else 0
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def rank_pid(folder: Path, *, rank: int) -> int:
-    """The process that is this rank of the run in this folder."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            told, said = (path / "environ").read_bytes().split(b"\0"), (path / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if f"run.folder={folder}".encode() in said and f"RANK={rank}".encode() in told:
-            return int(path.name)
-    raise AssertionError(f"no process with RANK={rank} trains in {folder}")
 
 
 def two_machines(by: str, *arguments: str) -> list[list[str]]:

@@ -26,6 +26,8 @@ def compare(
     from hbdist.evaluation.comparison import compare_folders
     from hbdist.evaluation.scores import comparison_table
 
+    if out and out.is_dir():
+        raise ConfigError(f"--out {out} is a folder. Name the JSON file to write, as {out / 'difference.json'}.")
     found = compare_folders(*split_sides(folders))
     console.print(comparison_table(found))
     if out:

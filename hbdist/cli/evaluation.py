@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hbdist.cli.app import Bar, app, console
-from hbdist.errors import DataError
+from hbdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from hbdist.evaluation.index import Approximate
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A Hugging Face name, or a model's folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.json and the TREC files.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.json, report.html and the TREC files.")],
     task: Annotated[
         str,
         typer.Option(help="xquad-r[:paragraph], mlqa-r, miracl, tydiqa, wikihop[:any], beir:FOLDER or parallel:PATH."),
@@ -57,6 +57,7 @@ def evaluate(
     from hbdist.evaluation.tasks.catalog import load_task
     from hbdist.evaluation.vectors import Keeping
     from hbdist.ranks import joined
+    from hbdist.studies.report import evaluation_report
 
     with joined() as ranks:
         # What is missing should be said before the model is loaded.
@@ -73,6 +74,10 @@ def evaluate(
                 language_token=language_token,
                 fixed_language=fixed_language,
             )
+            if fixed_language is not None and settings.language_token != "fixed":
+                raise ConfigError(
+                    f"--fixed-language {fixed_language} needs --language-token fixed. Add it, or leave this out."
+                )
         if ranks.is_main:
             prefixes = f"{settings.query_prefix!r} and {settings.document_prefix!r}"
             print(f"{model}: {settings.pooling} pooling, prefixes {prefixes}")
@@ -83,7 +88,7 @@ def evaluate(
         _show(scores, out, earlier)
         for sentence in _remarks(scores, keeping):
             print(sentence)
-        print(f"the scores are in {out / 'scores.json'}")
+        print(f"the scores are in {out / 'scores.json'}, tables and heat maps in {evaluation_report(out)}")
 
 
 def _score(

@@ -58,7 +58,9 @@ def plan(
 
 
 @app.command()
-def report(path: Annotated[Path, typer.Argument(help="A run's folder, or a study's folder or TOML file.")]) -> None:
+def report(
+    path: Annotated[Path, typer.Argument(help="A folder of a run, an evaluation or a study; or a study's TOML.")],
+) -> None:
     """Write report.html: curves, tables and heat maps in one file; of a study also results.csv, report.md, report.tex."""
     from hbdist.studies.report import report_on
 

@@ -35,8 +35,8 @@ def plan(
     from hbdist.studies.study import Study
 
     parts = [part.strip() for part in gpus.split(",")] if gpus else []
-    if wrong := [part for part in parts if not part.isdigit()]:
-        raise ConfigError(f"--gpus {gpus}: {wrong[0]!r} is no number. Write --gpus 8,64,1024.")
+    if wrong := [part for part in parts if not (part.isascii() and part.isdecimal())]:
+        raise ConfigError(f"--gpus {gpus}: {wrong[0]!r} is not a whole number. Write --gpus 8,64,1024.")
     print(plan_text(Study.load(study), [int(part) for part in parts], tokens_per_second), end="")
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from hbdist.best import chosen_on
-from hbdist.evaluation.bias import bias_by_language, mean_bias, random_rank_distance
+from hbdist.errors import DataError
+from hbdist.evaluation.bias import bias_by_language, mean_bias
 from hbdist.evaluation.confidence import confidence
 from hbdist.evaluation.encoding import (
     TextEncoder,
@@ -33,7 +34,7 @@ from hbdist.evaluation.encoding import (
 from hbdist.evaluation.index import Approximate
 from hbdist.evaluation.measures import language_numbers, more_bias, per_query, question_alignment, without_language
 from hbdist.evaluation.ranking import NO_RANK, Ranking, macro_mean, mean_metrics
-from hbdist.evaluation.record import Evaluation, write_scores
+from hbdist.evaluation.record import Evaluation, make_folder, write_scores
 from hbdist.evaluation.scores import read_scores
 from hbdist.evaluation.search import rank_in_parts, rank_whole
 from hbdist.evaluation.tasks.task import RetrievalTask
@@ -74,10 +75,13 @@ def evaluate(
         progress: told how far it is.
 
     Raises:
-        DataError: the encoder gives vectors that are not finite, the corpus is damaged, or there is no room for vectors.
+        DataError: the encoder gives vectors that are not finite, the corpus is damaged or another one on another rank, or
+            there is no room for vectors.
     """
     started = perf_counter()
     ranks, vectors = ranks or Ranks(), vectors or Keeping()
+    if len(set(ranks.gather(task.fingerprint))) > 1:
+        raise DataError(f"Ranks see different files of {task.name}. Put the same ones where each of them looks.")
     known_by = fingerprint if vectors.keep else ""
     query_QD, candidate_CD, ranking, encoded = _encode_and_rank(
         encoder, task, ranks, vectors, index, progress, model=model, fingerprint=known_by
@@ -129,7 +133,8 @@ def _encode_and_rank(
     known_by = {"model": model, "fingerprint": fingerprint}
     with vectors_of(task, dimensions, vectors, whole=whole, ranks=ranks, **known_by) as parts:
         if whole:
-            texts = candidates_of(task, range(len(task.candidates)))
+            with ranks.together():
+                texts = candidates_of(task, range(len(task.candidates)))
             found = encode_whole(encoder, texts, "document", ranks=ranks, parts=parts, progress=told("documents"))
             encoded = perf_counter()
             ranking = rank_whole(query_QD, found, task, ranks=ranks, progress=told("scores"))
@@ -207,23 +212,28 @@ def evaluate_to(
         ranks, vectors, index, progress: as of `evaluate`.
 
     Raises:
+        ConfigError: nothing can be written to `out`.
         DataError: as of `evaluate`, or the model cannot be loaded.
     """
     ranks, vectors = ranks or Ranks(), vectors or Keeping()
     known, fingerprint = None, ""
     with ranks.together():
         if ranks.is_main:
-            known, fingerprint = read_scores(out), model_fingerprint(settings)
+            fingerprint = model_fingerprint(settings)
+            now = {
+                "model_fingerprint": fingerprint,
+                "task_fingerprint": task.fingerprint,
+                "search": search_record(vectors, index),
+            }
+            found = read_scores(out)
+            known = found if found and all(found.get(key) == value for key, value in now.items()) else None
     known, fingerprint = ranks.from_main((known, fingerprint))
-    now = {
-        "model_fingerprint": fingerprint,
-        "task_fingerprint": task.fingerprint,
-        "search": search_record(vectors, index),
-    }
-    if known and all(known.get(key) == value for key, value in now.items()):
+    if known:
         return known
     with ranks.together():
         encoder = load(settings)
+        if ranks.is_main:
+            make_folder(out)
     evaluation = evaluate(
         encoder,
         task,
@@ -268,20 +278,16 @@ def _relevant_in(task: RetrievalTask, language: str) -> np.ndarray:
 
 
 def _bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, Any]]:
-    """The bias measures of each query language, and under "" their macro means."""
+    """The bias measures of each query language, and under "" their macro means; empty where no query has two answers."""
     by_number = bias_by_language(
         ranking.pool_QR,
         ranking.top_QK,
         query_language_Q=language_numbers(task.query_slices),
         candidate_language_C=language_numbers(task.candidate_slices),
     )
-    # A query with a single relevant candidate has no rank distance.
-    relevant = [len(places) for places in task.relevance.values() if len(places) > 1]
-    bounds = {
-        "rank_distance_perfect": float(np.mean(relevant)) - 1,
-        "rank_distance_random": float(np.mean([random_rank_distance(k, len(task.candidates)) for k in relevant])),
-    }
-    return {"": mean_bias(by_number) | bounds} | {task.languages[number]: part for number, part in by_number.items()}
+    if not by_number:
+        return {}
+    return {"": mean_bias(by_number)} | {task.languages[number]: part for number, part in by_number.items()}
 
 
 def _part(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

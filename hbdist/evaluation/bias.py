@@ -7,11 +7,14 @@ All of these improve when everything is random or nothing is found: read them be
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from hbdist.evaluation.ranking import NO_RANK, macro_mean, mean_metrics
+
+Number = TypeVar("Number", float, np.ndarray)
 
 TOP = 10
 """Candidates at the top over which the share of the query's own language is taken."""
@@ -32,7 +35,7 @@ def rank_distance(rank_QR: np.ndarray) -> np.ndarray:
     return np.where(present_QR.sum(axis=1) > 1, highest_Q - lowest_Q.astype(np.float64), np.nan)
 
 
-def random_rank_distance(relevant: int, pool: int) -> float:
+def random_rank_distance(relevant: Number, pool: int) -> Number:
     """Rank distance to expect of a random order: (k − 1)/(k + 1)·(N + 1); 10,846 on XQuAD-R. At best it is k − 1."""
     return (relevant - 1) / (relevant + 1) * (pool + 1)
 
@@ -56,26 +59,30 @@ def same_language_share(
 def bias_by_language(
     rank_QR: np.ndarray, top_QK: np.ndarray, *, query_language_Q: np.ndarray, candidate_language_C: np.ndarray
 ) -> dict[int, dict[str, float]]:
-    """The bias measures over the queries of each language, keyed by its number.
+    """The bias measures over the queries of each language, keyed by its number, and what their rank distance would be of a
+    perfect and of a random order.
 
     Args:
-        rank_QR: exact ranks in the whole pool; at least one query of each language has two relevant candidates.
+        rank_QR: exact ranks in the whole pool. A language none of whose queries has two relevant candidates is left out.
         top_QK, query_language_Q, candidate_language_C: as in `same_language_share`.
     """
-    distance_Q = rank_distance(rank_QR)
+    distance_Q, pool = rank_distance(rank_QR), len(candidate_language_C)
+    relevant_Q = np.where(np.isnan(distance_Q), np.nan, (rank_QR != NO_RANK).sum(axis=1))
     share_Q = same_language_share(top_QK, query_language_Q=query_language_Q, candidate_language_C=candidate_language_C)
     return {
         int(language): {
             "rank_distance": float(np.nanmean(distance_Q[query_language_Q == language])),
             "rank_distance_median": float(np.nanmedian(distance_Q[query_language_Q == language])),
             # Scale-free, so that pools of different sizes can be held side by side.
-            "rank_distance_share": float(
-                np.nanmean(distance_Q[query_language_Q == language]) / (len(candidate_language_C) - 1)
+            "rank_distance_share": float(np.nanmean(distance_Q[query_language_Q == language]) / (pool - 1)),
+            "rank_distance_perfect": float(np.nanmean(relevant_Q[query_language_Q == language] - 1)),
+            "rank_distance_random": float(
+                np.nanmean(random_rank_distance(relevant_Q[query_language_Q == language], pool))
             ),
             f"same_language_share@{TOP}": float(share_Q[query_language_Q == language].mean()),
             "same_language_pool_share": float((candidate_language_C == language).mean()),
         }
-        for language in np.unique(query_language_Q)
+        for language in np.unique(query_language_Q[~np.isnan(distance_Q)])
     }
 
 

@@ -71,8 +71,8 @@ def compare_folders(before: Sequence[Path], after: Sequence[Path]) -> dict[str, 
 
 def _scores(folder: Path) -> dict[str, Any]:
     found = read_scores(folder)
-    if found is None:
-        raise DataError(f"{folder} holds no scores.json. Give the --out of `hbdist evaluate`.")
+    if found is None or "task_fingerprint" not in found:
+        raise DataError(f"{folder} holds no scores.json of an evaluation. Give the --out of `hbdist evaluate`.")
     return found
 
 

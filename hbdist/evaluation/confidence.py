@@ -4,11 +4,16 @@ A bootstrap over clusters: questions on one paragraph, and a question's translat
 paragraphs are drawn with replacement, all their queries in all languages at once. Intervals are percentiles: the middle
 95 % of 10,000 draws. Draws come from raw Philox words with a fixed key: the same values give the same interval always.
 
-    V values · S parts of a macro mean (languages, or language pairs) · G clusters · B draws · R runs (seeds)
+Of R seeds, R − 1 are drawn with replacement. Their mean varies as that of R seeds does, s²/R (McCarthy & Snowden 1985; Rao &
+Wu 1988); of R drawn from R it would vary by (R − 1)/R of that. It is a mean of scores, so no interval leaves the range in
+which scores can be.
+
+    V values · S parts of a macro mean (languages, or language pairs) · G clusters · B draws · b some of them · R runs (seeds)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,8 +25,8 @@ from hbdist.randomness import random_words
 DRAWS = 10_000
 LEVEL = 0.95
 
-MEASURES = (*((setting, "map") for setting in SETTINGS), ("multilingual", "rank_distance"))
-"""What is given an interval: (setting, metric)."""
+WORDS = 1 << 22
+"""Random numbers that are drawn, and held, at once: memory does not grow with the questions."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ def interval(runs: Sequence[Values], *, draws: int = DRAWS) -> Interval:
         runs: the values of each seed, on the same queries. With several, seeds are drawn as well as paragraphs.
         draws: B.
     """
-    draw_BG, score_BR, score_R = _draw_scores(runs, draws)
-    low, high = _percentiles(_over_seeds(score_BR, score_R, "seeds"))
-    return Interval(float(score_R.mean()), low, high, len(runs), draw_BG.shape[1])
+    clusters, score_BR, score_R = _draw_scores(runs, draws)
+    low, high = _percentiles(_over_seeds(score_BR, "seeds"))
+    return Interval(float(score_R.mean()), low, high, len(runs), clusters)
 
 
 def difference(before: Sequence[Values], after: Sequence[Values], *, draws: int = DRAWS) -> Difference:
@@ -75,8 +80,7 @@ def difference(before: Sequence[Values], after: Sequence[Values], *, draws: int 
     """
     _, score_BR, score_R = _draw_scores([*before, *after], draws)
     split = len(before)
-    after_B = _over_seeds(score_BR[:, split:], score_R[split:], "seeds after")
-    change_B = after_B - _over_seeds(score_BR[:, :split], score_R[:split], "seeds before")
+    change_B = _over_seeds(score_BR[:, split:], "seeds after") - _over_seeds(score_BR[:, :split], "seeds before")
     low, high = _percentiles(change_B)
     side = min((change_B <= 0).sum(), (change_B >= 0).sum())
     p = min(1.0, 2 * (side + 1) / (draws + 1))
@@ -85,9 +89,9 @@ def difference(before: Sequence[Values], after: Sequence[Values], *, draws: int 
 
 
 def confidence(kept: PerQuery) -> dict[str, Any]:
-    """The intervals of one evaluation, as in scores.json: {"monolingual": {"map": [low, high]}, …}."""
+    """The intervals of one evaluation's main metric, as in scores.json: {"monolingual": {"map": [low, high]}, …}."""
     found: dict[str, Any] = {"level": LEVEL, "draws": DRAWS, "clusters": len(np.unique(kept.cluster_Q))}
-    for setting, metric in MEASURES:
+    for setting, metric in _measures(kept):
         values = values_of(kept, setting, metric)
         if len(values.value_V):
             one = interval([values])
@@ -101,60 +105,79 @@ def compare(before: Sequence[PerQuery], after: Sequence[PerQuery]) -> dict[str, 
     The innermost has the fields of `Difference`.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for setting, metric in MEASURES:
+    for setting, metric in _measures(after[0]):
         sides = [[values_of(kept, setting, metric) for kept in side] for side in (before, after)]
-        if len(sides[0][0].value_V):
+        # An earlier version kept ranks in settings that the task does not have.
+        if all(len(values.value_V) for side in sides for values in side):
             found.setdefault(setting, {})[metric] = asdict(difference(*sides))
     return found
 
 
-def _draw_scores(runs: Sequence[Values], draws: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each cluster is in each draw [B, G], each run's macro mean in each draw [B, R], and as it is [R]."""
+def _measures(kept: PerQuery) -> list[tuple[str, str]]:
+    """What is given an interval: setting and metric."""
+    return [*((setting, kept.metric) for setting in SETTINGS), ("multilingual", "rank_distance")]
+
+
+def _draw_scores(runs: Sequence[Values], draws: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many clusters there are, each run's macro mean in each draw [B, R], and as it is [R]."""
     clusters, cluster_V = np.unique(runs[0].cluster_V, return_inverse=True)
     parts, part_V = np.unique(runs[0].part_V, return_inverse=True)
     assert all(
         np.array_equal(run.cluster_V, runs[0].cluster_V) and np.array_equal(run.part_V, runs[0].part_V) for run in runs
     ), "the runs are not of the same queries"
-    draw_BG = draw_clusters(len(clusters), draws)
     cell_V, cells = part_V * len(clusters) + cluster_V, len(parts) * len(clusters)
     count_SG = np.bincount(cell_V, minlength=cells).reshape(len(parts), -1)
     total_RSG = [np.bincount(cell_V, run.value_V, minlength=cells).reshape(len(parts), -1) for run in runs]
-    count_BS = draw_BG @ count_SG.T
-    # A draw may hold no query of a part that few clusters have: its macro mean is then over the others.
-    empty_BS = count_BS == 0
-    score_BR = np.stack(
-        [
-            np.where(empty_BS, 0, draw_BG @ total_SG.T / np.where(empty_BS, 1, count_BS)).sum(axis=1)
-            / (~empty_BS).sum(axis=1)
-            for total_SG in total_RSG
-        ],
-        axis=1,
-    )
+    some = [_macro_means(draw_bG, count_SG, total_RSG) for draw_bG in draw_clusters(len(clusters), draws)]
     score_R = np.array([(total_SG.sum(axis=1) / count_SG.sum(axis=1)).mean() for total_SG in total_RSG])
-    return draw_BG, score_BR, score_R
+    return len(clusters), np.concatenate(some), score_R
 
 
-def draw_clusters(clusters: int, draws: int, *, key: str = "clusters") -> np.ndarray:
-    """How often each of G clusters is in each of B draws of G with replacement: float64 [B, G], rows add up to G.
+def _macro_means(draw_bG: np.ndarray, count_SG: np.ndarray, total_RSG: Sequence[np.ndarray]) -> np.ndarray:
+    """Each run's macro mean in each of these draws: float64 [b, R]."""
+    count_bS = draw_bG @ count_SG.T
+    # A draw may hold no query of a part that few clusters have: its macro mean is then over the others.
+    empty_bS = count_bS == 0
+    count_bS[empty_bS] = 1
+    return np.stack([(draw_bG @ total_SG.T / count_bS).sum(axis=1) for total_SG in total_RSG], axis=1) / (
+        ~empty_bS
+    ).sum(axis=1, keepdims=True)
+
+
+def draw_clusters(clusters: int, draws: int, *, taken: int = 0, key: str = "clusters") -> Iterator[np.ndarray]:
+    """How often each of G clusters is in each of B draws with replacement, some draws at a time: float64 [b, G].
+
+    Args:
+        taken: how many make a draw, and what a row adds up to; by default G.
+        key: other draws.
+    """
+    taken = taken or clusters
+    rows = max(1, WORDS // max(clusters, taken))
+    for first in range(0, draws, rows):
+        yield _some_draws(key, clusters, taken, first, min(rows, draws - first)).astype(np.float64)
+
+
+@lru_cache(maxsize=4)  # the metrics of an evaluation, and the models of a study, are drawn alike; 16 MB
+def _some_draws(key: str, clusters: int, taken: int, first: int, rows: int) -> np.ndarray:
+    """Draws `first` and on: uint8 [rows, G].
 
     A word modulo G; G is far below 2⁶⁴, so no cluster is likelier than another by more than 1 in 10¹⁰.
     """
-    drawn_BG = random_words(f"bootstrap {key} {clusters}", draws * clusters).reshape(draws, clusters)
-    drawn_BG = (drawn_BG % np.uint64(clusters)).astype(np.int64) + np.arange(draws)[:, None] * clusters
-    return np.bincount(drawn_BG.ravel(), minlength=draws * clusters).reshape(draws, clusters).astype(np.float64)
+    words = random_words(f"bootstrap {key} {clusters}{f' {first}' if first else ''}", rows * taken)
+    cell_N = (words % np.uint64(clusters)).astype(np.int64).reshape(rows, taken)
+    cell_N += np.arange(rows)[:, None] * clusters
+    count_N = np.bincount(cell_N.ravel(), minlength=rows * clusters)
+    assert count_N.max() < 256, "one cluster more often in a draw than chance has it"
+    return count_N.astype(np.uint8).reshape(rows, clusters)
 
 
-def _over_seeds(score_BR: np.ndarray, score_R: np.ndarray, key: str) -> np.ndarray:
-    """The mean over runs in each draw, runs drawn with replacement too: float64 [B].
-
-    Drawing R runs from R understates their variance by (R − 1)/R, much for three seeds, so what the drawing of runs
-    changes is scaled up by √(R/(R − 1)).
-    """
+def _over_seeds(score_BR: np.ndarray, key: str) -> np.ndarray:
+    """The mean over runs in each draw, R − 1 of the R runs drawn with replacement too: float64 [B]."""
     draws, runs = score_BR.shape
     if runs == 1:
         return score_BR[:, 0]
-    extra_BR = draw_clusters(runs, draws, key=key) - 1
-    return score_BR.mean(axis=1) + (extra_BR * score_BR).mean(axis=1) * np.sqrt(runs / (runs - 1))
+    drawn_BR = np.concatenate(list(draw_clusters(runs, draws, taken=runs - 1, key=key)))
+    return (drawn_BR * score_BR).sum(axis=1) / (runs - 1)
 
 
 def _percentiles(value_B: np.ndarray) -> tuple[float, float]:

@@ -173,20 +173,20 @@ def encode_parts(
     tell(done, total)
     turns = int(ranks.max(np.array([len(missing)]))[0])
     blocks = -(-min(parts.rows, parts.total) // BLOCK)
-    with ranks.together():
-        for turn in range(turns):
-            busy = turn < len(missing)
+    for turn in range(turns):
+        busy = turn < len(missing)
+        # What one rank meets, all hear before they go on: in training they meet in the encoder too, and would wait there.
+        with ranks.together():
             texts = texts_of(missing[turn]) if busy else Texts([], [])
 
-            def told(count: int, before: int = done) -> None:
-                tell(before + count, total)
+        def told(count: int, before: int = done) -> None:
+            tell(before + count, total)
 
+        with ranks.together():
             vector_ND = _encode_part(encoder, texts, kind, blocks=blocks, tell=told)
             if busy:
                 parts.write(missing[turn], vector_ND)
-                done += len(vector_ND)
-    # Nobody searches before all is there.
-    ranks.wait()
+        done += len(vector_ND)
 
 
 def by_length(texts: Sequence[str]) -> np.ndarray:

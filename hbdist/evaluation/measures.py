@@ -13,8 +13,9 @@ from hbdist.evaluation.alignment import NO_ITEM, alignment
 from hbdist.evaluation.bias import one_answer_map, peer_irrelevant, peer_relevant, spread
 from hbdist.evaluation.consistency import consistency
 from hbdist.evaluation.per_query import PerQuery
-from hbdist.evaluation.ranking import TOP, Ranking
+from hbdist.evaluation.ranking import NO_RANK, TOP, Ranking
 from hbdist.evaluation.removal import REMOVALS
+from hbdist.evaluation.scores import SETTINGS
 from hbdist.evaluation.tasks.collection import Collection
 from hbdist.evaluation.tasks.task import RetrievalTask
 
@@ -23,15 +24,28 @@ RankVectors = Callable[[np.ndarray, np.ndarray], Ranking]
 
 
 def per_query(ranking: Ranking, task: RetrievalTask) -> PerQuery:
-    """What is kept of each query."""
-    cluster = clusters(task)
-    return PerQuery(
+    """What is kept of each query: ranks in the settings that the task has."""
+    cluster, language_Q, relevant_language_QR = (
+        clusters(task),
         language_numbers(task.query_slices),
-        np.array([cluster[query.id] for query in task.queries], dtype=np.int64),
-        ranking.pool_QR,
-        ranking.language_QR,
         relevant_languages(task),
     )
+    same_QR = language_Q[:, None] == relevant_language_QR
+    has = {setting: setting in task.settings for setting in SETTINGS}
+    return PerQuery(
+        language_Q,
+        np.array([cluster[query.id] for query in task.queries], dtype=np.int64),
+        np.where(has["multilingual"], ranking.pool_QR, NO_RANK),
+        np.where(np.where(same_QR, has["monolingual"], has["cross_lingual"]), ranking.language_QR, NO_RANK),
+        relevant_language_QR,
+        _metric_of_ranks(task),
+    )
+
+
+def _metric_of_ranks(task: RetrievalTask) -> str:
+    """The task's main metric; mAP in place of an nDCG that rests on grades, which are not kept."""
+    main = task.metrics[0]
+    return "map" if main.startswith("ndcg") and task.relevant_grade.max() > 1 else main
 
 
 def clusters(task: RetrievalTask) -> dict[str, int]:

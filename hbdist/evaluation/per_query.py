@@ -31,11 +31,13 @@ class PerQuery:
     """The number of what its questions are drawn by, such as the paragraph, shared by translations: queries of one
     cluster are not independent of one another."""
     pool_QR: np.ndarray
-    """Ranks in the whole pool; NO_RANK where a query has no such candidate."""
+    """Ranks in the whole pool; NO_RANK where a query has no such candidate, or the task no such setting."""
     own_QR: np.ndarray
-    """Ranks among the candidates of the relevant one's own language."""
+    """Ranks among the candidates of the relevant one's own language; NO_RANK alike."""
     relevant_language_QR: np.ndarray
     """The number of that language."""
+    metric: str = "map"
+    """The task's main metric, of those that follow from ranks."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def values_of(kept: PerQuery, setting: str, metric: str = "map") -> Values:
             known_Q = ~np.isnan(distance_Q)
             return Values(distance_Q[known_Q], kept.language_Q[known_Q], kept.cluster_Q[known_Q])
         return _values(kept, kept.pool_QR, metric, kept.language_Q)
-    languages = np.unique(kept.relevant_language_QR[kept.pool_QR != NO_RANK]).tolist()
-    parts = []
+    languages = np.unique(kept.relevant_language_QR[kept.own_QR != NO_RANK]).tolist()
+    parts = [Values(np.empty(0), *np.empty((2, 0), dtype=np.int64))]
     for language in languages:
         asked_Q = (kept.language_Q == language) == (setting == "monolingual")
         rank_QR = np.where(asked_Q[:, None] & (kept.relevant_language_QR == language), kept.own_QR, NO_RANK)
@@ -82,7 +84,7 @@ def _values(kept: PerQuery, rank_QR: np.ndarray, metric: str, part_Q: np.ndarray
 def write_per_query(out: Path, kept: PerQuery, task_fingerprint: str) -> Path:
     """Write `out`/ranks.npz, whole or not at all; equal ranks give equal bytes."""
     buffer = io.BytesIO()
-    arrays = {field.name: getattr(kept, field.name) for field in fields(PerQuery)}
+    arrays = {field.name: np.asarray(getattr(kept, field.name)) for field in fields(PerQuery)}
     np.savez_compressed(buffer, allow_pickle=False, task_fingerprint=np.array(task_fingerprint), **arrays)
     write_atomically(out / FILE, buffer.getvalue())
     return out / FILE
@@ -99,7 +101,9 @@ def read_per_query(out: Path, task_fingerprint: str) -> PerQuery:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = str(file["task_fingerprint"])
-            kept = PerQuery(*(file[field.name] for field in fields(PerQuery)))
+            arrays = {field.name: file[field.name] for field in fields(PerQuery) if field.name != "metric"}
+            metric = str(file["metric"]) if "metric" in file else PerQuery.metric  # an earlier version wrote none
+            kept = PerQuery(**arrays, metric=metric)
     except FileNotFoundError:
         raise DataError(f"{out} holds no {FILE}, without which two evaluations cannot be compared. {again}") from None
     except (OSError, ValueError, KeyError, BadZipFile, zlib.error, EOFError) as error:

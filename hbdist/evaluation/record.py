@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hbdist.atomic import write_atomically
+from hbdist.errors import ConfigError
 from hbdist.evaluation.measures import per_query
 from hbdist.evaluation.per_query import write_per_query
 from hbdist.evaluation.ranking import Ranking
@@ -25,6 +27,22 @@ class Evaluation:
 
     scores: dict[str, Any]
     ranking: Ranking
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder, and see that files can be written there, before hours go into what they would hold.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: the scores cannot be written there ({error.strerror}). Give another folder with --out."
+        ) from None
 
 
 def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path:

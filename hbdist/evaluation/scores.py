@@ -18,8 +18,8 @@ SETTINGS: tuple[Setting, ...] = ("monolingual", "cross_lingual", "multilingual")
 BASELINES = {"demean": "language means removed", "lir": "LIR"}
 """Baselines without training, by their names in scores.json: see `hbdist.evaluation.removal`."""
 
-COMPARED = {"map": "mAP", "rank_distance": "rank distance"}
-"""What is given an interval, as it is shown: see `hbdist.evaluation.confidence`."""
+SHOWN = ("map", "ndcg", "recall")
+"""Kinds of metrics that are on a terminal."""
 
 
 def read_scores(out: Path) -> dict[str, Any] | None:
@@ -31,7 +31,7 @@ def read_scores(out: Path) -> dict[str, Any] | None:
     path = out / "scores.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}. Delete it; `hbdist evaluate` writes it again.") from None
@@ -52,28 +52,44 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
             label, *(_cell(sides, section, name, digits, baseline) if section else "" for section in sections)
         )
 
+    def below(name: str, *settings: str, digits: int = 3) -> None:
+        """The change, or else the interval, where there is one."""
+        intervals = scores.get("confidence") or {}
+        if change and any(name in metrics for metrics in change.values()):
+            shown.add_row("  change", *(setting and _change(change, setting, name, digits) for setting in settings))
+        elif not before and any(name in intervals.get(setting, ()) for setting in settings):
+            shown.add_row("  95 %", *(setting and _interval(scores, setting, name, digits) for setting in settings))
+
     title = f"{scores['task']} · {scores['model']}" if before is None else f"{scores['task']} · before → after"
     shown = Table(title=title, caption=_caption(scores, before, change), caption_justify="left")
     shown.add_column("")
     for setting in SETTINGS:
         shown.add_column(setting.replace("_", "-"), justify="right")
-    row("mAP", "map", *SETTINGS)
-    if change:
-        shown.add_row("  change", *(_change(change, setting, "map", 3) for setting in SETTINGS))
-    elif scores.get("confidence") and not before:
-        shown.add_row("  95 %", *(_interval(scores, setting, "map", 3) for setting in SETTINGS))
     baselines = [name for name in scores.get("removal") or {} if all((side.get("removal") or {}) for side in sides)]
-    for name in baselines:
-        row(f"  with {BASELINES[name]}", "map", *SETTINGS, baseline=name)
-    row("recall@1", "recall@1", *SETTINGS)
-    row("recall@10", "recall@10", *SETTINGS)
+    for place, metric in enumerate(_metrics(scores)):
+        row(spoken(metric), metric, *SETTINGS)
+        below(metric, *SETTINGS)
+        for name in baselines if place == 0 else ():
+            row(f"  with {BASELINES[name]}", metric, *SETTINGS, baseline=name)
+    if not any(side.get("bias") for side in sides):
+        return shown
     row("rank distance", "rank_distance", "", "", "bias", digits=1)
-    if change:
-        shown.add_row("  change", "", "", _change(change, "multilingual", "rank_distance", 1))
+    below("rank_distance", "", "", "multilingual", digits=1)
     for name in baselines:
         row(f"  with {BASELINES[name]}", "rank_distance", "", "", "bias", digits=1, baseline=name)
     row("same-language share", "same_language_share@10", "", "", "bias")
     return shown
+
+
+def spoken(metric: str) -> str:
+    """What a metric is called where people read."""
+    return {"map": "mAP", "rank_distance": "rank distance"}.get(metric, metric.replace("ndcg", "nDCG"))
+
+
+def _metrics(scores: dict[str, Any]) -> list[str]:
+    """The metrics of the task that are shown, the main one first."""
+    main, *others = next(scores[setting] for setting in SETTINGS if scores[setting])
+    return [main, *(name for name in others if name.startswith(SHOWN))]
 
 
 def comparison_table(found: dict[str, Any]) -> Table:
@@ -85,7 +101,7 @@ def comparison_table(found: dict[str, Any]) -> Table:
         for metric, value in metrics.items():
             digits = 1 if metric == "rank_distance" else 3
             shown.add_row(
-                f"{setting.replace('_', '-')} {COMPARED[metric]}",
+                f"{setting.replace('_', '-')} {spoken(metric)}",
                 *(f"{value[side]:,.{digits}f}" for side in ("before", "after")),
                 f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference",
                 f"{value['low']:+,.{digits}f} to {value['high']:+,.{digits}f}",
@@ -118,6 +134,8 @@ def _drawn(found: dict[str, Any]) -> str:
 def _cell(sides: Sequence[dict[str, Any]], section: str, name: str, digits: int, baseline: str) -> str:
     """One number, or "before → after"; a dash where there is none."""
     values = [((side["removal"][baseline] if baseline else side).get(section) or {}).get(name) for side in sides]
+    if all(value is None for value in values):
+        return "–"
     return " → ".join("–" if value is None else f"{value:,.{digits}f}" for value in values)
 
 

@@ -132,7 +132,7 @@ class Parts:
 
     def remove(self, numbers: range) -> None:
         """Delete these parts, and the folder once it is empty."""
-        if self.folder is None:
+        if self.folder is None or not self.folder.is_dir():
             return
         for number in numbers:
             self._path(number).unlink(missing_ok=True)

@@ -83,7 +83,7 @@ def provenance(results: Results) -> Iterator[str]:
     rows += [(name, _differing(environment.get(name, "–") for environment in known)) for name in names]
     yield page.facts(rows)
     yield page.paragraph("The same again:")
-    path = shlex.quote(str(study.path))
+    path = shlex.quote(str(study.argument))
     yield page.preformatted("\n".join(f"hbdist study {verb} {path}" for verb in ("plan", "submit", "report")))
     commands = [["accelerate", "launch", "hbdist/train.py", f"{run.folder}/config.toml"] for run in study.runs]
     commands += [

@@ -1,6 +1,6 @@
 """What a study would take on so many GPUs: a model, from formulas and stated assumptions. Nothing is loaded or measured.
 
-B pairs of the global batch · W GPUs · P pairs of one GPU · K hard negatives of a pair · D dimensions · Ψ parameters
+W GPUs · P pairs of one GPU · Ψ parameters
 """
 
 import json
@@ -12,13 +12,19 @@ from pathlib import Path
 
 from hbdist.config import Config
 from hbdist.errors import ConfigError
+from hbdist.launch.resources import Resources
 from hbdist.parameters import count_parameters
+from hbdist.sizes import bytes_of_parameters, gradient_traffic, loss_traffic, score_bytes, vector_bytes
 from hbdist.studies.schema import Assumptions
 from hbdist.studies.study import Study, StudyRun
 from hbdist.zero import Zero
 
-NUMBER = 8
-"""Bytes of a document's identity, or of its block: int64."""
+GPUS_PER_NODE = 8
+"""Where the study's [resources] do not say it."""
+TITLES = (
+    *("GPUs", "nodes", "pairs/GPU", "GB/GPU", "loss GB/step", "gradient GB/step"),
+    *("s/step", "hours a run", "GPU-hours"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,17 @@ class Cost:
     dimensions: int | None
     assumed: Assumptions
     zero: Zero | None = None
+
+    @classmethod
+    def of(cls, config: Config, gpus: int, assumed: Assumptions) -> "Cost":
+        """Of this config, its model's sizes from its files or from what is assumed.
+
+        Raises:
+            ConfigError: the DeepSpeed file is wrong.
+        """
+        name, zero = config.model.name, Zero.load(config.engine.deepspeed) if config.engine.deepspeed else None
+        parameters = _parameters(name) or assumed.parameters.get(name)
+        return cls(config, gpus, parameters, _dimensions(name) or assumed.dimensions.get(name), assumed, zero)
 
     @property
     def pairs_a_gpu(self) -> int:
@@ -51,45 +68,39 @@ class Cost:
 
     @property
     def chunks(self) -> int:
-        """Forward passes of a step, each with its backward pass."""
-        return math.ceil(self.tokens_a_gpu / self.config.loss.chunk_tokens)
+        """Pieces that a step is encoded in: queries and documents are cut apart, so one more than all tokens would fill."""
+        return 1 + math.ceil(self.tokens_a_gpu / self.config.loss.chunk_tokens)
 
     @property
     def two_passes(self) -> bool:
-        """With the gradient cache; "auto" is taken to need it where there is more than a chunk for queries and documents."""
+        """With the gradient cache; "auto" is taken to need it where there are more tokens than in two chunks."""
         asked = self.config.loss.gradient_cache
-        return asked == "always" or (asked == "auto" and self.chunks > 2)
+        return asked == "always" or (asked == "auto" and self.tokens_a_gpu > 2 * self.config.loss.chunk_tokens)
 
     @property
     def loss_bytes(self) -> int | None:
-        """Received for the loss in a step, as `gather` counts them (`exchanged_bytes` of metrics.jsonl).
-
-        P·(1 + K) rows of each other GPU: vectors in the run's precision with their identities and blocks; their gradients
-        in float32; with the symmetric loss also two sums a column, each by a MAX and a SUM.
-        """
-        if self.dimensions is None or self.gpus == 1:
-            return 0 if self.gpus == 1 else None
-        from hbdist.batches import IDENTITIES  # which knows of torch, and that takes seconds to load
-
-        there = self.dimensions * (2 if self.config.engine.precision == "bf16" else 4) + NUMBER * (IDENTITIES + 1)
-        rows = self.pairs_a_gpu * (1 + self.config.loss.hard_negatives) * (self.gpus - 1)
-        columns = 2 * round(self.config.batch.size * 4 * 4 * (1 - 1 / self.gpus)) if self.config.loss.symmetric else 0
-        return rows * (there + 4 * self.dimensions) + columns
+        """Received for the loss in a step."""
+        if self.dimensions is None:
+            return None
+        return loss_traffic(
+            self.pairs_a_gpu,
+            self.config.batch.size,
+            self.dimensions,
+            ranks=self.gpus,
+            hard_negatives=self.config.loss.hard_negatives,
+            vector_bytes=2 if self.config.engine.precision == "bf16" else 4,
+            symmetric=self.config.loss.symmetric,
+        )
 
     @property
     def gradient_bytes(self) -> float | None:
-        """Received for gradients and parameters in a step, float32, by rings (Rajbhandari et al. 2020, arXiv 1910.02054, §7).
-
-        A reduce-scatter or an all-gather of Ψ numbers brings each GPU 4Ψ(W − 1)/W bytes. DDP and stages 0 and 1 need two a
-        step; stage 2 one a backward pass and one more; stage 3 one a backward pass, and one for the parameters of each
-        forward and each backward pass.
-        """
+        """Received for gradients and parameters in a step."""
         if self.parameters is None:
             return None
-        once, stage = 4 * self.parameters * (self.gpus - 1) / self.gpus, self.zero.stage if self.zero else 0
-        backward = self.chunks
-        forward = backward * (1 + self.two_passes)
-        return once * (2 if stage < 2 else backward + 1 if stage == 2 else 2 * backward + forward)
+        stage = self.zero.stage if self.zero else 0
+        return gradient_traffic(
+            self.parameters, ranks=self.gpus, stage=stage, chunks=self.chunks, two_passes=self.two_passes
+        )
 
     @property
     def wire_bytes(self) -> float | None:
@@ -103,25 +114,14 @@ class Cost:
         """Bytes by what they are for, as `hbdist plan --fit` counts them; without libraries and what backward takes beside."""
         if self.parameters is None or self.dimensions is None:
             return None
-        from hbdist.memory import state_bytes
-        from hbdist.strips import STRIP_QUERIES, STRIP_SCORES
-
-        states = state_bytes(
-            self.parameters,
-            stage=self.zero.stage if self.zero else 0,
-            ranks=self.gpus,
-            offload_optimizer=bool(self.zero and self.zero.offload_optimizer),
-            offload_parameters=bool(self.zero and self.zero.offload_parameters),
-        )
         with_negatives = 1 + self.config.loss.hard_negatives
         texts, documents = self.pairs_a_gpu * (1 + with_negatives), self.config.batch.size * with_negatives
-        strip = min(self.pairs_a_gpu, max(STRIP_SCORES // documents, STRIP_QUERIES))
-        chunk = min(self.config.loss.chunk_tokens, self.tokens_a_gpu) if self.two_passes else self.tokens_a_gpu
+        kept = min(self.config.loss.chunk_tokens, self.tokens_a_gpu) if self.two_passes else self.tokens_a_gpu
         return {
-            "states": states.parameters + states.gradients + states.optimizer,
-            "vectors": 4 * self.dimensions * (3 * texts + (4 if self.gpus > 1 else 2) * documents),
-            "scores": 4 * documents * strip,
-            "activations": chunk * (self.assumed.activation_bytes or 0),
+            **bytes_of_parameters(self.parameters, ranks=self.gpus, zero=self.zero),
+            "activations": kept * (self.assumed.activation_bytes or 0),
+            "vectors and their gradients": vector_bytes(texts, documents, self.dimensions, ranks=self.gpus),
+            "scores of the loss": score_bytes(self.pairs_a_gpu, documents),
         }
 
     @property
@@ -150,22 +150,23 @@ def plan_text(study: Study, gpus: Sequence[int] = (), tokens_per_second: float |
         tokens_per_second: of one GPU, instead of what [plan] assumes.
 
     Raises:
-        ConfigError: a number of GPUs is below 1, or a DeepSpeed file is wrong.
+        ConfigError: a number of GPUs is below 1, or [resources] or a DeepSpeed file is wrong.
     """
     assumed = study.file.plan
     if tokens_per_second:
         assumed = assumed.model_copy(update={"tokens_per_second": tokens_per_second})
     counts = tuple(gpus) or assumed.gpus
-    if min(counts) < 1:
+    if min(counts, default=0) < 1:
         raise ConfigError(
-            f"--gpus {','.join(map(str, counts))}: a run needs at least one. Give numbers above 0: 8,64,512."
+            f"{len(counts)} numbers of GPUs: {', '.join(map(str, counts)) or 'none'}. A run needs at least one: give"
+            " --gpus 8,64,512, or gpus = [8, 64, 512] in [plan]."
         )
-    per_node = int(study.file.resources.get("gpus_per_node") or 8)
+    per_node = _gpus_per_node(study)
     kinds = _kinds(study.runs)
-    costs = {kind: [_cost(runs[0].config, number, assumed) for number in counts] for kind, runs in kinds.items()}
-    lines = [*_opening(study, assumed), ""]
+    costs = {kind: [Cost.of(runs[0].config, number, assumed) for number in counts] for kind, runs in kinds.items()}
+    lines = [*_opening(study, assumed, per_node), ""]
     for kind, runs in kinds.items():
-        lines += [_heading(runs), _titles(), *(_row(cost, per_node, len(runs)) for cost in costs[kind]), ""]
+        lines += [_heading(runs), _line(TITLES), *(_row(cost, per_node, len(runs)) for cost in costs[kind]), ""]
     lines += _totals(counts, list(kinds.values()), list(costs.values()))
     return "\n".join(lines) + "\n"
 
@@ -181,10 +182,9 @@ def _kinds(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
     return together
 
 
-def _cost(config: Config, gpus: int, assumed: Assumptions) -> Cost:
-    name, zero = config.model.name, Zero.load(config.engine.deepspeed) if config.engine.deepspeed else None
-    parameters = _parameters(name) or assumed.parameters.get(name)
-    return Cost(config, gpus, parameters, _dimensions(name) or assumed.dimensions.get(name), assumed, zero)
+def _gpus_per_node(study: Study) -> int:
+    asked = {key: value for key, value in study.file.resources.items() if key != "at_once"}
+    return Resources.read(asked, source=f"{study.path}, [resources]").gpus_per_node or GPUS_PER_NODE
 
 
 @cache
@@ -199,7 +199,7 @@ def _dimensions(name: str) -> int | None:
     return values.get("hidden_size") or values.get("d_model")
 
 
-def _opening(study: Study, assumed: Assumptions) -> list[str]:
+def _opening(study: Study, assumed: Assumptions, per_node: int) -> list[str]:
     points = len(study.points())
     measured = ", ".join(measure.name for measure in study.measures)
     rate = f"{assumed.tokens_per_second:,.0f} tokens/s a GPU" if assumed.tokens_per_second else "no speed, so no times"
@@ -217,9 +217,20 @@ def _opening(study: Study, assumed: Assumptions) -> list[str]:
     return [
         f"{study.name}: {study.question}",
         f"{len(study.runs):,} runs: {points} points × seeds {', '.join(map(str, study.seeds))}; then evaluated on {measured}",
-        "A model, not a measurement: formulas, and assumed are",
-        f"  {rate}; {wire}; {length}; {kept} in memory. Nothing overlaps; evaluation is not counted.",
+        "A model, not a measurement: formulas (docs/studies.md says what they were held against), and assumed are",
+        f"  {rate}; {wire}; {per_node} GPUs a node; {length}; {kept} in memory.",
+        "  Nothing overlaps; evaluation is not counted.",
+        *_unused(study, assumed),
     ]
+
+
+def _unused(study: Study, assumed: Assumptions) -> list[str]:
+    """What [plan] says of models that no run has: a misspelt name would go unnoticed."""
+    models = {run.config.model.name for run in study.runs}
+    strange = sorted({*assumed.parameters, *assumed.dimensions} - models)
+    if not strange:
+        return []
+    return [f"  [plan] has {', '.join(strange)}, which no run trains; there is {', '.join(sorted(models))}."]
 
 
 def _heading(runs: Sequence[StudyRun]) -> str:
@@ -231,29 +242,14 @@ def _heading(runs: Sequence[StudyRun]) -> str:
     )
 
 
-def _titles() -> str:
-    names = (
-        "GPUs",
-        "nodes",
-        "pairs/GPU",
-        "GB/GPU",
-        "loss GB/step",
-        "gradient GB/step",
-        "s/step",
-        "hours a run",
-        "GPU-hours",
-    )
-    return "  ".join(f"{name:>{max(8, len(name))}}" for name in names)
+def _line(cells: Sequence[str]) -> str:
+    return "  ".join(f"{cell:>{max(8, len(title))}}" for cell, title in zip(cells, TITLES, strict=False))
 
 
 def _row(cost: Cost, per_node: int, runs: int) -> str:
-    widths = (8, 8, 9, 8, 12, 16, 8, 11, 9)
     cells = [f"{cost.gpus:,}", f"{-(-cost.gpus // per_node):,}"]
     if cost.gpus > cost.config.batch.size:
-        return (
-            "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
-            + "  fewer pairs than GPUs"
-        )
+        return _line(cells) + "  fewer pairs than GPUs"
     memory, seconds, hours = cost.memory, cost.step_seconds, cost.gpu_hours
     cells += [
         f"{cost.pairs_a_gpu:,}",
@@ -264,7 +260,7 @@ def _row(cost: Cost, per_node: int, runs: int) -> str:
         _number(None if hours is None else hours / cost.gpus),
         _number(None if hours is None else hours * runs),
     ]
-    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    return _line(cells)
 
 
 def _number(value: float | None) -> str:

@@ -1,9 +1,11 @@
-"""The reports: of one run, and of a study. One HTML file each, which loads nothing; of a study also tables as text."""
+"""The reports: of a run, a study, an evaluation. One HTML file each, which loads nothing; of a study also tables as text."""
 
 from pathlib import Path
 
 from hbdist.atomic import write_atomically
 from hbdist.errors import DataError
+from hbdist.evaluation.scores import read_scores
+from hbdist.studies.evaluation_page import evaluation_page
 from hbdist.studies.exports import report_latex, report_markdown, results_csv
 from hbdist.studies.record import Record
 from hbdist.studies.results import Results
@@ -14,7 +16,7 @@ from hbdist.studies.table import make_tables
 
 
 def report_on(path: Path) -> Path:
-    """Write the report of what `path` is: a study's file or folder, or a run's folder.
+    """Write the report of what `path` is: a study's file or folder, a run's folder, or an evaluation's.
 
     Raises:
         DataError: it is none of these, or nothing of it has begun.
@@ -24,9 +26,12 @@ def report_on(path: Path) -> Path:
         return run_report(path)
     if path.is_file() or (path / STUDY).is_file():
         return study_report(Study.load(path))
-    found = f"holds neither config.toml nor {STUDY}" if path.is_dir() else "does not exist"
+    if (path / "scores.json").is_file():
+        return evaluation_report(path)
+    found = f"holds neither config.toml nor {STUDY} nor scores.json" if path.is_dir() else "does not exist"
     raise DataError(
-        f"{path} {found}. Give the folder of a run (with config.toml) or of a study (with {STUDY}), or a study's TOML file."
+        f"{path} {found}. Give the folder of a run (with config.toml), of a study (with {STUDY}) or of an evaluation"
+        " (with scores.json), or a study's TOML file."
     )
 
 
@@ -38,6 +43,20 @@ def run_report(run: Path) -> Path:
     """
     path = run / "report.html"
     write_atomically(path, run_page(Record.read(run)))
+    return path
+
+
+def evaluation_report(out: Path) -> Path:
+    """Write `out`/report.html: the scores, and heat maps of language pairs.
+
+    Raises:
+        DataError: there is no scores.json, or it is damaged.
+    """
+    scores = read_scores(out)
+    if scores is None:
+        raise DataError(f"{out} holds no scores.json. Give the --out of `hbdist evaluate`.")
+    path = out / "report.html"
+    write_atomically(path, evaluation_page(scores))
     return path
 
 

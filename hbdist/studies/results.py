@@ -119,7 +119,8 @@ class Results:
         if all(found.state == "missing" for found in runs):
             raise DataError(
                 f"None of the {len(runs)} runs of the study {study.name} has done a step in {study.folder}."
-                f" `hbdist study submit {study.path}` starts them, `hbdist study status {study.path}` says how far they are."
+                f" `hbdist study submit {study.argument}` starts them, `hbdist study status {study.argument}` says how far they"
+                " are."
             )
         untuned, remarks = {}, []
         for measure in study.measures:

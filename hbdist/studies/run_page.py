@@ -1,6 +1,6 @@
 """The page of one run: what was trained, what it changed, how it went, and how to make it again. No torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ def _score_groups(record: Record) -> Iterator[tuple[str, list[list[str]]]]:
 def _cells(record: Record, section: str, name: str) -> list[str]:
     """One row of the table as HTML."""
     values = [scores[section][name] for scores in record.sides.values()]
-    digits = 1 if name == "rank_distance" else 3
+    digits = shown(name)
     if not record.comparable:
         return [f"{value:,.{digits}f}" for value in values]
     good = {"rank_distance": 0.0}.get(name, 1.0)
@@ -119,8 +119,13 @@ def _cells(record: Record, section: str, name: str) -> list[str]:
     return [*page.compared(values[0], values[1], digits=digits, good=good)]
 
 
+def shown(name: str) -> int:
+    """Digits of a number after the decimal point; distances are counts of places."""
+    return 1 if name.startswith("rank_distance") and not name.endswith("share") else 3
+
+
 def _pairs(record: Record) -> Iterator[str]:
-    metric = _metric_of_pairs(record)
+    metric = metric_of_pairs(record.sides.values())
     if not metric:
         return
     by_pair, by_language = (
@@ -147,9 +152,9 @@ def _pairs(record: Record) -> Iterator[str]:
     yield page.figures(charts)
 
 
-def _metric_of_pairs(record: Record) -> str:
+def metric_of_pairs(evaluations: Iterable[dict[str, Any]]) -> str:
     """mAP where the task has it, else its first metric; empty where no pair has scores."""
-    pairs = [values for scores in record.sides.values() for values in scores["by_pair"].values()]
+    pairs = [values for scores in evaluations for values in scores["by_pair"].values()]
     known = [name for name in (pairs[0] if pairs else ()) if all(name in values for values in pairs)]
     return "map" if "map" in known else next(iter(known), "")
 

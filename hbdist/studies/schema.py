@@ -46,6 +46,8 @@ class Measure(Section):
     """Title of a column → where its number stands in scores.json: { "mAP mono" = "monolingual.map" }."""
     primary: str = ""
     """The column that decides; empty: the first."""
+    resources: dict[str, Any] = Field(default_factory=dict)
+    """What each of its evaluations is given, where that is not as in [resources]: { nodes = 1 }."""
 
     @model_validator(mode="before")
     @classmethod
@@ -99,9 +101,9 @@ class Assumptions(Section):
     """Tokens of query and document together; unset: as many as they may have at most."""
     activation_bytes: float | None = Field(None, gt=0)
     """Bytes of activations a token, as `hbdist plan --fit` measures them; unset: activations are left out."""
-    parameters: dict[str, int] = Field(default_factory=dict)
+    parameters: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Model → its parameters, where its files are not at hand."""
-    dimensions: dict[str, int] = Field(default_factory=dict)
+    dimensions: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Model → numbers of a vector, where its files are not at hand."""
 
 
@@ -160,11 +162,14 @@ class StudyFile(Section):
         Raises:
             ConfigError: there is no such file, or a key or value in it is wrong.
         """
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist. Give a study, such as launch/studies/batch-size-small.toml.")
         values = read_toml(path)
+        if "data" in values and "base" not in values:
+            raise ConfigError(f"{path} is the config of a run: try hbdist plan {path}. A study names it as its base.")
         for table in ("set", "grid"):
-            values[table] = (
-                dict(leaves(values[table])) if isinstance(values.get(table), dict) else values.get(table, {})
-            )
+            if isinstance(values.get(table), dict):
+                values[table] = dict(leaves(values[table]))
         for axis in values.get("zip", []) if isinstance(values.get("zip"), list) else []:
             for name, keys in axis.get("values", {}).items() if isinstance(axis, dict) else []:
                 axis["values"][name] = dict(leaves(keys)) if isinstance(keys, dict) else keys
@@ -220,7 +225,7 @@ class StudyFile(Section):
         for where, conditions in (("[[only]]", self.only), ("[[exclude]]", self.exclude)):
             for key, value in ((key, value) for condition in conditions for key, value in condition.items()):
                 self._check_condition(where, key, value)
-        self._check_batch_rules("batch.size" in known and known["batch.size"] != "[set]")
+        self._check_batch_rules(known)
         for what, names in (
             ("name", [measure.name for measure in self.measure]),
             ("column", [column for measure in self.measure for column in measure.columns]),
@@ -236,9 +241,9 @@ class StudyFile(Section):
         if strange := [one for one in alternatives(value) if frozen(one) not in there]:
             raise ValueError(f"{where} {key} = {strange[0]!r} is none of its values: {', '.join(map(str, there))}")
 
-    def _check_batch_rules(self, batch_varies: bool) -> None:
-        """What a batch-size study would measure without being told must be chosen."""
-        if batch_varies and (self.lr_rule is None or self.equal is None):
+    def _check_batch_rules(self, known: Mapping[str, str]) -> None:
+        """What a batch-size study would measure without being told must be chosen, in one place. `known`: key → table."""
+        if known.get("batch.size", "[set]") != "[set]" and (self.lr_rule is None or self.equal is None):
             missing = "lr_rule" if self.lr_rule is None else "equal"
             choices = '"none", "sqrt" or "linear"' if self.lr_rule is None else '"steps" or "pairs"'
             about = type(self).model_fields[missing].description
@@ -249,6 +254,13 @@ class StudyFile(Section):
             )
         if (self.equal == "pairs") != (self.pairs_seen is not None):
             raise ValueError('equal = "pairs" and pairs_seen belong together. Give both, or neither')
+        follow = {
+            "steps": ("pairs_seen", self.pairs_seen),
+            "optimizer.warmup_steps": ("warmup_share", self.warmup_share),
+        }
+        for key, (rule, given) in follow.items():
+            if key in known and given is not None:
+                raise ValueError(f"{known[key]} has {key}, which follows from {rule}. Take one of the two out")
 
 
 def alternatives(value: Any) -> Sequence[Any]:

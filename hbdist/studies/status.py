@@ -16,6 +16,7 @@ from hbdist.evaluation.scores import read_scores
 from hbdist.holding import FILE as HELD
 from hbdist.holding import holder_of
 from hbdist.launch import Handle, find_handle
+from hbdist.launch.handle import JOB
 from hbdist.outcome import read_outcome
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Measured, Study, StudyRun
@@ -45,7 +46,11 @@ REMEDIES = {
     ),
     ("norm is", "not finite"): "a lower optimizer.lr, more warm-up or a higher loss.temperature usually helps",
     ("no space left", "disk quota"): "make room: checkpoint.keep=1 and a larger checkpoint.every write less",
-    ("is gone", "timed out", "timeout", "connection", "nccl"): "a machine or its network failed: `hbdist study retry`",
+    ("is gone",): (
+        "a machine failed, or the system killed the process (for its memory?): the end of its log says more;"
+        " `hbdist study retry`"
+    ),
+    ("timed out", "timeout", "connection", "nccl"): "a machine or its network failed: `hbdist study retry`",
 }
 """What is in the message of a run that failed → what to try."""
 
@@ -104,8 +109,12 @@ def status_of(study: Study, run: StudyRun) -> RunStatus:
         loss=last[-1]["loss"] if last else None,
         best=_best(study, run),
         problem=problem,
-        measured={measure.name: measured_state(run, measure) for measure in study.measures},
+        measured=_measures_of(study, run),
     )
+
+
+def _measures_of(study: Study, model: Measured) -> dict[str, State]:
+    return {measure.name: measured_state(model, measure) for measure in study.measures}
 
 
 def measured_state(model: Measured, measure: Measure) -> State:
@@ -138,11 +147,11 @@ def scores_of(model: Measured, measure: Measure) -> dict[str, Any] | None:
 
 
 def handles_of(study: Study) -> list[Handle]:
-    """Of all that was submitted for a study, where it can still be found."""
-    models: list[Measured] = [*study.runs, *study.baselines]
-    folders = [run.folder for run in study.runs]
-    folders += [model.evaluation(measure) for model in models for measure in study.measures]
-    return [handle for folder in [*folders, study.folder / REPORT] if (handle := find_handle(folder))]
+    """Of all that was submitted for a study, also for what it does not ask for any more: trainings, evaluations, the report."""
+    trainings = [path.parent for path in sorted(study.folder.glob(f"*/{JOB}")) if path.parent.name != REPORT]
+    evaluations = [path.parent for path in sorted(study.folder.glob(f"*/evaluation/*/{JOB}"))]
+    places = [*trainings, *evaluations, study.folder / REPORT]
+    return [handle for folder in places if (handle := find_handle(folder))]
 
 
 def _training(run: StudyRun) -> tuple[State, str]:
@@ -215,10 +224,11 @@ def problems(study: Study, statuses: Sequence[RunStatus]) -> list[str]:
         for status in statuses
         if status.state in ("failed", "invalid", "interrupted", "unknown", "changed")
     ]
-    models: list[Measured] = [*study.baselines, *(status.run for status in statuses)]
-    for model, measure in ((model, measure) for model in models for measure in study.measures):
-        if (state := measured_state(model, measure)) in ("failed", "invalid"):
-            log = model.evaluation(measure) / "logs"
+    models: list[tuple[Measured, dict[str, State]]] = [(one, _measures_of(study, one)) for one in study.baselines]
+    models += [(status.run, status.measured) for status in statuses]
+    for model, states in models:
+        for measure in (measure for measure in study.measures if states[measure.name] in ("failed", "invalid")):
+            state, log = states[measure.name], model.evaluation(measure) / "logs"
             lines.append(
                 f"{model.name}: measuring {measure.name}: {state} (its log is in {log}; then `hbdist study retry`)"
             )

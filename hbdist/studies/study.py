@@ -83,6 +83,11 @@ class Study:
         return cls(path, base, folder, file, _runs(file, base, path, folder))
 
     @property
+    def argument(self) -> Path:
+        """What `hbdist study` takes for it: its file, or its folder where it was read from there, as its base was."""
+        return self.folder if self.path == self.folder / STUDY else self.path
+
+    @property
     def name(self) -> str:
         return self.file.name
 

@@ -182,7 +182,7 @@ def _training(results: Results) -> Iterator[tuple[str, str]]:
         for line, drawn in lines.items():
             x_name = "pairs seen" if by_pairs else "step"
             chart = plots.curves(drawn, name=f"{key} {line}", x_name=x_name, limits=limits)
-            yield chart, f"{line.capitalize()}. {caption} Each line: {study.x}.".removeprefix(". ")
+            yield chart, f"{line}. {caption} Each line: {study.x}.".removeprefix(". ")
 
 
 def _mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ def _opening(results: Results, tables: Sequence[Table]) -> Iterator[str]:
     if left:
         yield page.missing(
             f"{left} of {len(results.runs)} runs are not complete: what is here may change. They are listed under Runs.",
-            f"hbdist study submit {shlex.quote(str(study.path))}",
+            f"hbdist study submit {shlex.quote(str(study.argument))}",
         )
     for table in tables:
         if words := headline(table):

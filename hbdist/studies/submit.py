@@ -1,7 +1,7 @@
 """Start what a study lacks: trainings, then the evaluations of each, then the report. What is there or on its way stays."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +61,8 @@ def submit(
     Raises:
         ConfigError: a resource is wrong, or a folder holds another run and is not to be set aside.
     """
-    given, at_once = _resources(study, resources or {})
+    values, at_once = _resources(study, resources or {})
+    given, shapes = _read(study, values), _shapes(study, values)
     statuses = study.status()
     moved = _set_aside(study, [status for status in statuses if status.state == "changed"], allowed=set_aside)
     waits = (*STARTABLE, "changed", *(FAILED if again else ()))
@@ -76,19 +77,19 @@ def submit(
         if status.state in LIVE and (handle := find_handle(status.run.folder)):
             training[status.run.name] = handle
     trained = [status.run for status in statuses if status.state == "done"]
-    # In this process they have ended by now, and perhaps badly.
-    later = [run for run in study.runs if run.name in training and training[run.name].state in (*LIVE, "done")]
-    evaluations = []
-    # An array on Slurm waits for an array, job by job; on a workstation all wait in one queue, for their turns.
-    for measures in [(one,) for one in study.measures] if given.cluster == "slurm" else [study.measures]:
-        ready = [(model, one) for one in measures for model in [*(study.baselines if one.baseline else ()), *trained]]
-        evaluations += _evaluate(study, ready, None, given, at_once, again=again)
-        waiting = [(run, one) for one in measures for run in later]
-        after = [training[run.name] for run, _ in waiting]
-        evaluations += _evaluate(study, waiting, after, given, at_once, again=again)
-    asked = find_handle(study.folder / REPORT)
-    coming = (study.folder / "report.html").is_file() or (asked and asked.state in LIVE)
-    report = _report(study, given) if trainings or evaluations or not coming else None
+    evaluations: list[Handle] = []
+    try:
+        for shape, measures in shapes:
+            for asked, after in _in_order(study, measures, trained, training):
+                evaluations += _evaluate(study, asked, after, shape, at_once, again=again)
+        report = _report(study, given) if trainings or evaluations or not _is_reported(study) else None
+    except ConfigError as error:
+        if not (trainings or evaluations):
+            raise
+        raise ConfigError(
+            f"{error} {len(trainings)} trainings and {len(evaluations)} evaluations were submitted before, and stay; the same"
+            " command submits the rest."
+        ) from None
     return Submission(trainings, evaluations, report, moved, left)
 
 
@@ -134,6 +135,16 @@ def _train(study: Study, runs: Sequence[StudyRun], resources: Resources, at_once
     return submit_all(commands, resources, names=names, folder=study.folder, at_once=at_once) if runs else []
 
 
+def _in_order(
+    study: Study, measures: Sequence[Measure], trained: Sequence[StudyRun], training: Mapping[str, Handle]
+) -> Iterator[tuple[list[tuple[Measured, Measure]], list[Handle] | None]]:
+    """What can be measured now, and then what waits for a training each: the jobs at the same places."""
+    yield [(model, one) for one in measures for model in [*(study.baselines if one.baseline else ()), *trained]], None
+    # In this process trainings have ended by now, and perhaps badly.
+    later = [run for run in study.runs if run.name in training and training[run.name].state in (*LIVE, "done")]
+    yield [(run, one) for one in measures for run in later], [training[run.name] for _ in measures for run in later]
+
+
 def _evaluate(
     study: Study,
     asked: Sequence[tuple[Measured, Measure]],
@@ -162,6 +173,12 @@ def _evaluate(
     return submit_all(commands, resources, names=names, folder=study.folder, after=before, at_once=at_once)
 
 
+def _is_reported(study: Study) -> bool:
+    """There is a report, or there will be one."""
+    asked = find_handle(study.folder / REPORT)
+    return (study.folder / "report.html").is_file() or (asked is not None and asked.state in LIVE)
+
+
 def _report(study: Study, resources: Resources) -> Handle:
     """Write the report when all has ended that waits or runs now; an earlier wish for it is withdrawn."""
     earlier = find_handle(study.folder / REPORT)
@@ -175,13 +192,37 @@ def _report(study: Study, resources: Resources) -> Handle:
     return submit_all([command], one, names=[REPORT], folder=study.folder, after=live or None, after_any=True)[0]
 
 
-def _resources(study: Study, more: Mapping[str, Any]) -> tuple[Resources, int | None]:
+def _resources(study: Study, more: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """What [resources] and the caller give, and how many may run at the same time."""
     here = "slurm" if "SLURM_JOB_ID" in os.environ else "local"
     values = {"cluster": here, **study.file.resources, **more}
     most = values.pop("at_once", None)
     if most is not None and (not isinstance(most, int) or most < 1):
         raise ConfigError(f"at_once = {most!r}: expected how many runs may go on at the same time, 1 or more.")
-    return Resources.read(values, source=f"{study.path}, [resources]"), most
+    return values, most
+
+
+def _read(study: Study, values: Mapping[str, Any], measure: Measure | None = None) -> Resources:
+    """These resources, with those that a measure has of its own."""
+    own = measure.resources if measure else {}
+    where = f"[[measure]] {measure.name}, resources" if measure and own else "[resources]"
+    return Resources.read({**values, **own}, source=f"{study.path}, {where}")
+
+
+def _shapes(study: Study, values: Mapping[str, Any]) -> list[tuple[Resources, list[Measure]]]:
+    """The measures whose evaluations are submitted together, and what each of these is given.
+
+    An array on Slurm waits for an array, job by job: one a measure. On a workstation all that are alike wait in one queue.
+    """
+    shapes: list[tuple[Resources, list[Measure]]] = []
+    for measure in study.measures:
+        given = _read(study, values, measure)
+        alike = [measures for known, measures in shapes if known == given and given.cluster != "slurm"]
+        if alike:
+            alike[0].append(measure)
+        else:
+            shapes.append((given, [measure]))
+    return shapes
 
 
 def _set_aside(study: Study, changed: Sequence[RunStatus], *, allowed: bool) -> list[Path]:
@@ -211,9 +252,19 @@ def _set_aside(study: Study, changed: Sequence[RunStatus], *, allowed: bool) -> 
 
 
 def write_copies(study: Study) -> None:
-    """Put the study's file and its base config into its folder."""
-    study.folder.mkdir(parents=True, exist_ok=True)
-    for source, name in ((study.path, STUDY), (study.base, BASE)):
-        target = study.folder / name
-        if source.resolve() != target.resolve():
-            write_atomically(target, source.read_bytes())
+    """Put the study's file and its base config into its folder.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        study.folder.mkdir(parents=True, exist_ok=True)
+        for source, name in ((study.path, STUDY), (study.base, BASE)):
+            target = study.folder / name
+            if source.resolve() != target.resolve():
+                write_atomically(target, source.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{study.folder} cannot be written: {error.strerror}. Give the study another folder (folder = …), or the right to"
+            " write there."
+        ) from None

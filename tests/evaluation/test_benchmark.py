@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 import pytrec_eval
 from rich.console import Console
-from stand_ins import HashEncoder
+from stand_ins import HashEncoder, made_task
 
 from hbdist.config import ModelSection
-from hbdist.errors import DataError
+from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.benchmark import evaluate, evaluate_to, model_fingerprint
+from hbdist.evaluation.confidence import compare
+from hbdist.evaluation.per_query import read_per_query, values_of
 from hbdist.evaluation.ranking import METRICS
 from hbdist.evaluation.record import write_scores
-from hbdist.evaluation.scores import table
+from hbdist.evaluation.scores import SETTINGS, table
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 
@@ -163,6 +166,51 @@ def test_one_language_has_neither_cross_lingual_scores_nor_bias(whole):
     assert list(scores["by_pair"]) == ["en-en"]
 
 
+@pytest.mark.parametrize("settings", [("monolingual",), ("cross_lingual",), ("monolingual", "cross_lingual"), SETTINGS])
+def test_only_what_the_task_measures_has_an_interval_and_can_be_compared(tmp_path, settings):
+    task = made_task(settings=settings)
+    found = evaluate(HashEncoder(), task, model="m")
+    assert {setting for setting in SETTINGS if found.scores[setting]} == set(settings)
+    assert {setting for setting in SETTINGS if setting in found.scores["confidence"]} == set(settings)
+    write_scores(tmp_path, found, task)
+    kept = read_per_query(tmp_path, task.fingerprint)
+    assert set(compare([kept], [kept])) == set(settings)
+    for setting in settings:
+        values = values_of(kept, setting)
+        means = [values.value_V[values.part_V == part].mean() for part in np.unique(values.part_V)]
+        assert np.mean(means) == pytest.approx(found.scores[setting]["map"])
+
+
+def test_where_no_question_has_two_answers_there_is_no_bias_and_the_scores_can_be_written(tmp_path):
+    task = made_task()
+    first = {name: places[:1] for name, places in task.relevance.items()}
+    queries = tuple(query for query in task.queries if task.candidates[first[query.id][0]].language == query.language)
+    alone = replace(task, queries=queries, relevance={query.id: first[query.id] for query in queries})
+    found = evaluate(HashEncoder(), alone, model="m")
+    assert found.scores["bias"] is None
+    assert 0 < found.scores["multilingual"]["map"] < 1
+    write_scores(tmp_path, found, alone)
+    assert "multilingual" in shown(found.scores)
+
+
+def test_the_main_metric_of_the_task_is_what_is_compared_and_shown():
+    task = replace(made_task(settings=("monolingual",)), metrics=("ndcg@10", "recall@100"))
+    found = evaluate(HashEncoder(), task, model="m").scores
+    ((metric, (low, high)),) = found["confidence"]["monolingual"].items()
+    assert metric == "ndcg@10"
+    assert low < found["monolingual"]["ndcg@10"] < high
+    text = shown(found)
+    assert f"nDCG@10 {found['monolingual']['ndcg@10']:.3f} – – 95 % {low:.3f} to {high:.3f}" in re.sub(
+        "[│ ]+", " ", text
+    )
+    assert "recall@100" in text
+    assert "mAP" not in text
+    assert "rank distance" not in text
+    # Ranks do not hold grades.
+    graded = replace(task, grades={name: (2,) * len(places) for name, places in task.relevance.items()})
+    assert set(evaluate(HashEncoder(), graded, model="m").scores["confidence"]["monolingual"]) == {"map"}
+
+
 def test_vectors_that_are_not_finite_are_refused(small):
     class Broken(HashEncoder):
         def encode(self, texts, kind, *, languages=None, progress=None):
@@ -258,6 +306,15 @@ def test_damaged_scores_are_named(tmp_path, small, model):
     (tmp_path / "scores.json").write_text("{")
     with pytest.raises(DataError, match=r"scores\.json is not JSON"):
         evaluate_to(tmp_path, small, ModelSection(name=str(model)), load=Loader())
+
+
+def test_a_folder_for_scores_that_cannot_be_written_is_said_before_anything_is_encoded(tmp_path, small, model):
+    taken = tmp_path / "file"
+    taken.write_text("no folder", encoding="utf-8")
+    encoder = HashEncoder()
+    with pytest.raises(ConfigError, match=r"file: the scores cannot be written there \(.*--out"):
+        evaluate_to(taken, small, ModelSection(name=str(model)), load=lambda _: encoder)
+    assert encoder.encoded == []
 
 
 def test_progress_tells_queries_documents_and_scores(small):

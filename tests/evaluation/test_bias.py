@@ -40,6 +40,31 @@ def test_a_perfect_ranker_has_rank_distance_10_with_11_relevant():
     assert rank_distance(rank_QR).tolist() == [10.0] * 5
 
 
+def test_a_perfect_and_a_random_ranker_have_the_bounds_that_are_given_where_languages_have_unlike_questions():
+    """As in MLQA-R, whose English questions have fewer answers than others: the bounds are macro means, as the measure is."""
+    generator = np.random.default_rng(0)
+    relevant_Q = np.repeat([2, 4, 3, 1], [3000, 200, 1000, 50])
+    language_Q, pool = np.repeat([0, 1], [3200, 1050]), 500
+    rank_QR = np.stack([[*(generator.permutation(k) + 1), *[NO_RANK] * (4 - k)] for k in relevant_Q])
+    top_QK = np.zeros((len(rank_QR), 10), dtype=np.int64)
+    languages = {"query_language_Q": language_Q, "candidate_language_C": np.repeat([0, 1], pool // 2)}
+    found = mean_bias(bias_by_language(rank_QR, top_QK, **languages))
+    assert found["rank_distance_perfect"] == pytest.approx(found["rank_distance"])
+    assert found["rank_distance_perfect"] == pytest.approx(((3000 * 1 + 200 * 3) / 3200 + 2) / 2)
+    random_QR = np.stack([[*generator.choice(pool, k, replace=False) + 1, *[NO_RANK] * (4 - k)] for k in relevant_Q])
+    found = mean_bias(bias_by_language(random_QR, top_QK, **languages))
+    # One query's standard deviation is about 110 places.
+    assert found["rank_distance_random"] == pytest.approx(found["rank_distance"], abs=8)
+
+
+def test_a_language_none_of_whose_questions_has_two_answers_has_no_bias_measures():
+    rank_QR = np.array([[7, 3], [5, NO_RANK]])
+    top_QK = np.zeros((2, 10), dtype=np.int64)
+    languages = {"query_language_Q": np.array([0, 1]), "candidate_language_C": np.array([0] * 6 + [1] * 6)}
+    assert set(bias_by_language(rank_QR, top_QK, **languages)) == {0}
+    assert bias_by_language(rank_QR[1:], top_QK[1:], **languages | {"query_language_Q": np.array([1])}) == {}
+
+
 def test_rank_distance_skips_what_is_not_there_and_needs_two():
     found = rank_distance(np.array([[7, NO_RANK, 3], [5, NO_RANK, NO_RANK]]))
     assert found[0] == 4
@@ -75,6 +100,8 @@ def test_bias_is_a_macro_mean_over_query_languages():
             "rank_distance": 2,
             "rank_distance_median": 2,
             "rank_distance_share": 0.5,
+            "rank_distance_perfect": 1,
+            "rank_distance_random": 2,
             "same_language_share@10": 0.75,
             "same_language_pool_share": 0.6,
         }

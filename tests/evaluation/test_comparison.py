@@ -116,6 +116,9 @@ def test_another_way_of_searching_is_refused(folders, tmp_path, capsys):
 
 def test_a_folder_without_an_evaluation_is_refused(folders, tmp_path, capsys):
     assert "holds no scores.json" in refused(capsys, tmp_path, "--with", *folders["better"])
+    (tmp_path / "scores.json").write_text('{"ndcg_at_10": 0.5}', encoding="utf-8")
+    assert "holds no scores.json of an evaluation" in refused(capsys, tmp_path, "--with", *folders["better"])
+    assert "holds no scores.json" in refused(capsys, tmp_path / "scores.json", "--with", *folders["better"])
     (tmp_path / "scores.json").write_bytes((folders["noisy"][0] / "scores.json").read_bytes())
     assert "holds no ranks.npz" in refused(capsys, tmp_path, "--with", *folders["better"])
 

@@ -1,7 +1,9 @@
 """The clustered bootstrap: plain references, what it must tell apart, and how often its interval holds the truth."""
 
 import io
+import tracemalloc
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hbdist.errors import DataError
+from hbdist.evaluation import confidence as bootstrap
 from hbdist.evaluation.bias import rank_distance
 from hbdist.evaluation.confidence import compare, confidence, difference, draw_clusters, interval
 from hbdist.evaluation.per_query import PerQuery, Values, read_per_query, values_of, write_per_query
@@ -46,13 +49,35 @@ def slow_macro_mean(values: Values, drawn_G: np.ndarray) -> float:
     return float(np.mean(means))
 
 
+def drawn(clusters: int, draws: int, **settings) -> np.ndarray:
+    return np.concatenate(list(draw_clusters(clusters, draws, **settings)))
+
+
 def test_draws_are_of_whole_clusters_with_replacement():
-    draw_BG = draw_clusters(30, 4000)
+    draw_BG = drawn(30, 4000)
     assert (draw_BG.sum(axis=1) == 30).all()
     # Counts are binomial(30, 1/30): mean 1, variance 29/30; the mean of 4,000 has a standard deviation of 0.016.
     np.testing.assert_allclose(draw_BG.mean(axis=0), 1, atol=0.06)
     assert draw_BG.var() == pytest.approx(29 / 30, abs=0.02)
-    np.testing.assert_array_equal(draw_BG, draw_clusters(30, 4000))
+    np.testing.assert_array_equal(draw_BG, drawn(30, 4000))
+
+
+def test_draws_that_are_made_in_parts_are_as_good_and_take_no_more_memory(monkeypatch):
+    monkeypatch.setattr(bootstrap, "WORDS", 30 * 700)
+    parts = list(draw_clusters(30, 4000))
+    assert [len(part) for part in parts] == [700] * 5 + [500]
+    draw_BG = np.concatenate(parts)
+    assert (draw_BG.sum(axis=1) == 30).all()
+    np.testing.assert_allclose(draw_BG.mean(axis=0), 1, atol=0.06)
+    assert len(np.unique(draw_BG, axis=0)) == 4000, "two parts have the same draws"
+    monkeypatch.undo()
+    # All draws of 4,000 clusters at once would be 320 MB of numbers alone.
+    values = Values(np.linspace(0, 1, 4000), np.zeros(4000, dtype=np.int64), np.arange(4000))
+    tracemalloc.start()
+    interval([values])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 200e6
 
 
 @settings(max_examples=10)
@@ -63,7 +88,7 @@ def test_the_interval_equals_a_plain_bootstrap_over_lists_of_queries(seed):
     kept = (values.part_V != 2) | (values.cluster_V < 2)
     values = Values(values.value_V[kept], values.part_V[kept], values.cluster_V[kept])
     found = interval([values], draws=200)
-    slow = [slow_macro_mean(values, drawn_G) for drawn_G in draw_clusters(12, 200)]
+    slow = [slow_macro_mean(values, drawn_G) for drawn_G in drawn(12, 200)]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
     assert found.mean == pytest.approx(slow_macro_mean(values, np.ones(12)))
     assert (found.runs, found.clusters) == (1, 12)
@@ -120,16 +145,41 @@ def test_seeds_that_differ_widen_the_interval_and_those_that_do_not_leave_it():
     assert wide.high - wide.low > 3 * (one.high - one.low)
 
 
-def test_the_variance_between_seeds_is_not_understated():
-    # No clusters' noise at all: what is left is the variance of a mean of three seeds, s²/3 with s² over R − 1.
+@pytest.mark.parametrize("scores", [(0.4, 0.7), (-0.1, 0.02, 0.08), (0.1, 0.15, 0.3, 0.31, 0.6)])
+def test_the_variance_between_seeds_is_not_understated(scores):
+    # No clusters' noise at all: what is left is a mean of seeds, whose variance is s²/R with s² over R − 1.
     values = Values(np.zeros(20), np.zeros(20), np.arange(20))
-    runs = [changed(values, by) for by in (-0.1, 0.02, 0.08)]
-    found = difference([values], runs, draws=2000)
-    error = np.std([-0.1, 0.02, 0.08], ddof=1) / np.sqrt(3)
-    # The extremes of three seeds' means, each drawn thrice: √(3/2) of their distance.
-    assert (found.low, found.high) == pytest.approx((-0.1 * np.sqrt(1.5), 0.08 * np.sqrt(1.5)))
-    assert not found.real
-    assert found.high - found.low > 3 * error
+    found = interval([changed(values, by) for by in scores])
+    all_means = [np.mean(drawn) for drawn in product(scores, repeat=len(scores) - 1)]
+    assert np.var(all_means) == pytest.approx(np.var(scores, ddof=1) / len(scores))
+    expected = np.quantile(all_means, [0.025, 0.975], method="inverted_cdf")
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.02)
+    assert found.mean == pytest.approx(np.mean(scores))
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 4), st.integers(1, 4))
+def test_no_interval_leaves_the_range_of_the_scores(seed, runs_before, runs_after):
+    """Near the best score there is, where a seed's distance to the mean could lead beyond it."""
+    generator = np.random.default_rng(seed)
+    cluster_V, part_V = np.arange(40) % 7, np.arange(40) // 14
+
+    def seed_runs(count: int) -> list[Values]:
+        levels = generator.choice([0.5, 0.9, 1.0], count)
+        return [Values(np.clip(generator.normal(level, 0.01, 40), 0, 1), part_V, cluster_V) for level in levels]
+
+    before, after = seed_runs(runs_before), seed_runs(runs_after)
+    for runs in (before, after):
+        found = interval(runs, draws=300)
+        assert -1e-12 <= found.low <= found.high <= 1 + 1e-12
+    change = difference(before, after, draws=300)
+    assert -1 - 1e-12 <= change.low <= change.high <= 1 + 1e-12
+
+
+def test_one_seed_beside_several_is_drawn_as_one():
+    values, far = made_values(0), changed(made_values(0), 0.5)
+    assert difference([values], [far, far]).mean == pytest.approx(0.5)
+    assert not difference([values], [values, far]).real
 
 
 def test_runs_of_other_queries_are_refused():
@@ -185,7 +235,8 @@ def test_confidence_and_comparison_cover_each_setting_that_the_task_has():
     low, high = found["multilingual"]["map"]
     assert low < values_of(kept, "multilingual").value_V.mean() < high
     assert set(compare([kept], [kept_ranks(1)])) == {"monolingual", "cross_lingual", "multilingual"}
-    one_language = PerQuery(*(array[:6] if array.ndim == 1 else array[:6, :1] for array in vars(kept).values()))
+    arrays = [array for array in vars(kept).values() if isinstance(array, np.ndarray)]
+    one_language = PerQuery(*(array[:6] if array.ndim == 1 else array[:6, :1] for array in arrays))
     assert "cross_lingual" not in confidence(one_language)
 
 

@@ -98,6 +98,46 @@ def test_scores_in_training_are_those_of_the_exported_model(
     assert written[0]["multilingual"] != written[1]["multilingual"]
 
 
+ONE_RANK_WITHOUT_ROOM = """
+import os, sys
+from hbdist.evaluation import benchmark, vectors
+from hbdist.train import main
+
+benchmark.IN_MEMORY_BYTES = 0
+vectors.LEAST_ROWS = vectors.MOST_ROWS = 8
+os.environ["HBDIST_CACHE"] = os.path.join(sys.argv[1], os.environ["RANK"])
+with open(os.environ["HBDIST_CACHE"] + ".pid", "w") as file:
+    file.write(str(os.getpid()))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_what_one_rank_meets_while_all_encode_ends_all_of_them_soon(
+    tiny: list[str], sentences: str, tmp_path: Path
+) -> None:
+    """Vectors lie on disk, and rank 1 has a file in the place of its folder. Rank 0 has three parts to encode with it."""
+    (tmp_path / "1").write_text("")
+    script = tmp_path / "one_rank.py"
+    script.write_text(ONE_RANK_WITHOUT_ROOM)
+    asked = [*tiny, f"evaluation.tasks=['{sentences}']", "steps=2", "evaluation.every=1"]
+    launched = command(2, str(tmp_path), *asked, f"run.folder={tmp_path / 'run'}")
+    launched[launched.index(str(ROOT / "hbdist/train.py"))] = str(script)
+    with subprocess.Popen(
+        launched, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            # Were they to wait for one another, it would be until the collective's time-out, half an hour.
+            _, said = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            for path in tmp_path.glob("*.pid"):  # the launcher's end would not be theirs
+                os.kill(int(path.read_text()), signal.SIGKILL)
+            raise
+    assert outcome(tmp_path / "run")["state"] == "invalid"
+    assert "vectors cannot be written there" in outcome(tmp_path / "run")["message"]
+    assert said.decode().count("hbdist: ") == 1
+    assert len(lines(tmp_path / "run/metrics.jsonl")) == 1
+
+
 def settings(sentences: str) -> list[str]:
     tasks = [f"evaluation.tasks=['{sentences}','xquad-r']", "evaluation.data=['','shards/demo/xquad-r']"]
     return [*tasks, "evaluation.languages=['en','th']", "evaluation.questions=5", "steps=4", "evaluation.every=2"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ranks import on_ranks
 from stand_ins import BatchEncoder, HashEncoder, made_task
 
+from hbdist.errors import DataError
 from hbdist.evaluation import benchmark, vectors
 from hbdist.evaluation.benchmark import evaluate
 from hbdist.evaluation.counting import Products, Segment, Tally, best_first, count, cut_by_language, relevant_scores
@@ -186,10 +187,15 @@ def over_ranks(folder: str) -> list[dict]:
     for bytes_in_memory in (1 << 30, 0):
         benchmark.IN_MEMORY_BYTES = bytes_in_memory
         found.append(evaluate(BatchEncoder(), task, model="m", ranks=ranks, vectors=Keeping(Path(folder))).scores)
+    if ranks.world > 1:
+        with pytest.raises(DataError, match=r"^Ranks see different files of made\."):
+            evaluate(BatchEncoder(), made_task(seed=ranks.rank), model="m", ranks=ranks)
     return found
 
 
-def test_one_two_and_four_processes_give_identical_scores(tmp_path: Path, in_parts: Path) -> None:
+def test_one_two_and_four_processes_give_identical_scores_and_refuse_different_files(
+    tmp_path: Path, in_parts: Path
+) -> None:
     before = torch.get_num_threads()
     alone = over_ranks(str(tmp_path / "1"))
     torch.set_num_threads(before)

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from jobs import overrides, steps_done, wait_for
+from jobs import overrides
 from launching import ROOT, command, environment
+from whole_runs import wait_for_steps
 
 KILL_WHILE_SAVING = """
 import os, signal, sys, time, torch
@@ -58,7 +59,7 @@ def test_a_dead_rank_is_named_by_the_others_and_a_living_run_is_not_started_twic
     keys = ["launch/train/demo.toml", *overrides(tiny_model, tiny_shards), "steps=5000", f"run.folder={folder}"]
     first, second = ranks(2, *keys)
     try:
-        wait_for(lambda: steps_done(folder) >= 2, "two steps")
+        wait_for_steps(folder, 2)
         refused = subprocess.run(
             command(1, *keys), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100
         )

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import assert_the_same_run, overrides, said, steps_done, wait_for
-from launching import ROOT
+from jobs import overrides, said
+from launching import ROOT, TIMEOUT
+from whole_runs import assert_the_same_run, newest_checkpoint, train_here, wait_for, wait_for_steps
 
 import hbdist
 from hbdist.errors import ConfigError, ResumeError
@@ -90,7 +91,7 @@ def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs(
 ) -> None:
     words = ["launch/train/demo.toml", *overrides(tiny_model, tiny_shards), "steps=5000", f"run.folder={tmp_path}/long"]
     long, waiting = submit_all([Command(("train", *words)), quick], HERE, names=["long", "waiting"], folder=tmp_path)
-    wait_for(lambda: steps_done(tmp_path / "long") >= 2, "two steps")
+    wait_for_steps(tmp_path / "long", 2)
     assert (long.state, waiting.state) == ("running", "pending")
     with pytest.raises(ResumeError, match=rf"process {long.id} .* is running already"):
         submit_all([quick], HERE, names=["long"], folder=tmp_path)
@@ -106,6 +107,23 @@ def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs(
     assert (tmp_path / "long" / "checkpoints" / "latest").is_file()
 
 
+def test_a_run_that_was_cancelled_goes_on_when_it_is_submitted_again(
+    tiny_model: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    keys = [*overrides(tiny_model, tiny_shards), "steps=300", "checkpoint.every=1000", "optimizer.lr=1e-5"]
+    arguments, folder = ["launch/train/demo.toml", *keys], tmp_path / "run"
+    first = hbdist.submit(*arguments, f"run.folder={folder}", cluster="local")
+    wait_for_steps(folder, 10)
+    first.cancel()
+    wait_for(lambda: first.state == "cancelled", "its end")
+    saved = newest_checkpoint(folder)
+    again = hbdist.submit(*arguments, f"run.folder={folder}", cluster="local")
+    assert again.state in ("pending", "running")  # no longer cancelled
+    assert again.result(timeout=TIMEOUT).message.startswith("trained 300 steps")
+    assert f"resuming after step {saved}" in said(again)
+    assert_the_same_run(folder, train_here(tmp_path / "undisturbed", arguments))
+
+
 def test_submit_trains_on_two_ranks_what_one_process_trains_and_goes_on_after_a_kill(
     tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
@@ -115,7 +133,7 @@ def test_submit_trains_on_two_ranks_what_one_process_trains_and_goes_on_after_a_
     folder = tmp_path / "run"
     arguments = ("launch/train/demo.toml", *keys, "steps=12", f"run.folder={folder}")
     handle = hbdist.submit(*arguments, cluster="local", tasks_per_node=2)
-    wait_for(lambda: steps_done(folder) >= 4, "four steps")
+    wait_for_steps(folder, 4)
     with pytest.raises(ResumeError, match="is running already"):
         hbdist.submit(*arguments, cluster="debug")
     rank = json.loads((folder / "started.json").read_text())["ranks"][1]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import PATIENCE, assert_the_same_run, overrides, said, steps_done, wait_for
-from launching import ROOT, train
+from jobs import overrides, said
+from launching import ROOT, TIMEOUT
 from slurm_cluster.cluster import Cluster
+from whole_runs import assert_the_same_run, assert_the_same_steps, train_here, wait_for, wait_for_steps
 
 import hbdist
 from hbdist.errors import ConfigError, ResumeError
@@ -22,6 +23,8 @@ pytest_plugins = ["slurm_cluster.fixture"]
 
 ON_CPUS = {"hours": 1.0, "memory": "500M"}
 LONG = ("steps=60", "checkpoint.every=100")
+ENDLESS = ("steps=100000", "checkpoint.every=100000", "optimizer.lr=3e-6", "optimizer.schedule=constant")
+"""Only an interruption saves, and the first steps do not depend on how many there are."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +35,13 @@ def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def keys(tiny_model: Path, tiny_shards: Path) -> list[str]:
-    return ["launch/train/demo.toml", *overrides(tiny_model, tiny_shards)]
+    return [str(ROOT / "launch/train/demo.toml"), *overrides(tiny_model, tiny_shards)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(keys: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 60 steps in one process, to which nothing happened."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = train(1, *keys, *LONG, f"run.folder={folder}")
-    assert done.returncode == 0, done.stderr
-    return folder
+    return train_here(tmp_path_factory.mktemp("undisturbed") / "run", [*keys, *LONG])
 
 
 def begin_soon(slurm: Cluster, handle: Handle) -> None:
@@ -60,7 +60,7 @@ def test_a_job_that_is_told_to_stop_saves_and_goes_on_and_nobody_else_takes_its_
     folder = tmp_path / "run"
     arguments = (*keys, *LONG, f"run.folder={folder}")
     handle = hbdist.submit(*arguments, nodes=2, **ON_CPUS)
-    wait_for(lambda: steps_done(folder) >= 5, "five steps")
+    wait_for_steps(folder, 5)
     assert find_handle(folder) == handle
     assert handle.state == "running"
     with pytest.raises(ResumeError, match=rf"job {handle.id} \(.*run\) is running already"):
@@ -74,7 +74,7 @@ def test_a_job_that_is_told_to_stop_saves_and_goes_on_and_nobody_else_takes_its_
     wait_for(lambda: "interrupted after step" in said(handle), "a checkpoint")
     assert handle.state in ("running", "pending")
     begin_soon(slurm, handle)
-    assert handle.result(timeout=PATIENCE).message.startswith("trained 60 steps"), said(handle)
+    assert handle.result(timeout=TIMEOUT).message.startswith("trained 60 steps"), said(handle)
     assert handle.state == "done"
     assert "resuming after step" in said(handle)
     assert_the_same_run(folder, undisturbed)
@@ -115,7 +115,7 @@ def test_two_nodes_with_two_tasks_each_train_what_one_process_trains(
     slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     handle = hbdist.submit(*keys, *LONG, f"run.folder={tmp_path}/run", nodes=2, tasks_per_node=2, **ON_CPUS)
-    assert handle.result(timeout=PATIENCE).code == 0, said(handle)
+    assert handle.result(timeout=TIMEOUT).code == 0, said(handle)
     assert slurm.job(int(handle.id))["NumNodes"] == "2"
     assert "the CPU × 4 over gloo" in said(handle)
     assert len(handle.logs) == 4
@@ -125,25 +125,34 @@ def test_two_nodes_with_two_tasks_each_train_what_one_process_trains(
 @pytest.mark.slow
 def test_a_preempted_job_goes_on(slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path) -> None:
     handle = hbdist.submit(*keys, *LONG, "checkpoint.every=5", f"run.folder={tmp_path}/run", nodes=4, **ON_CPUS)
-    wait_for(lambda: steps_done(tmp_path / "run") >= 11, "eleven steps")
+    wait_for_steps(tmp_path / "run", 11)
     urgent = slurm.sbatch("--partition=urgent", "--nodes=4", "--exclusive", "--wrap=sleep 1")
     assert slurm.wait(urgent) == "COMPLETED"
     begin_soon(slurm, handle)
-    assert handle.result(timeout=PATIENCE).code == 0, said(handle)
+    assert handle.result(timeout=TIMEOUT).code == 0, said(handle)
     assert "resuming after step" in said(handle)
     assert_the_same_run(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.slow
-def test_a_job_that_reaches_its_time_limit_saves_before_it_and_goes_on(
+@pytest.mark.timeout(600)
+def test_a_job_that_comes_near_its_time_limit_saves_and_goes_on(
     slurm: Cluster, keys: list[str], tmp_path: Path
 ) -> None:
-    arguments = (*keys, "steps=100000", "checkpoint.every=100000", f"run.folder={tmp_path}/run")
-    handle = hbdist.submit(*arguments, hours=2 / 60, signal_delay_s=45, memory="500M")
-    wait_for(lambda: "interrupted after step" in said(handle), "the limit")
-    begin_soon(slurm, handle)
+    # Slurm looks at time limits every half a minute since its controller's start, and one look ahead: here, of each start,
+    # at the first look after 25 seconds.
+    slurm.restart_controller()
+    folder = tmp_path / "run"
+    two_minutes = {"hours": 2 / 60, "signal_delay_s": 65, "memory": "500M"}
+    handle = hbdist.submit(*keys, *ENDLESS, f"run.folder={folder}", nodes=2, **two_minutes)
     wait_for(lambda: "resuming after step" in said(handle), "a second start")
+    assert int(slurm.job(int(handle.id))["Restarts"]) >= 1
+    assert handle.state == "running"
+    steps = int(said(handle).partition("resuming after step ")[2].split()[0]) + 20
+    wait_for_steps(folder, steps)
     handle.cancel()
+    assert slurm.wait(int(handle.id)) == "CANCELLED"
+    assert_the_same_steps(folder, train_here(tmp_path / "undisturbed", [*keys, *ENDLESS, f"steps={steps}"]))
 
 
 @pytest.mark.slow
@@ -152,14 +161,14 @@ def test_a_job_that_loses_a_node_names_it_and_goes_on_elsewhere(
 ) -> None:
     folder = tmp_path / "run"
     handle = hbdist.submit(*keys, *LONG, "checkpoint.every=5", f"run.folder={folder}", nodes=2, **ON_CPUS)
-    wait_for(lambda: steps_done(folder) >= 11, "eleven steps")
+    wait_for_steps(folder, 11)
     _, second = slurm.nodes_of(int(handle.id))
     slurm.kill_node(second, told=False)
     begun = time.monotonic()
     wait_for(lambda: f"rank 1 ({second}, process" in said(handle), "the name of the lost rank")
     assert time.monotonic() - begun < 15
     slurm.run("scontrol", "update", f"nodename={second}", "state=down", "reason=killed", check=True)
-    assert handle.result(timeout=PATIENCE).code == 0, said(handle)
+    assert handle.result(timeout=TIMEOUT).code == 0, said(handle)
     assert second not in slurm.nodes_of(int(handle.id))
     assert_the_same_run(folder, undisturbed)
 
@@ -170,7 +179,7 @@ def test_a_job_that_loses_a_rank_before_it_has_saved_anything_fails_and_says_whi
 ) -> None:
     folder = tmp_path / "run"
     handle = hbdist.submit(*keys, "steps=5000", "checkpoint.every=5000", f"run.folder={folder}", nodes=2, **ON_CPUS)
-    wait_for(lambda: steps_done(folder) >= 2, "two steps")
+    wait_for_steps(folder, 2)
     os.kill(rank_pid(folder, rank=1), signal.SIGKILL)
     with pytest.raises(JobError, match=r"is failed: rank 1 \(node\d, process \d+\) is gone: it was killed or crashed"):
         handle.result(timeout=30)
@@ -185,12 +194,12 @@ def test_where_jobs_have_no_scontrol_they_are_submitted_anew(
     folder = tmp_path / "run"
     path = f"export PATH={slurm.path_without('scontrol', 'sacct')}"
     handle = hbdist.submit(*keys, *LONG, f"run.folder={folder}", nodes=2, setup=[path], **ON_CPUS)
-    wait_for(lambda: steps_done(folder) >= 5, "five steps")
+    wait_for_steps(folder, 5)
     slurm.run("scancel", "--signal=USR2", handle.id, check=True)
     wait_for(lambda: (find_handle(folder) or handle).id != handle.id, "a new job")
     again = find_handle(folder)
     assert again is not None
-    assert again.result(timeout=PATIENCE).code == 0, said(again)
+    assert again.result(timeout=TIMEOUT).code == 0, said(again)
     assert_the_same_run(folder, undisturbed)
 
 
@@ -199,7 +208,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(slurm: Cluster, keys: list
     folders = [tmp_path / "by handle", tmp_path / "by hand"]
     by_handle, by_hand = [hbdist.submit(*keys, "steps=5000", f"run.folder={folder}", **ON_CPUS) for folder in folders]
     for folder in folders:
-        wait_for(lambda: steps_done(folder) >= 2, "two steps")  # noqa: B023
+        wait_for_steps(folder, 2)
     by_handle.cancel()
     slurm.run("scancel", by_hand.id, check=True)
     for handle, state in ((by_handle, "cancelled"), (by_hand, "interrupted")):

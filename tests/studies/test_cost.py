@@ -1,13 +1,15 @@
 """The model of a study's cost, held against what real training counts and what `plan --fit` predicts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from launching import lines, train
+from launching import ROOT, lines, train
 from small_studies import write_base, write_study
 
+from hbdist.cli import main
 from hbdist.config import Config
-from hbdist.errors import ConfigError
 from hbdist.studies.cost import Cost, plan_text
 from hbdist.studies.schema import Assumptions
 from hbdist.studies.study import Study
@@ -21,11 +23,14 @@ def config(folder: Path, *overrides: str) -> Config:
 
 
 def cost(config: Config, gpus: int, stage: int | None = None, assumed: Assumptions = NOTHING) -> Cost:
-    zero = None if stage is None else Zero.load(Path(__file__).parents[2] / f"launch/deepspeed/zero{stage}.json")
+    zero = None if stage is None else Zero.load(ROOT / f"launch/deepspeed/zero{stage}.json")
     return Cost(config, gpus, 1000, 32, assumed, zero)
 
 
-def test_bytes_for_the_loss_are_those_that_two_ranks_count(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_bytes_for_the_loss_are_those_in_the_metrics_of_two_ranks(
+    tiny_model: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
     base = write_base(tmp_path, steps=2, shards=tiny_shards, model=tiny_model)
     uneven = ["batch.size=5", "batch.mono_share=1", "data.datasets=['made']"]
     loss = ["loss.symmetric=true", "loss.hard_negatives=2"]
@@ -59,33 +64,38 @@ def test_memory_is_what_plan_fit_predicts(tiny_model: Path, tiny_shards: Path, t
         measured = fit.rehearsal
         here = Cost(settings, ranks, measured.parameters, measured.dimensions, NOTHING).memory
         assert here
-        assert here["states"] == there["parameters"] + there["gradients"] + there["optimizer"]
-        assert here["vectors"] == there["vectors and their gradients"]
-        assert here["scores"] == there["scores of the loss"]
+        assert {name: there[name] for name in here if name != "activations"} == {
+            name: size for name, size in here.items() if name != "activations"
+        }
 
 
 def test_sharding_states_trades_memory_for_bytes(tmp_path: Path) -> None:
     stages = [cost(config(tmp_path, "batch.size=64"), 8, stage) for stage in (0, 1, 2, 3)]
-    states = [one.memory["states"] for one in stages if one.memory]
+    states = [
+        sum(one.memory[name] for name in ("parameters", "gradients", "optimizer")) for one in stages if one.memory
+    ]
     # 16 bytes a parameter; the moments and a copy over eight, the gradients too, the parameters too.
     assert states == [16_000, 8_000 + 12 * 125, 4_000 + 16 * 125, 20 * 125]
     once = 4 * 1000 * 7 / 8
-    chunks = stages[0].chunks
-    assert chunks == 2
+    assert stages[0].chunks == 3
+    assert not stages[0].two_passes
     wire = [one.gradient_bytes for one in stages]
-    assert wire == [2 * once, 2 * once, 3 * once, (2 + 2 + 2) * once]
+    assert wire == [2 * once, 3 * once, 3 * once, (3 + 1 + 1) * once]
 
 
 def test_the_gradient_cache_encodes_twice_and_keeps_one_chunk(tmp_path: Path) -> None:
     assumed = Assumptions(activation_bytes=10.0)
-    cached = cost(config(tmp_path, "batch.size=64", "loss.gradient_cache=always"), 4, 3, assumed)
-    whole = cost(config(tmp_path, "batch.size=64", "loss.gradient_cache=never"), 4, 3, assumed)
+    settings = [config(tmp_path, "batch.size=64", f"loss.gradient_cache={cache}") for cache in ("always", "never")]
+    cached, whole = (cost(one, 4, 3, assumed) for one in settings)
     assert cached.memory
     assert whole.memory
     assert (cached.memory["activations"], whole.memory["activations"]) == (10 * 512, 10 * 16 * 80)
     once = 4 * 1000 * 3 / 4
-    assert cached.chunks == 3
-    assert (cached.gradient_bytes, whole.gradient_bytes) == (12 * once, 9 * once)
+    assert cached.chunks == 4
+    assert (cached.gradient_bytes, whole.gradient_bytes) == ((8 + 4 + 4) * once, (4 + 1 + 1) * once)
+    # Stage 2 reduces in each backward pass, and stage 1 once a step.
+    by_stage = [[cost(one, 4, stage).gradient_bytes for one in settings] for stage in (1, 2)]
+    assert by_stage == [[3 * once, 3 * once], [(2 * 4 + 1) * once, 3 * once]]
 
 
 def test_gpu_hours_are_tokens_over_speed_and_grow_by_what_is_moved(tmp_path: Path) -> None:
@@ -116,10 +126,68 @@ def test_the_plan_says_it_is_a_model_and_what_it_assumes(tiny_model: Path, tmp_p
     assert "all runs on 16 GPUs each" in text
     assert "without 2 runs of fewer pairs than GPUs" in text
     assert "7,000 tokens/s" in plan_text(study, [4], 7000.0)
-    with pytest.raises(ConfigError, match="at least one"):
-        plan_text(study, [0])
+    assert "8 GPUs a node" in text
 
 
 def test_a_model_that_nobody_knows_is_named(tmp_path: Path) -> None:
     text = plan_text(Study.load(write_study(tmp_path)), [8])
     assert "? not known: parameters or dimensions of none. Write them into [plan]" in text
+
+
+def refused(capsys: pytest.CaptureFixture[str], study: str | Path, *arguments: str) -> str:
+    assert main(["study", "plan", str(study), *arguments]) == 2
+    written = capsys.readouterr()
+    assert written.err.startswith("hbdist: ")
+    assert "Traceback" not in written.err
+    return written.err
+
+
+@pytest.mark.parametrize("gpus", ["8;64", "8 64", "8,,64", "8,", "eight", "-8", "2.5", "²"])
+def test_gpus_that_are_no_numbers(gpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, write_study(tmp_path), f"--gpus={gpus}")
+    assert f"--gpus {gpus}: " in said
+    assert "is not a whole number. Write --gpus 8,64,1024" in said
+
+
+def test_no_gpus_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "A run needs at least one" in refused(capsys, write_study(tmp_path), "--gpus", "8,0")
+    empty = write_study(tmp_path, axes='[grid]\n"optimizer.lr" = [1.0]\n[plan]\ngpus = []\n')
+    assert "0 numbers of GPUs: none" in refused(capsys, empty)
+
+
+def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "does not exist" in refused(capsys, tmp_path / "none.toml")
+    assert "holds no study.toml" in refused(capsys, tmp_path)
+
+
+def test_an_assumption_that_is_misspelt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = '[grid]\n"batch.mono_share" = [0.0, 1.0]\n[plan]\ntokens_per_sec = 5\n'
+    assert "Did you mean tokens_per_second?" in refused(capsys, write_study(tmp_path, axes=axes))
+
+
+def test_a_deepspeed_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = '[set]\n"engine.deepspeed" = "zero9.json"\n[grid]\n"batch.mono_share" = [0.0, 1.0]\n'
+    assert "zero9.json is not a file" in refused(capsys, write_study(tmp_path, axes=axes))
+
+
+def test_resources_that_make_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    axes = '[grid]\n"batch.mono_share" = [0.0, 1.0]\n[resources]\ngpus_per_node = "eight"\n'
+    assert "gpus_per_node = 'eight', and it is a whole number" in refused(capsys, write_study(tmp_path, axes=axes))
+
+
+def test_sizes_of_a_model_that_no_run_trains_are_named(tmp_path: Path) -> None:
+    axes = '[grid]\n"batch.mono_share" = [0.0, 1.0]\n[plan]\nparameters = { "nobody" = 1000 }\n'
+    text = plan_text(Study.load(write_study(tmp_path, axes=axes)), [8])
+    assert "[plan] has nobody, which no run trains; there is none." in text
+
+
+def test_the_plan_of_a_study_loads_no_torch() -> None:
+    code = (
+        "import sys; from hbdist.cli import main; statuses = [main(['study', 'plan', name]) for name in sys.argv[1:]];"
+        " print(statuses, sorted({'torch', 'transformers', 'accelerate', 'deepspeed'} & set(sys.modules)))"
+    )
+    names = [f"launch/studies/{name}.toml" for name in ("batch-size", "batch-size-small")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[0, 0] []"

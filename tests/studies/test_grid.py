@@ -134,6 +134,13 @@ def test_where_the_batch_varies_what_follows_from_it_must_be_chosen(tmp_path: Pa
     assert "batch.size varies, so equal has to be chosen" in refused(tmp_path, 'lr_rule = "none"', axes=axes)
     assert "needs lr_reference_batch" in refused(tmp_path, 'lr_rule = "sqrt"')
     assert "belong together" in refused(tmp_path, 'equal = "pairs"')
+    pairs = ('lr_rule = "none"', 'equal = "pairs"', "pairs_seen = 1280")
+    assert "[set] has steps, which follows from pairs_seen" in refused(
+        tmp_path, *pairs, axes=f"[set]\nsteps = 9\n{axes}"
+    )
+    warm = axes + '"optimizer.warmup_steps" = [1, 2]\n'
+    said = refused(tmp_path, 'lr_rule = "none"', 'equal = "steps"', "warmup_share = 0.1", axes=warm)
+    assert "[grid] has optimizer.warmup_steps, which follows from warmup_share" in said
 
 
 @pytest.mark.parametrize(

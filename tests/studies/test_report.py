@@ -13,7 +13,7 @@ from made_studies import Page
 from hbdist.config import Config
 from hbdist.errors import DataError
 from hbdist.studies.page import compared
-from hbdist.studies.report import run_report
+from hbdist.studies.report import report_on, run_report
 
 LANGUAGES = ("ar", "de", "en")
 METRICS = ("map", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "mrr")
@@ -87,6 +87,37 @@ def run(tmp_path) -> Path:
     write_scores(folder, "before", scores(0.4))
     write_scores(folder, "after", scores(0.6))
     return folder
+
+
+def test_a_report_of_an_evaluation_maps_the_pairs_and_where_single_answers_are_found(tmp_path):
+    values = scores(0.5, model="some/<model>", not_measured={"alignment": "there are no questions of two languages"})
+    values["bias"]["one_answer_map"] = {"ar-ar": 0.75, "ar-de": 0.06, "de-ar": 0.05, "de-de": 0.8125}
+    write_scores(tmp_path, "after", values)
+    html = report_on(tmp_path / "evaluation/after").read_text()
+    page = Page(html)
+    assert page.open == []
+    assert page.tags.count("svg") == 2
+    for shade in (".51", ".81", ".05"):
+        assert f">{shade}<" in html
+    text = " ".join(page.text.split())
+    for part in (
+        "some/<model> on xquad-r",
+        "mAP 0.500",
+        "rank distance 500.0",
+        "alignment was not measured: there are",
+    ):
+        assert part in text
+    assert not re.search(r"https?:|//[a-z]", html)
+
+
+def test_a_report_of_an_evaluation_within_languages_has_no_map(tmp_path):
+    values = scores(0.5, not_measured={}, cross_lingual=None, multilingual=None, bias=None)
+    values["by_pair"] = {f"{x}-{x}": values["monolingual"] for x in LANGUAGES}
+    write_scores(tmp_path, "after", values)
+    page = Page(report_on(tmp_path / "evaluation/after").read_text())
+    assert page.tags.count("svg") == 1
+    assert "each language's queries among the candidates of that language" in page.text
+    assert "Language bias" not in page.text
 
 
 def test_a_report_is_one_file_that_loads_nothing(run):

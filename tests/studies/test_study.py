@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hbdist.config import Config
 from hbdist.errors import ConfigError
 from hbdist.holding import born
 from hbdist.launch import find_handle
-from hbdist.studies.status import RunStatus, problems, scores_of, status_of
+from hbdist.studies.status import RunStatus, handles_of, problems, scores_of, status_of
 from hbdist.studies.study import Study, StudyRun
 from hbdist.studies.submit import evaluate_words
 
@@ -218,7 +219,7 @@ def test_a_run_that_stopped_without_a_word_is_interrupted(run: tuple[Study, Stud
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate", "loss.gradient_cache=always"),
         ("FloatingPointError: the gradient's norm is inf.", "a lower optimizer.lr"),
         ("OSError: [Errno 28] No space left on device", "make room"),
-        ("RuntimeError: rank 3 (node2) is gone", "hbdist study retry"),
+        ("RuntimeError: rank 3 (node2) is gone", "for its memory"),
         ("TypeError: something else", "logs"),
     ],
 )
@@ -243,7 +244,24 @@ def test_a_process_that_works_on_a_run_makes_it_running_and_gives_its_rate(run: 
     assert status_of(study, one).state == "interrupted"
 
 
+def test_jobs_of_runs_that_are_no_longer_asked_for_are_not_forgotten(run: tuple[Study, StudyRun]) -> None:
+    study, one = run
+    earlier = replace(one, folder=study.folder / "loss.margin=0.1-seed=7")
+    for model in (one, earlier):
+        write_job(model, 1, "")
+    assert sorted(handle.folder for handle in handles_of(study)) == sorted([one.folder, earlier.folder])
+
+
+def test_a_study_whose_folder_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    study = Study.load(write_study(tmp_path, out="/dev/null/study"))
+    with pytest.raises(
+        ConfigError, match=r"/dev/null/study cannot be written: Not a directory\. Give the study another"
+    ):
+        study.submit(cluster="debug")
+
+
 def write_job(run: StudyRun, pid: int, born: str) -> None:
+    run.folder.mkdir(exist_ok=True)
     values = {
         "folder": str(run.folder),
         "cluster": "local",
@@ -301,9 +319,10 @@ def test_the_lowest_validation_loss_stands_in_for_scores_until_there_are_some(ru
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["plan", "STUDY", "--gpus", "8,many"], "'many' is no number"),
+        (["plan", "STUDY", "--gpus", "8,many"], "'many' is not a whole number"),
         (["submit", "STUDY", "node=4"], "unknown key node. Did you mean nodes?"),
         (["submit", "STUDY", "at_once=0"], "at_once = 0"),
+        (["submit", "STUDY", "--cluster", "local", "nodes=2"], "[resources]: nodes = 2"),
         (["status", "gone.toml"], "gone.toml does not exist"),
     ],
 )

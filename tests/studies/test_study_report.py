@@ -1,9 +1,11 @@
 """The report of a study: the numbers are those of its scores.json, the marks are right, and what is missing is said."""
 
 import csv
+import html
 import io
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_studies import (
+    BASE,
     STUDY,
     Page,
     level_of,
@@ -34,6 +37,7 @@ from hbdist.studies.report import report_on, study_report
 from hbdist.studies.results import Found, Results
 from hbdist.studies.study import Study
 from hbdist.studies.study_page import headline
+from hbdist.studies.submit import write_copies
 from hbdist.studies.table import Table, make_tables
 
 
@@ -98,6 +102,7 @@ def test_the_question_the_setting_and_the_measure_are_said(whole):
         "times √(batch.size / 64)",
         "xquad-r, 72 queries, 1,200 candidates; questions cut to 24 a language",
         "is chosen by an evaluation task (xquad-r)",
+        "X-X & <mono>. Loss above chance",
     ):
         assert part in words
 
@@ -429,7 +434,7 @@ def test_a_hundred_runs_make_a_page_of_less_than_five_megabytes(tmp_path):
 def test_nothing_there_and_nothing_begun_are_refused_with_a_sentence(tmp_path, capsys):
     with pytest.raises(DataError, match=r"does not exist\. Give the folder of a run"):
         report_on(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds neither config\.toml nor study\.toml"):
+    with pytest.raises(DataError, match=r"holds neither config\.toml nor study\.toml nor scores\.json"):
         report_on(tmp_path)
     study = write_study(tmp_path / "made")
     assert main(["report", str(study.folder)]) == 2
@@ -459,11 +464,27 @@ def test_the_same_study_gives_the_same_bytes(whole):
 
 def test_provenance_has_versions_machines_and_the_commands(whole):
     words = Page((whole / "report.html").read_text()).words
-    for part in ("torch 2.13", "2 × NVIDIA & Co", f"hbdist study submit {whole / 'study.toml'}", "accelerate launch"):
+    for part in ("torch 2.13", "2 × NVIDIA & Co", f"hbdist study submit {whole}", "accelerate launch"):
         assert part in words
     assert "GPU-hours" in words
     hours = sum(run.config.steps * 3.6 / 3600 for run in Study.load(whole).runs)
     assert f"{hours:.2f} {2 * hours:.2f}" in words, "two processes a run"
+
+
+def test_the_commands_in_a_report_find_the_study_that_it_was_made_of(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "base.toml").write_text(BASE)
+    path = tmp_path / "made.toml"
+    path.write_text(f'folder = "{tmp_path}/a folder"\n' + STUDY.replace("base.toml", "train/base.toml"))
+    by_file = Study.load(path)
+    write_copies(by_file)
+    write_run(by_file.runs[0])
+    for study in (by_file, Study.load(by_file.folder)):
+        written = html.unescape(study_report(study).read_text())
+        commands = [shlex.split(line) for line in re.findall(r"hbdist study \w+ [^<\n]*", written)]
+        assert {command[2] for command in commands} == {"plan", "submit", "report"}
+        for command in commands:
+            assert Study.load(command[3]).runs == study.runs
 
 
 def test_markdown_and_latex_tables_are_whole_and_escaped(whole):

@@ -1,0 +1,90 @@
+"""What rows and columns of docs/results.md are called, and what is said above its tables."""
+
+from measure import CORES
+
+NAMES = {
+    "xquad-r": "XQuAD-R, sentence",
+    "xquad-r:paragraph": "XQuAD-R, sentence with paragraph",
+    "mlqa-r": "MLQA-R",
+    "tydiqa": "TyDi QA GoldP",
+    "flores": "FLORES-200",
+    "tatoeba": "Tatoeba",
+}
+RETRIEVAL = ("xquad-r", "xquad-r:paragraph", "mlqa-r", "tydiqa")
+SETTINGS = ("monolingual", "cross_lingual", "multilingual")
+BASELINES = {"demean": "language means removed", "lir": "LIR"}
+XTREME = (
+    *("afr", "ara", "ben", "bul", "cmn", "deu", "ell", "est", "eus", "fin", "fra", "heb", "hin", "hun", "ind", "ita"),
+    *("jav", "jpn", "kat", "kaz", "kor", "mal", "mar", "nld", "pes", "por", "rus", "spa", "swh", "tam", "tel", "tgl"),
+    *("tha", "tur", "urd", "vie"),
+)
+"""The 36 languages of Tatoeba that XTREME (arXiv 2003.11080) reports."""
+PAIR = {
+    "parallel_cosine": "cosine of translations",
+    "random_cosine": "cosine of other pairs",
+    "cosine_effect": "difference, in deviations ↑",
+    "bitext_accuracy": "bitext accuracy ↑",
+    "bitext_accuracy_margin": "bitext accuracy by margin ↑",
+    "cka": "CKA ↑",
+    "alignment": "alignment ↓",
+}
+SPACE = {
+    "uniformity": "uniformity ↓",
+    "centroid_gap": "centroid gap ↓",
+    "language_probe": "language probe ↓",
+    "language_probe_chance": "chance of the probe",
+    "lists@10": "lists@10 ↑",
+    "neighbours@10": "neighbours@10 ↑",
+}
+BIAS = {
+    "rank_distance": ("rank distance ↓", 1),
+    "rank_distance_median": ("its median ↓", 1),
+    "rank_distance_share": ("as a share of the pool ↓", 4),
+    "same_language_share@10": ("same-language share@10", 3),
+    "same_language_pool_share": ("that share of the pool", 3),
+    "map_range": ("mAP, range ↓", 3),
+    "map_deviation": ("mAP, deviation ↓", 3),
+    "peer_irrelevant@100": ("PEER@100, irrelevant", 3),
+    "peer_relevant@100": ("PEER@100, relevant", 3),
+}
+
+RETRIEVAL_TEXT = (
+    "Monolingual: questions and candidates of one language. Cross-lingual (cross): an ordered pair of two. Multilingual"
+    " (multi): candidates of all languages in one pool. All are macro means over languages or pairs. mAP is over the full"
+    " ranking; R@k is recall@k, where in the pool of all languages an answer's translations count, too."
+    " [evaluation.md](evaluation.md) has the tasks and their protocols.\n\n"
+    "↳ 95 %: the middle 95 % of 10,000 draws of whole paragraphs ([confidence](measures.md#confidence)). ↳ language means"
+    " removed, ↳ LIR: the same vectors with the language taken out, nothing trained; they need to know the language of every"
+    " text ([baselines](measures.md#baselines-without-training))."
+)
+BIAS_TEXT = (
+    "In the pool of all languages, of the tasks that have one. Rank distance: places between a question's best and worst"
+    " answer. Same-language share@10: how much of the first ten is in the question's language, beside how much of the pool"
+    " is. mAP: range (best minus worst) and standard deviation over the languages of questions. All of these improve where"
+    " nothing is found: read them beside mAP. [Language bias](measures.md#language-bias) defines them and says where one of"
+    " them is not defined."
+)
+ONE_ANSWER_TEXT = (
+    "XQuAD-R, sentence: mAP in the pool of all languages if only the answer in one language (column) stays in it, by"
+    " language of the question (row)."
+)
+LANGUAGE_TEXT = (
+    "mAP. Cross-lingual: the means over the pairs in which the language asks, and in which it answers. Multilingual, rank"
+    " distance and same-language share: of the questions in the language, in the pool of all."
+)
+ALIGNMENT_TEXT = (
+    "Means over the unordered pairs of languages: of questions (XQuAD-R, MLQA-R), of sentences in many languages (FLORES-200),"
+    " and with English alone (Tatoeba). Bitext accuracy: how often a text's translation is nearer than all other texts, in both"
+    " directions; equal sentences count as misses. Sentences have the prefix of queries on both sides.\n\n"
+    "The second table: uniformity is of one language's texts; centroid gap and the language probe say how far languages lie"
+    " apart; lists@10 and neighbours@10 whether a question finds the same, and has the same neighbours, in two languages."
+    " [Alignment](measures.md#alignment) defines all of them, with what they are for aligned and unrelated texts."
+)
+ENGLISH_TEXT = (
+    "Bitext accuracy with English, plain / by margin, highest first. Languages are called as FLORES-200 (language and script)"
+    " and Tatoeba (ISO 639-3) call them."
+)
+TIME_TEXT = (
+    f"On {CORES} threads. Seconds from loading the model to the last measure, and how many of them took encoding and scoring;"
+    " the most memory that the process held, PyTorch included."
+)

@@ -1,0 +1,54 @@
+"""What the jobs of a study ask Slurm for, and what stays of a submission that Slurm refuses in its midst; none starts."""
+
+from pathlib import Path
+
+import pytest
+from slurm_cluster.cluster import Cluster
+from small_studies import MEASURE, write_study
+
+from hbdist.errors import ConfigError
+from hbdist.launch import Handle
+from hbdist.studies.study import Study
+
+pytest_plugins = ["slurm_cluster.fixture"]
+
+HELD = {"cluster": "slurm", "nodes": 2, "hours": 0.5, "extra": {"hold": True}}
+TWO_MEASURES = MEASURE.format(task="none") + MEASURE.format(task="other").replace("sentences", "more").replace(
+    "@1", "@10"
+)
+
+
+def measures(resources: str) -> str:
+    """Two of them, the first with resources of its own."""
+    return TWO_MEASURES.replace("[measure.columns]", f"resources = {resources}\n[measure.columns]", 1)
+
+
+def test_an_evaluation_gets_what_its_measure_asks_for(slurm: Cluster, tmp_path: Path) -> None:
+    study = Study.load(write_study(tmp_path, measure=measures("{ nodes = 1, hours = 0.25 }")))
+    held = study.submit(**HELD)
+    assert held.report
+
+    def asked(handle: Handle) -> tuple[str, str]:
+        fields = ("--noheader", "--array", "--format=%D %l", f"--jobs={handle.id}")
+        nodes, limit = slurm.run("squeue", *fields, check=True).stdout.split()
+        return nodes, limit
+
+    assert {asked(handle) for handle in held.trainings} == {("2", "30:00")}
+    by_measure = {handle.folder.name: asked(handle) for handle in held.evaluations}
+    assert by_measure == {"sentences": ("1", "15:00"), "more": ("2", "30:00")}
+    assert asked(held.report) == ("1", "30:00")
+    study.cancel()
+    assert not slurm.run("squeue", "--noheader", check=True).stdout
+
+
+def test_what_slurm_refuses_in_the_midst_of_a_study_is_submitted_by_the_same_command_later(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    path = write_study(tmp_path, measure=measures('{ partition = "nowhere" }'))
+    refused = r"invalid partition specified: nowhere.* 2 trainings and 0 evaluations were submitted before, and stay"
+    with pytest.raises(ConfigError, match=refused):
+        Study.load(path).submit(**HELD)
+    write_study(tmp_path, measure=measures("{ }"))
+    assert Study.load(path).submit(**HELD).text() == "started 0 trainings, 6 evaluations, and the report"
+    Study.load(path).cancel()
+    assert not slurm.run("squeue", "--noheader", check=True).stdout

@@ -1,0 +1,88 @@
+"""Whole runs as tests see them: trained in this process, watched while they are underway, compared when they have ended."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from launching import TIMEOUT, lines, outcome
+
+import hbdist
+
+
+def train_here(folder: Path, arguments: Sequence[str]) -> Path:
+    """Train in this process, which nothing disturbs and which has imported torch already; returns the run's folder.
+
+    Args:
+        arguments: a config and overrides.
+    """
+    config, *overrides = arguments
+    # Accelerate leaves word of this process's device in the environment, which later processes of the tests would inherit.
+    with patch.dict(os.environ):
+        done = hbdist.train(hbdist.Config.load(config, [*overrides, f"run.folder={folder}"]))
+    assert done.state == "done", done.message
+    return folder
+
+
+def wait_for(condition: Callable[[], object], what: str, *, timeout: float = TIMEOUT) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+
+
+def steps_done(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def wait_for_steps(folder: Path, steps: int) -> None:
+    wait_for(lambda: steps_done(folder) >= steps, f"{steps} steps in {folder}")
+
+
+def newest_checkpoint(folder: Path) -> int:
+    """The step that a run would go on from."""
+    return int((folder / "checkpoints" / "latest").read_text())
+
+
+def pid_of_rank(folder: Path, rank: int) -> int:
+    """The process that is this rank of the run in this folder."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            told, said = (path / "environ").read_bytes().split(b"\0"), (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"run.folder={folder}".encode() in said and f"RANK={rank}".encode() in told:
+            return int(path.name)
+    raise AssertionError(f"no process with RANK={rank} trains in {folder}")
+
+
+def losses(folder: Path) -> list[float]:
+    return [step["loss"] for step in lines(folder / "metrics.jsonl")]
+
+
+def assert_the_same_run(folder: Path, other: Path) -> None:
+    """Both are done, with the same batches, losses and model."""
+    assert outcome(folder)["state"] == "done"
+    assert steps_done(folder) == steps_done(other)
+    assert_the_same_steps(folder, other)
+    assert_the_same_model(folder, other)
+
+
+def assert_the_same_steps(folder: Path, other: Path) -> None:
+    """The same batches and losses, as far as the other has come. Another number of ranks adds in another order, no more."""
+    steps = steps_done(other)
+    assert losses(folder)[:steps] == pytest.approx(losses(other), rel=1e-5)
+    assert lines(folder / "batches.jsonl")[:steps] == lines(other / "batches.jsonl")
+
+
+def assert_the_same_model(folder: Path, other: Path) -> None:
+    """Weight by weight as vectors: AdamW makes a whole step of a single number whose gradient is nothing but rounding."""
+    from safetensors.torch import load_file
+
+    mine, theirs = (load_file(one / "model" / "model.safetensors") for one in (folder, other))
+    assert mine.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert (mine[name] - weight).norm() <= 1e-3 * weight.norm() + 1e-6, name
