@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hbdist import squeue
-from hbdist.squeue import may_requeue, own_job, state_of
+from hbdist.squeue import asked_together, may_requeue, own_job, state_of
 
 UNKNOWN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
@@ -42,6 +42,30 @@ def test_a_state_comes_from_the_first_that_knows_it(
 ) -> None:
     there_are(tmp_path, monkeypatch, **commands)
     assert state_of("17") == state
+
+
+def test_many_jobs_are_asked_for_in_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    lists = f"""echo "$@" >>{asked}
+case "$*" in
+*--user=*) printf '17 RUNNING\n18_2 PENDING\n19_[3-5] PENDING\n' ;;
+*--jobs=20) echo COMPLETED ;;
+*) {UNKNOWN} ;;
+esac"""
+    there_are(tmp_path, monkeypatch, squeue=lists)
+    with asked_together():
+        assert not asked.exists()
+        with asked_together():
+            assert [state_of(job) for job in ("17", "18_2", "17", "18_2")] == ["running", "pending"] * 2
+        assert [state_of(job) for job in ("17", "20", "21")] == ["running", "done", "gone"]
+    assert len(asked.read_text().splitlines()) == 3
+    assert state_of("17") == "gone"
+
+
+def test_where_no_list_can_be_had_each_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there_are(tmp_path, monkeypatch, squeue=f"case $* in *--user=*) {DOWN} ;; *) echo RUNNING ;; esac")
+    with asked_together():
+        assert state_of("17") == "running"
 
 
 def test_a_command_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

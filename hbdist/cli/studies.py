@@ -73,15 +73,17 @@ def status(
     ] = None,
 ) -> None:
     """Show how far each run is, what it measures, why it failed, and what to try."""
+    from hbdist.squeue import asked_together
     from hbdist.studies.status import LIVE, problems, table
     from hbdist.studies.study import Study
 
     loaded = Study.load(study)
 
     def look() -> tuple[Group, bool]:
-        statuses = loaded.status()
-        live = any(one in LIVE for status in statuses for one in (status.state, *status.measured.values()))
-        return Group(table(loaded, statuses), *map(Text, problems(loaded, statuses))), live
+        with asked_together():
+            statuses = loaded.status()
+            live = any(one in LIVE for status in statuses for one in (status.state, *status.measured.values()))
+            return Group(table(loaded, statuses), *map(Text, problems(loaded, statuses))), live
 
     shown, live = look()
     if watch is None:

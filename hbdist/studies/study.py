@@ -140,9 +140,11 @@ class Study:
 
     def status(self) -> "list[RunStatus]":
         """How far each run is; see `status.status_of`."""
+        from hbdist.squeue import asked_together
         from hbdist.studies.status import status_of
 
-        return [status_of(self, run) for run in self.runs]
+        with asked_together():
+            return [status_of(self, run) for run in self.runs]
 
     def missing(self) -> list[StudyRun]:
         """Runs of which a training or a measurement is not done yet."""
@@ -167,9 +169,11 @@ class Study:
 
     def cancel(self) -> "list[Handle]":
         """Stop all that is waiting or running; returns what was stopped."""
+        from hbdist.squeue import asked_together
         from hbdist.studies.submit import cancel
 
-        return cancel(self)
+        with asked_together():
+            return cancel(self)
 
 
 def _runs(file: StudyFile, base: Path, source: Path, folder: Path) -> tuple[StudyRun, ...]:
