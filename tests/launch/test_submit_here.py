@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 from jobs import overrides, said
-from launching import ROOT, TIMEOUT
-from whole_runs import assert_the_same_run, newest_checkpoint, train_here, wait_for, wait_for_steps
+from launching import ROOT, outcome
+from whole_runs import (
+    assert_the_same_run,
+    assert_the_same_steps,
+    newest_checkpoint,
+    train_here,
+    wait_for,
+    wait_for_steps,
+)
 
 import hbdist
 from hbdist.errors import ConfigError, ResumeError
@@ -86,12 +93,15 @@ def test_a_job_runs_the_code_as_it_was_submitted(quick: Command, tmp_path: Path)
     assert told["commands"] == [shlex.join(("hbdist", *quick.words))]
 
 
-def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs(
+def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs_and_goes_on_when_it_is_submitted_again(
     quick: Command, tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
-    words = ["launch/train/demo.toml", *overrides(tiny_model, tiny_shards), "steps=5000", f"run.folder={tmp_path}/long"]
-    long, waiting = submit_all([Command(("train", *words)), quick], HERE, names=["long", "waiting"], folder=tmp_path)
-    wait_for_steps(tmp_path / "long", 2)
+    endless = ["steps=5000", "checkpoint.every=5000", "optimizer.lr=1e-5", "optimizer.schedule=constant"]
+    keys = ["launch/train/demo.toml", *overrides(tiny_model, tiny_shards), *endless]
+    folder = tmp_path / "long"
+    train = Command(("train", *keys, f"run.folder={folder}"))
+    long, waiting = submit_all([train, quick], HERE, names=["long", "waiting"], folder=tmp_path)
+    wait_for_steps(folder, 2)
     assert (long.state, waiting.state) == ("running", "pending")
     with pytest.raises(ResumeError, match=rf"process {long.id} .* is running already"):
         submit_all([quick], HERE, names=["long"], folder=tmp_path)
@@ -102,26 +112,16 @@ def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs(
     long.cancel()
     wait_for(lambda: long.state == "cancelled", "the running one to end")
     # It has saved before it ended.
-    wait_for(lambda: (tmp_path / "long" / "outcome.json").is_file(), "its outcome")
-    assert json.loads((tmp_path / "long" / "outcome.json").read_text())["state"] == "interrupted"
-    assert (tmp_path / "long" / "checkpoints" / "latest").is_file()
-
-
-def test_a_run_that_was_cancelled_goes_on_when_it_is_submitted_again(
-    tiny_model: Path, tiny_shards: Path, tmp_path: Path
-) -> None:
-    keys = [*overrides(tiny_model, tiny_shards), "steps=300", "checkpoint.every=1000", "optimizer.lr=1e-5"]
-    arguments, folder = ["launch/train/demo.toml", *keys], tmp_path / "run"
-    first = hbdist.submit(*arguments, f"run.folder={folder}", cluster="local")
-    wait_for_steps(folder, 10)
-    first.cancel()
-    wait_for(lambda: first.state == "cancelled", "its end")
+    assert outcome(folder)["state"] == "interrupted"
     saved = newest_checkpoint(folder)
-    again = hbdist.submit(*arguments, f"run.folder={folder}", cluster="local")
-    assert again.state in ("pending", "running")  # no longer cancelled
-    assert again.result(timeout=TIMEOUT).message.startswith("trained 300 steps")
-    assert f"resuming after step {saved}" in said(again)
-    assert_the_same_run(folder, train_here(tmp_path / "undisturbed", arguments))
+
+    (again,) = submit_all([train], HERE, names=["long"], folder=tmp_path)
+    wait_for_steps(folder, saved + 10)
+    assert again.state == "running"
+    assert f"resuming after step {saved} " in said(again)
+    again.cancel()
+    wait_for(lambda: again.state == "cancelled", "its end")
+    assert_the_same_steps(folder, train_here(tmp_path / "undisturbed", [*keys, f"steps={saved + 10}"]))
 
 
 def test_submit_trains_on_two_ranks_what_one_process_trains_and_goes_on_after_a_kill(

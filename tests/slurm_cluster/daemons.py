@@ -111,7 +111,11 @@ def _start_accounting(folder: Path, port: int) -> None:
     start(folder, *common, "--bootstrap", stdin=f"CREATE DATABASE mysql;\nUSE mysql;\n{tables}")
     served = [f"--socket={sql}/socket", f"--pid-file={folder}/pid/mariadbd", "--skip-networking"]
     start(folder, "setsid", "--fork", *common, *served, "--skip-grant-tables", "--innodb-lock-wait-timeout=900")
-    until((sql / "socket").exists, "mariadbd does not come up", lambda: logs(folder))
+    # The socket is there before the server is: one that is asked too early can crash.
+    said = folder / "log" / "setsid.start"
+    until(
+        lambda: "ready for connections" in said.read_text(errors="replace"), "mariadbd stays down", lambda: logs(folder)
+    )
     start(folder, "slurmdbd", MYSQL_UNIX_PORT=f"{sql}/socket")
     until(lambda: _listens(port), "slurmdbd does not come up", lambda: logs(folder))
 
