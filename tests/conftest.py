@@ -9,9 +9,18 @@ from hypothesis import settings
 
 from hbdist.shards.build import build
 
+# Or its assertions would fail without saying what they found.
+pytest.register_assert_rewrite("whole_runs")
+
 # Times vary on shared machines, and a suite that finds something new on every run cannot guard a merge.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slurm's tests first: they wait more than they work, and share one cluster, so at the end one worker would wait for them."""
+    items.sort(key=lambda item: "slurm" not in getattr(item, "fixturenames", ()))
+
 
 ROOT = Path(__file__).parent.parent
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

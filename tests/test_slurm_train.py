@@ -33,7 +33,7 @@ SMALL = [
     "checkpoint.every=8",
     "run.log_batches=true",
 ]
-EVENTFUL = ["steps=400", "checkpoint.every=50", "optimizer.lr=1e-5"]
+EVENTFUL = ["steps=250", "checkpoint.every=50", "optimizer.lr=1e-5"]
 """Time for five starts, and steps so small that differences by rounding do not grow over so many."""
 ENDLESS = ["steps=100000", "checkpoint.every=100000", "optimizer.lr=3e-6", "optimizer.schedule=constant"]
 """Only an interruption saves, and the first steps do not depend on how many there are."""
@@ -104,6 +104,7 @@ def test_four_tasks_on_two_nodes_train_what_one_process_trains(
     assert_the_same_run(folder, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_run_that_all_of_it_happens_to_ends_as_if_nothing_had(
     slurm: Cluster, tiny: list[str], folder: Path, tmp_path: Path
@@ -140,7 +141,6 @@ def test_one_run_that_all_of_it_happens_to_ends_as_if_nothing_had(
     assert_the_same_run(folder, train_here(tmp_path / "undisturbed", arguments))
 
 
-@pytest.mark.slow
 def test_a_job_that_is_told_of_its_limit_saves_and_goes_on_in_the_queue(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
@@ -154,7 +154,6 @@ def test_a_job_that_is_told_of_its_limit_saves_and_goes_on_in_the_queue(
     assert_the_same_run(folder, undisturbed)
 
 
-@pytest.mark.slow
 def test_a_job_that_loses_a_node_goes_on_elsewhere(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:

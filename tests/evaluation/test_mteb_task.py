@@ -87,6 +87,7 @@ def test_another_task_is_refused(task: RetrievalTask) -> None:
         xquad_r_tasks(RetrievalTask("other", ("en",), task.queries[:3], task.candidates[:1180], task.relevance))
 
 
+@pytest.mark.slow
 def test_mteb_gives_hbdists_scores_of_an_exported_model(task: RetrievalTask, exported: Path) -> None:
     import mteb
     from sentence_transformers import SentenceTransformer
