@@ -18,7 +18,7 @@ settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slurm's tests first: they wait more than they work, and share one cluster, so at the end one worker would wait for them."""
+    """Slurm's tests first: they wait more than they work, and share one cluster. At the end, one worker would be idle."""
     items.sort(key=lambda item: "slurm" not in getattr(item, "fixturenames", ()))
 
 
