@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,8 +137,9 @@ class Parts:
             return
         for number in numbers:
             self._path(number).unlink(missing_ok=True)
-        if not any(self.folder.glob("part-*.npy")):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another rank found it empty first
+            if not any(self.folder.glob("part-*.npy")):
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def describe(self, *, model: str, task: str) -> None:
         """Write down beside the parts what they are of, for people.

@@ -4,6 +4,8 @@ import dataclasses
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,23 @@ def test_what_is_not_kept_leaves_nothing(parts: Parts) -> None:
     assert parts.folder.is_dir()
     parts.remove(range(2, 3))
     assert not parts.folder.exists()
+
+
+def test_ranks_that_clear_up_at_once_do_not_stumble_over_one_another(tmp_path: Path) -> None:
+    made = Parts(4, 1, "float32", folder=tmp_path / "once", dimensions=2)
+
+    def remove(rank: int) -> None:
+        together.wait(timeout=60)
+        made.remove(made.own(rank, 4))
+
+    for _ in range(200):
+        made.folder.mkdir()
+        for number in made.numbers:
+            made.write(number, np.zeros((1, 2)))
+        together = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(remove, range(4)))
+        assert not made.folder.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_what_is_needed(tmp_path: Path) -> None:
