@@ -284,6 +284,7 @@ def predicted_and_measured(arguments: list[str], run: Path) -> tuple[float, floa
     return float(found[1]), lines(run / "metrics.jsonl")[-1]["peak_bytes"] / GB
 
 
+@pytest.mark.slow
 def test_the_predicted_peak_is_that_of_real_training(tiny_shards: Path, tmp_path: Path) -> None:
     sources = [f"model.name={small_model(tmp_path / 'model')}", f"data.shards={tiny_shards}", "data.languages=[]"]
     arguments = ["launch/train/demo.toml", *sources, "batch.size=32", "loss.chunk_tokens=512", "steps=2"]

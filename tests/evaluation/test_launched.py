@@ -32,6 +32,7 @@ def launched(launcher: list[str], *arguments: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_scores_of_one_process(sentences: Path, tiny_model: Path, tmp_path: Path) -> None:
     scores = {}
     for name, launcher in (("one", [sys.executable]), ("two", [*ACCELERATE, *TWO])):

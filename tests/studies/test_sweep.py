@@ -19,8 +19,8 @@ FOUR = """
 "batch.mono_share" = [0.0, 1.0]
 "loss.temperature" = [0.05, 0.02]
 """
-ON_FEWER = "resources = { tasks_per_node = 1 }\n[measure.columns]"
-"""Evaluations that start half as many processes: here they compute next to nothing, and start for seconds."""
+ON_FEWER = "resources = { nodes = 1, tasks_per_node = 1 }\n[measure.columns]"
+"""Evaluations in one process: here they compute next to nothing, and each process starts for seconds."""
 
 
 @pytest.mark.timeout(900)
