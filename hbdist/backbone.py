@@ -1,5 +1,6 @@
 """The Hugging Face model inside an encoder: loaded whole, cut to what encodes texts, and refused where that cannot work."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,10 +55,14 @@ def load_backbone(settings: ModelSection, source: str) -> tuple[Any, Any]:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise DataError(
-                f"model.name = {settings.name!r} cannot be loaded: {first} Give the name of a model on the Hugging"
-                " Face hub, or the path of a folder that holds config.json, weights and a tokenizer."
-            ) from None
+            exported = Path(settings.name) / "model"
+            instead = (
+                f"It is the folder of a run, whose model is {exported}."
+                if (exported / "config.json").is_file()
+                else "Give the name of a model on the Hugging Face hub, or the path of a folder that holds config.json,"
+                " weights and a tokenizer."
+            )
+            raise DataError(f"model.name = {settings.name!r} cannot be loaded: {first} {instead}") from None
     unfit = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     missing = sorted(key for key in unfit if not key.startswith(UNUSED))
     if missing:

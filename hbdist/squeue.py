@@ -24,8 +24,8 @@ WORDS: dict[State, tuple[str, ...]] = {
 }
 """Slurm's words for states; all others are of jobs that run, or are about to."""
 
-_TOGETHER: ContextVar[list[dict[str, str]] | None] = ContextVar("_TOGETHER", default=None)
-"""Within `asked_together`: nothing yet, or the word for each job that squeue listed."""
+_TOGETHER: ContextVar[list[dict[str, tuple[str, str]]] | None] = ContextVar("_TOGETHER", default=None)
+"""Within `asked_together`: nothing yet, or the word for each job that squeue listed, and the reason beside it."""
 
 
 def own_job(environment: Mapping[str, str] = os.environ) -> str:
@@ -51,10 +51,19 @@ def asked_together() -> Iterator[None]:
 
 def state_of(job: str) -> State | None:
     """The state of a job; None where nobody can be asked."""
-    word = _listed().get(job) or _word(job)
+    word = _listed().get(job, ("", ""))[0] or _word(job)
     if not word:
         return None if word is None else "gone"
     return next((state for state, words in WORDS.items() if word in words), "running")
+
+
+def reason_of(job: str) -> str:
+    """Why a job waits, in Slurm's own word (Priority, Resources, Dependency …).
+
+    Empty where it does not wait, or where squeue does not say. Known only within `asked_together`.
+    """
+    word, reason = _listed().get(job, ("", ""))
+    return reason if word in WORDS["pending"] and reason != "None" else ""
 
 
 def may_requeue(job: str) -> bool:
@@ -62,14 +71,15 @@ def may_requeue(job: str) -> bool:
     return _word(job) in (None, "RUNNING")
 
 
-def _listed() -> dict[str, str]:
-    """Job → Slurm's word, where many are asked for together."""
+def _listed() -> dict[str, tuple[str, str]]:
+    """Job → Slurm's words for its state and the reason of it, where many are asked for together."""
     together = _TOGETHER.get()
     if together is None:
         return {}
     if not together:
-        question = ("squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--user={os.getuid()}")
-        together.append(dict(re.findall(r"^(\S+) (\w+)$", _ask(*question) or "", re.MULTILINE)))
+        question = ("squeue", "--noheader", "--array", "--states=all", "--format=%i %T %r", f"--user={os.getuid()}")
+        lines = re.findall(r"^(\S+) (\w+) (.*)$", _ask(*question) or "", re.MULTILINE)
+        together.append({job: (word, reason) for job, word, reason in lines})
     return together[0]
 
 

@@ -184,6 +184,11 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     assert f"model.name = {str(tmp_path)!r} cannot be loaded" in refusal(tmp_path)
 
 
+def test_the_folder_of_a_run_is_refused_with_the_one_of_its_model(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "run" / "model")
+    assert f"whose model is {tmp_path}/run/model." in refusal(tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["cut short", "empty", "gone"])
 def test_a_damaged_model_is_refused_with_a_remedy(name: str, damage: str, tiny_model: Path, tmp_path: Path) -> None:

@@ -104,7 +104,6 @@ def test_four_tasks_on_two_nodes_train_what_one_process_trains(
     assert_the_same_run(folder, undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_run_that_all_of_it_happens_to_ends_as_if_nothing_had(
     slurm: Cluster, tiny: list[str], folder: Path, tmp_path: Path
@@ -141,6 +140,7 @@ def test_one_run_that_all_of_it_happens_to_ends_as_if_nothing_had(
     assert_the_same_run(folder, train_here(tmp_path / "undisturbed", arguments))
 
 
+@pytest.mark.slow
 def test_a_job_that_is_told_of_its_limit_saves_and_goes_on_in_the_queue(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
@@ -154,6 +154,7 @@ def test_a_job_that_is_told_of_its_limit_saves_and_goes_on_in_the_queue(
     assert_the_same_run(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_job_that_loses_a_node_goes_on_elsewhere(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:

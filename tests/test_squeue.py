@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hbdist import squeue
-from hbdist.squeue import asked_together, may_requeue, own_job, state_of
+from hbdist.squeue import asked_together, may_requeue, own_job, reason_of, state_of
 
 UNKNOWN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
@@ -48,7 +48,7 @@ def test_many_jobs_are_asked_for_in_one_question(tmp_path: Path, monkeypatch: py
     asked = tmp_path / "asked"
     lists = f"""echo "$@" >>{asked}
 case "$*" in
-*--user=*) printf '17 RUNNING\n18_2 PENDING\n19_[3-5] PENDING\n' ;;
+*--user=*) printf '17 RUNNING None\n18_2 PENDING Nodes required for job are DOWN, DRAINED\n19_[3-5] PENDING None\n' ;;
 *--jobs=20) echo COMPLETED ;;
 *) {UNKNOWN} ;;
 esac"""
@@ -57,6 +57,8 @@ esac"""
         assert not asked.exists()
         with asked_together():
             assert [state_of(job) for job in ("17", "18_2", "17", "18_2")] == ["running", "pending"] * 2
+        assert reason_of("18_2") == "Nodes required for job are DOWN, DRAINED"
+        assert [reason_of(job) for job in ("17", "19_[3-5]", "21")] == ["", "", ""]
         assert [state_of(job) for job in ("17", "20", "21")] == ["running", "done", "gone"]
     assert len(asked.read_text().splitlines()) == 3
     assert state_of("17") == "gone"

@@ -12,7 +12,7 @@ from hbdist.atomic import write_atomically
 from hbdist.holding import born
 from hbdist.launch.command import ENDED, Command
 from hbdist.outcome import Outcome, note_outcome, read_outcome
-from hbdist.squeue import TIMEOUT, state_of
+from hbdist.squeue import TIMEOUT, reason_of, state_of
 
 JOB, STARTED, CANCEL = "job.json", "started.json", "cancel"
 """In a job's folder: the handle; what a local one runs as; the wish that a local one ends."""
@@ -81,6 +81,11 @@ class Handle:
         if (self.folder / STARTED).is_file():
             return "running"
         return "interrupted" if self.outcome else "pending"
+
+    @property
+    def reason(self) -> str:
+        """Why it waits, where Slurm says so (`squeue.reason_of`); else empty."""
+        return reason_of(self.id) if self.cluster == "slurm" else ""
 
     def result(self, timeout: float | None = None) -> Outcome:
         """How it ended, once it has ended well.

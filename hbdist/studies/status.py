@@ -70,7 +70,7 @@ class RunStatus:
     best: str = ""
     """The deciding number, or the lowest validation loss before there is one."""
     problem: str = ""
-    """Why it failed, or cannot be used."""
+    """Why it failed, cannot be used, or waits."""
     measured: dict[str, State] = field(default_factory=dict)
     """Measure → how far it is."""
 
@@ -175,6 +175,8 @@ def _training(run: StudyRun) -> tuple[State, str]:
     holder = holder_of(run.folder) if state not in (*LIVE, "done") else None
     if holder and holder.alive(run.folder / HELD):
         state = "running"  # somebody has started it without a study
+    if state == "pending" and handle:
+        return state, handle.reason
     return state, outcome.message if outcome and state in ("failed", "invalid") else ""
 
 
@@ -205,7 +207,7 @@ def table(study: Study, statuses: Sequence[RunStatus]) -> Table:
         steps = status.run.config.steps
         shown.add_row(
             status.run.name,
-            f"[{COLOURS[status.state]}]{status.state}[/]",
+            f"[{COLOURS[status.state]}]{status.state}[/]{_why_it_waits(status)}",
             f"{status.step:,}/{steps:,}",
             f"{status.rate:.2f}" if status.rate else "",
             _time(status.seconds_left),
@@ -233,6 +235,10 @@ def problems(study: Study, statuses: Sequence[RunStatus]) -> list[str]:
                 f"{model.name}: measuring {measure.name}: {state} (its log is in {log}; then `hbdist study retry`)"
             )
     return lines
+
+
+def _why_it_waits(status: RunStatus) -> str:
+    return f" ({escape(status.problem)})" if status.state == "pending" and status.problem else ""
 
 
 def _measured(states: dict[str, State]) -> str:

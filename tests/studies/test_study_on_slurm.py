@@ -37,6 +37,7 @@ def test_an_evaluation_gets_what_its_measure_asks_for(slurm: Cluster, tmp_path: 
     by_measure = {handle.folder.name: asked(handle) for handle in held.evaluations}
     assert by_measure == {"sentences": ("1", "15:00"), "more": ("2", "30:00")}
     assert asked(held.report) == ("1", "30:00")
+    assert {(status.state, status.problem) for status in study.status()} == {("pending", "JobHeldUser")}
     study.cancel()
     assert not slurm.run("squeue", "--noheader", check=True).stdout
 
