@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from launching import outcome, train
+from whole_runs import main_here
 
 from hbdist.shards.manifest import Manifest
 
@@ -31,7 +32,7 @@ def base(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> list[str]:
     ],
 )
 def test_a_mistake_has_its_sentence_and_status_2(base: list[str], overrides: list[str], sentences: list[str]) -> None:
-    done = train(1, *base, *overrides)
+    done = main_here(*base, *overrides)
     assert done.returncode == 2, done.stderr
     for sentence in sentences:
         assert sentence in done.stderr
@@ -39,14 +40,22 @@ def test_a_mistake_has_its_sentence_and_status_2(base: list[str], overrides: lis
     assert done.stderr.count("hbdist: ") == 1
 
 
+def test_the_command_ends_with_that_sentence_and_status_too(base: list[str]) -> None:
+    done = train(1, *base, "data.shards=nowhere")
+    assert done.returncode == 2, done.stderr
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("hbdist: ") == 1
+
+
 def test_a_folder_of_another_run_is_refused_and_left_alone(base: list[str], tmp_path: Path) -> None:
-    assert train(1, *base).returncode == 0
+    assert main_here(*base).returncode == 0
     before = outcome(tmp_path / "run")
-    done = train(1, *base, "loss.temperature=0.5")
+    done = main_here(*base, "loss.temperature=0.5")
     assert done.returncode == 2
     assert "holds another run: loss.temperature = 0.01 there, 0.5 here" in done.stderr
     assert outcome(tmp_path / "run") == before
-    assert train(1, *base, "loss.chunk_tokens=99").returncode == 0, "what is free on resume makes no other run"
+    assert main_here(*base, "loss.chunk_tokens=99").returncode == 0, "what is free on resume makes no other run"
 
 
 def copy_of(shards: Path, folder: Path) -> Path:
@@ -59,7 +68,7 @@ def test_a_truncated_shard_is_named(base: list[str], tiny_shards: Path, tmp_path
     for shard in shards.rglob("*.tar"):
         with shard.open("r+b") as file:
             file.truncate(700)
-    done = train(1, *base, f"data.shards={shards}")
+    done = main_here(*base, f"data.shards={shards}")
     assert done.returncode == 2, done.stderr
     assert ".tar" in done.stderr
     assert "hbdist check" in done.stderr
@@ -70,7 +79,7 @@ def test_a_missing_shard_is_named(base: list[str], tiny_shards: Path, tmp_path: 
     shards = copy_of(tiny_shards, tmp_path)
     for shard in shards.rglob("*.tar"):
         shard.unlink()
-    done = train(1, *base, f"data.shards={shards}")
+    done = main_here(*base, f"data.shards={shards}")
     assert done.returncode == 2, done.stderr
     assert ".tar" in done.stderr
     assert "Traceback" not in done.stderr
@@ -94,18 +103,18 @@ def test_a_manifest_that_does_not_match_is_refused(base: list[str], tiny_shards:
     manifest = json.loads((shards / "manifest.json").read_text())
     manifest["groups"][0]["shards"]["rows"][0] += 1
     (shards / "manifest.json").write_text(json.dumps(manifest))
-    done = train(1, *base, f"data.shards={shards}")
+    done = main_here(*base, f"data.shards={shards}")
     assert done.returncode == 2, done.stderr
     assert "manifest.json" in done.stderr
 
 
 def test_other_data_than_the_checkpoints_are_refused(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
-    assert train(1, *base).returncode == 0
+    assert main_here(*base).returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     shards = copy_of(tiny_shards, tmp_path)
     old = Manifest.load(shards)
     Manifest(shards, old.groups[1:], old.dropped, old.licences, old.inputs).save(shards)
-    done = train(1, *base, f"data.shards={shards}")
+    done = main_here(*base, f"data.shards={shards}")
     assert done.returncode == 2, done.stderr
     assert "fingerprint" in done.stderr
     assert f"{old.groups[0].name} is gone" in done.stderr

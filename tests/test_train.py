@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from launching import ROOT, TIMEOUT, command, environment, lines, outcome, train
-from whole_runs import newest_checkpoint, pid_of_rank, steps_done, wait_for_steps
+from whole_runs import main_here, newest_checkpoint, pid_of_rank, steps_done, wait_for_steps
 
 from hbdist.shards.build import build
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_saves_says_so_and_goes_on(tiny: list[str], undisturb
 
 def test_a_finished_run_is_not_done_again(tiny: list[str], undisturbed: Path) -> None:
     before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
-    done = train(1, *tiny, f"run.folder={undisturbed}")
+    done = main_here(*tiny, f"run.folder={undisturbed}")
     assert done.returncode == 0
     assert "is done already" in done.stdout
     assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
@@ -145,19 +145,19 @@ def test_training_lowers_the_loss(undisturbed: Path) -> None:
 
 
 def test_the_config_in_the_folder_trains_the_same_run_again(tiny: list[str], undisturbed: Path, tmp_path: Path) -> None:
-    done = train(1, str(undisturbed / "config.toml"), f"run.folder={tmp_path / 'again'}")
+    done = main_here(str(undisturbed / "config.toml"), f"run.folder={tmp_path / 'again'}")
     assert done.returncode == 0, done.stderr
     assert_the_same_run(tmp_path / "again", undisturbed, rel=1e-7)
 
 
 def test_dropout_follows_from_seed_and_step(tiny: list[str], tmp_path: Path) -> None:
     folder, arguments = tmp_path / "run", [*tiny, "model.dropout=0.1", "steps=4"]
-    assert train(1, *arguments, f"run.folder={folder}").returncode == 0
-    assert train(1, *arguments, "checkpoint.every=2", f"run.folder={tmp_path / 'other'}").returncode == 0
+    assert main_here(*arguments, f"run.folder={folder}").returncode == 0
+    assert main_here(*arguments, "checkpoint.every=2", f"run.folder={tmp_path / 'other'}").returncode == 0
     # As after a kill: the newest checkpoint is of step 2.
     (tmp_path / "other/checkpoints/latest").write_text("000000002")
     (tmp_path / "other/outcome.json").unlink()
-    assert train(1, *arguments, "checkpoint.every=2", f"run.folder={tmp_path / 'other'}").returncode == 0
+    assert main_here(*arguments, "checkpoint.every=2", f"run.folder={tmp_path / 'other'}").returncode == 0
     assert numbers(tmp_path / "other", "loss") == numbers(folder, "loss")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from launching import lines, outcome, train
 from safetensors.torch import load_file
+from whole_runs import main_here
 
 from hbdist.config import Config
 from hbdist.errors import ConfigError
@@ -67,7 +68,7 @@ def tiny(tiny_model: Path, tiny_shards: Path) -> list[str]:
 def alone(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose learning rate soon makes it worse, stopped by its patience."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    done = train(1, *tiny, *WORSE, f"run.folder={folder}")
+    done = main_here(*tiny, *WORSE, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -98,7 +99,7 @@ def test_a_stopped_run_that_starts_again_trains_no_further(alone: Path, tiny: li
     shutil.copytree(alone, folder)
     shutil.rmtree(folder / "model")  # killed after its last checkpoint, before it was exported
     (folder / "outcome.json").unlink()
-    done = train(1, *tiny, *WORSE, f"run.folder={folder}")
+    done = main_here(*tiny, *WORSE, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
     assert (folder / "validation.jsonl").read_text() == (alone / "validation.jsonl").read_text()
     assert (folder / "model/model.safetensors").read_bytes() == (alone / "model/model.safetensors").read_bytes()
@@ -113,7 +114,7 @@ def test_a_run_that_goes_back_forgets_the_best_that_came_later(alone: Path, tiny
     shutil.copytree(folder / "checkpoints" / best, folder / f"checkpoints/{int(best) + 50:09d}")
     (folder / "checkpoints/best").write_text(f"{int(best) + 50:09d}")  # as a later one would stand there
     (folder / "checkpoints/latest").write_text(best)
-    done = train(1, *tiny, *WORSE, f"run.folder={folder}")
+    done = main_here(*tiny, *WORSE, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
     assert f"resuming after step {int(best)}" in done.stdout
     assert (folder / "checkpoints/best").read_text() == best
@@ -134,7 +135,7 @@ def test_validation_and_evaluation_leave_the_training_as_it_was(tiny: list[str],
     task = ["evaluation.languages=['en']", "evaluation.questions=3"]
     for every in (0, 1):
         looked = [f"validation.every={every}", f"evaluation.every={every}", f"run.folder={tmp_path / str(every)}"]
-        done = train(1, *tiny, "steps=2", "optimizer.lr=1e-3", *task, *looked)
+        done = main_here(*tiny, "steps=2", "optimizer.lr=1e-3", *task, *looked)
         assert done.returncode == 0, done.stderr
     assert len(lines(tmp_path / "1/evaluation.jsonl")) == len(lines(tmp_path / "1/validation.jsonl")) == 2
     without, with_both = (lines(tmp_path / str(every) / "metrics.jsonl") for every in (0, 1))

@@ -1,28 +1,44 @@
 """Whole runs as tests see them: trained in this process, watched while they are underway, compared when they have ended."""
 
+import io
 import os
+import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from launching import TIMEOUT, lines, outcome
 
-import hbdist
+
+def main_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `launching.train(1, …)`, in this process, which has imported torch already; with one thread, as there."""
+    import torch
+
+    from hbdist.train import main
+
+    printed, said, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # Accelerate leaves word of this process's device in the environment, which later processes of the tests would inherit.
+        with patch.dict(os.environ), redirect_stdout(printed), redirect_stderr(said):
+            code = main(arguments)
+    finally:
+        torch.set_num_threads(threads)
+    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), said.getvalue())
 
 
 def train_here(folder: Path, arguments: Sequence[str]) -> Path:
-    """Train in this process, which nothing disturbs and which has imported torch already; returns the run's folder.
+    """Train in this process; returns the run's folder.
 
     Args:
         arguments: a config and overrides.
     """
-    config, *overrides = arguments
-    # Accelerate leaves word of this process's device in the environment, which later processes of the tests would inherit.
-    with patch.dict(os.environ):
-        done = hbdist.train(hbdist.Config.load(config, [*overrides, f"run.folder={folder}"]))
-    assert done.state == "done", done.message
+    done = main_here(*arguments, f"run.folder={folder}")
+    assert done.returncode == 0, done.stderr
+    assert outcome(folder)["state"] == "done"
     return folder
 
 
