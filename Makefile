@@ -70,5 +70,6 @@ bench: install $(PEERS)/.installed
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/page.py
 
+# Runs stay: they may be a month of work.
 clean:
-	rm -rf $(VENV) shards/built runs
+	rm -rf $(VENV) shards/built

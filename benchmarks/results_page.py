@@ -66,6 +66,7 @@ def introduction(name: str, measured: Rows, about: str) -> str:
             "python benchmarks/results_table.py MODEL DATA",
             "```",
             "",
+            "The script's first lines say which files DATA holds.",
             f"Model fingerprint (of files and settings, its first digits): {', '.join(sorted(fingerprints)) or 'none'}."
             f" Prefixes: {used or 'none'}.",
             *(f"Measured {machine}." for machine in sorted(machines)),

@@ -95,7 +95,7 @@ class Fit:
             raise ConfigError(
                 f"{memory / 1e9:.2f} GB for a rank is too little: without any activations, training {config.model.name} takes"
                 f" {least / 1e9:.2f} GB on each of {ranks}. Give more memory (--memory), a smaller model, or more ranks that"
-                " share its states (engine.deepspeed=launch/deepspeed/zero3.json)."
+                " share its states (engine.deepspeed=launch/deepspeed/zero2.json)."
             )
         return fit
 
@@ -189,7 +189,7 @@ class Fit:
         return [
             f"memory of a rank of {self.ranks}, on {measured.device}, {self.config.engine.precision}: {peak.bytes / 1e9:.2f} GB"
             f" of {self.memory / 1e9:.2f} GB, {verdict}; {how}",
-            *(f"  {size / 1e9:>7.2f} GB  {names.get(name, name)}" for name, size in peak.parts.items()),
+            *(f"  {size / 1e9:>7.2f} GB  {names.get(name, name)}" for name, size in peak.parts.items() if size),
         ]
 
     def _grid_lines(self) -> list[str]:

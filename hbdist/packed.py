@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from hbdist.caching import cache_folder
 from hbdist.errors import DataError
 
 WEIGHTS = "weights.q4.safetensors"
@@ -64,14 +65,6 @@ def unpack(folder: Path, cache: Path | None = None) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-def cache_folder() -> Path:
-    """$HBDIST_CACHE, else $XDG_CACHE_HOME/hbdist, else ~/.cache/hbdist."""
-    if own := os.environ.get("HBDIST_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "hbdist"
 
 
 def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -28,7 +28,7 @@ class DataSection(Section):
     on_error: Literal["stop", "skip"] = "stop"
     """A pair that cannot be read stops the run, or is left out of its batch and counted ("skipped" in the log)."""
     cache_gb: float = Field(50.0, gt=0)
-    """Gigabytes of remote shards (s3://, gs://, https://) kept on this machine, in $HBDIST_CACHE or ~/.cache/hbdist/shards."""
+    """Gigabytes of remote shards (s3://, gs://, https://) kept in $HBDIST_CACHE/shards (~/.cache/hbdist/shards)."""
     workers: int = Field(0, ge=0)
     """Processes a rank that read and tokenise ahead; 0: in the training process itself."""
 

@@ -16,6 +16,8 @@ STRIP_SCORES, STRIP_QUERIES = 2**23, 512
 """Scores in memory at once (32 MB in float32), but never fewer queries than the second: short products are slow."""
 BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once where its file does not say it."""
+LIVE = 1_000_000_000
+"""Gathered parameters that DeepSpeed keeps at stage 3 where its file does not say it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ def state_bytes(
 
 
 def bytes_of_parameters(parameters: int, *, ranks: int, zero: Zero | None, offloads: bool = True) -> dict[str, int]:
-    """Bytes that follow from Ψ, by what they are for. Gradients are reduced in a copy: DDP's of all, or DeepSpeed's bucket.
+    """Bytes that follow from Ψ, by what they are for.
+
+    Gradients are reduced in a copy: DDP's of all, or DeepSpeed's bucket. At stage 3 DeepSpeed keeps what it has gathered until
+    that is `stage3_max_live_parameters`: of a model with fewer it keeps all, and stage 3 takes more memory than stage 2.
 
     Args:
         offloads: what the file offloads leaves the device; on a CPU it stays in the same memory.
@@ -64,9 +69,12 @@ def bytes_of_parameters(parameters: int, *, ranks: int, zero: Zero | None, offlo
         offload_optimizer=bool(zero and offloads and zero.offload_optimizer),
         offload_parameters=bool(zero and offloads and zero.offload_parameters),
     )
-    bucket = zero.values.get("zero_optimization", {}).get("reduce_bucket_size", BUCKET) if zero else parameters
+    settings = zero.values.get("zero_optimization", {}) if zero else {}
+    bucket = settings.get("reduce_bucket_size", BUCKET) if zero else parameters
+    kept = settings.get("stage3_max_live_parameters", LIVE) if zero and zero.stage == 3 else 0
     return {
         "parameters": states.parameters,
+        "gathered parameters": 4 * min(parameters, int(kept)) if ranks > 1 else 0,
         "gradients": states.gradients,
         "optimizer": states.optimizer,
         "reduction buckets": 4 * min(parameters, int(bucket)) if ranks > 1 else 0,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submit what is missing of a study, training, evaluation and the report, and leave; again, to go on with it.
 #
-#   sbatch slurm/sweep.sh [STUDY.toml] [key=value ...]
+#   sbatch slurm/sweep.sh STUDY.toml [key=value ...]
 #
 # Run sbatch in the project's folder. The study's [resources] say what its jobs want; docs/studies.md has the rest.
 #SBATCH --job-name=hbdist-sweep
@@ -14,7 +14,8 @@ if ! [ -e slurm/common.sh ]; then
     exit 2
 fi
 . slurm/common.sh
+[ $# != 0 ] || refuse "which study? Submit it as: sbatch slurm/sweep.sh STUDY.toml"
 
 [ -z "${HBDIST_CONTAINER:-}" ] || say "the jobs of a study run in $(command -v python), not in HBDIST_CONTAINER"
 
-python -m hbdist study submit "${1:-launch/studies/batch-size-small.toml}" --cluster slurm "${@:2}"
+python -m hbdist study submit "$1" --cluster slurm "${@:2}"

@@ -33,6 +33,7 @@ case $(outcome) in
 "done") exit 0 ;;
 invalid) exit 2 ;;
 interrupted) status=75 ;;
+failed) status=1 ;; # srun may have that of a signal
 esac
 [ "$status" != 0 ] || status=1 # nothing says how it ended
 [ "$ended_by_slurm" = no ] || exit "$status" # Slurm decides what comes next

@@ -15,7 +15,8 @@ PACKAGE = ROOT / "hbdist"
 LAYERS = [
     # 0: no torch; run on a login node in well under a second
     {
-        *("errors", "atomic", "outcome", "stopping", "sections", "config", "zero", "launcher", "parameters", "sizes"),
+        *("errors", "atomic", "caching", "outcome", "stopping", "sections", "config", "zero", "launcher"),
+        *("parameters", "sizes"),
         *("mixture", "randomness", "decks", "orders", "schedule", "plan", "exposure", "sampler", "best"),
         *("shards", "translation", "evaluation.scores", "squeue", "holding", "peers"),
     },

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from hbdist.caching import cache_folder
 from hbdist.errors import DataError
-from hbdist.packed import WEIGHTS, cache_folder, dequantise, is_packed, read_weights, unpack
+from hbdist.packed import WEIGHTS, dequantise, is_packed, read_weights, unpack
 
 DEMO = Path(__file__).parent.parent / "models" / "me5-small-demo"
 

@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from hbdist.atomic import write_atomically
+from hbdist.caching import cache_folder
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.collection import Collection
 from hbdist.evaluation.tasks.task import RetrievalTask
-from hbdist.packed import cache_folder
 
 IN_MEMORY_BYTES = 256 << 20
 """Vectors of a pool that take no more, in float32, are held in memory by every rank, and are not kept."""
@@ -53,7 +53,7 @@ class Keeping:
 
 
 def default_folder() -> Path:
-    """$HBDIST_CACHE/vectors, else ~/.cache/hbdist/vectors."""
+    """`vectors` in the cache of this machine."""
     return cache_folder() / "vectors"
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+from hbdist.caching import cache_folder
 from hbdist.errors import ConfigError, DataError
 from hbdist.shards.remote import Remote
 
@@ -44,9 +45,8 @@ class Cache:
 
     @classmethod
     def of_machine(cls, gigabytes: float = CACHE_GB) -> Self:
-        """The one in `$HBDIST_CACHE`, or else in `~/.cache/hbdist/shards`."""
-        folder = Path(os.environ.get("HBDIST_CACHE") or "~/.cache/hbdist/shards").expanduser()
-        return cls(folder, int(gigabytes * 1e9))
+        """`shards` in the cache of this machine. The folder is its own: what it does not know there, it evicts too."""
+        return cls(cache_folder() / "shards", int(gigabytes * 1e9))
 
     def open(self, source: Remote, digest: str, *, size: int | None = None) -> int:
         """A descriptor, open for reading, of the file with this SHA-256, which is fetched if it is not here.

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,7 +144,10 @@ def scores_of(model: Measured, measure: Measure) -> dict[str, Any] | None:
     same_cut = (set(cut.get("languages") or ()), cut.get("questions")) == (set(measure.languages), measure.questions)
     # A task's own name may say more than the one it is asked for by: tydiqa-goldp, wikihop:answer (derived).
     same_task = str(scores.get("task")).startswith(measure.task.partition(":")[0])
-    return scores if same_cut and same_task else None
+    # And two may be called alike there, as parallel:a/news and parallel:b/news: what was submitted tells them apart.
+    handle = find_handle(model.evaluation(measure))
+    asked = dict(pairwise(handle.command.words)).get("--task", measure.task) if handle else measure.task
+    return scores if same_cut and same_task and asked == measure.task else None
 
 
 def handles_of(study: Study) -> list[Handle]:

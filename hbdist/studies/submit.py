@@ -165,8 +165,7 @@ def _evaluate(
         model, measure = asked[place]
         folder = model.evaluation(measure)
         folder.mkdir(parents=True, exist_ok=True)
-        if states[place] in FAILED:  # perhaps by scores that are damaged
-            (folder / "scores.json").unlink(missing_ok=True)
+        (folder / "scores.json").unlink(missing_ok=True)  # damaged, or of another task or cut
         commands.append(Command(evaluate_words(model, measure)))
         names.append(str(folder.relative_to(study.folder)))
     before = [after[place] for place in chosen] if after else None

@@ -71,6 +71,21 @@ def test_an_evicted_file_stays_readable_for_whoever_has_it_open(cache: Cache, st
     assert content(first) == b"a" * KB
 
 
+def test_what_else_lies_in_the_cache_of_the_machine_stays(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HBDIST_CACHE", str(tmp_path))
+    kept_vectors = tmp_path / "vectors" / "part"
+    kept_vectors.parent.mkdir()
+    kept_vectors.write_bytes(b"vectors" * KB)
+    os.utime(kept_vectors.parent, (0, 0))
+    cache = Cache.of_machine(3 * KB / 1e9)
+    for name in "abcd":
+        os.close(opened(cache, store, name))
+    assert kept(cache) == "bcd"
+    assert kept_vectors.is_file()
+
+
 def test_a_file_larger_than_the_cache_is_served_all_the_same(tmp_path: Path, store: Store) -> None:
     cache = Cache(tmp_path / "cache", limit=KB - 1)
     assert content(opened(cache, store, "a")) == b"a" * KB
@@ -140,7 +155,7 @@ def test_processes_share_a_cache_smaller_than_the_shards(
     limit = sum(sizes) // 5
     processes = [reading(shard_store, tmp_path, seed=seed, limit=limit) for seed in range(3)]
     assert [process.communicate(timeout=120)[0].split()[1:] for process in processes] == [[expected]] * 3
-    files = [path for path in tmp_path.iterdir() if not path.name.startswith("lock-")]
+    files = [path for path in (tmp_path / "shards").iterdir() if not path.name.startswith("lock-")]
     assert sum(path.stat().st_size for path in files) <= limit
     assert max(shard_store.asked[path] for path in shard_store.asked if path.endswith(".tar")) > 3, (
         "nothing was evicted"
@@ -169,7 +184,7 @@ def test_a_reader_killed_at_any_moment_leaves_a_cache_that_the_next_can_use(
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate(timeout=60)
-    for path in tmp_path.iterdir():
+    for path in (tmp_path / "shards").iterdir():
         if not path.name.startswith("lock-") and not path.name.endswith(".partial"):
             assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
     assert reading(shard_store, tmp_path, seed=9, limit=limit).communicate(timeout=120)[0].split()[1:] == [expected]

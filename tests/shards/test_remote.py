@@ -170,7 +170,7 @@ def test_an_altered_remote_shard_is_never_read(store: Store, shipped: Manifest, 
     with pytest.raises(DataError, match=f"{FIRST} has changed: its SHA-256 is") as error:
         ShardReader(manifest).read(np.array([0]), np.array([3]))
     assert not isinstance(error.value, StoreError), "this is about the data"
-    assert not list(tmp_path.glob("cache/[0-9a-f]*.partial"))
+    assert not list(tmp_path.glob("cache/shards/[0-9a-f]*.partial"))
 
 
 def test_a_shard_that_is_shorter_on_the_store_is_told_with_both_sizes(

@@ -66,6 +66,7 @@ def test_runs_are_trained_measured_and_reported(submitted: tuple[Path, str]) -> 
         scores = scores_of(model, measure)
         assert scores
         assert measure.number(scores, "recall@1") == scores["cross_lingual"]["recall@1"]
+        assert scores_of(model, measure.model_copy(update={"task": "parallel:elsewhere/sentences"})) is None
     assert f"recall@1 {scores_of(status.run, measure)['cross_lingual']['recall@1']:.3f}" in status.best
     assert (study.folder / "report.html").is_file()
 
