@@ -138,7 +138,9 @@ def page(results: Path) -> str:
         if path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
             body = table(result)
-            machines.setdefault(_describe(result["machine"]), {}).update(result.get("versions", {}))
+            named = result["machine"]["versions"]
+            more = {name: version for name, version in result.get("versions", {}).items() if name not in named}
+            machines.setdefault(_describe(result["machine"]), {}).update(more)
         parts.append(f"## {title}\n\n{text}\n\n{body}\n")
     described = [f"- {', '.join((machine, *_versions(more)))}" for machine, more in machines.items()]
     parts.append("## Measured on\n\n" + "\n".join(described or ["- nothing yet"]) + "\n")

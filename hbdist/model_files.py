@@ -80,13 +80,16 @@ def find(name: str, file: str) -> Path | None:
         path = Path(name) / file
         return path if path.is_file() else None
     with quiet():
-        found = cached_file(
-            name,
-            file,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        try:
+            found = cached_file(
+                name,
+                file,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except OSError:  # there is no such model: loading it says so
+            return None
     return Path(found) if found else None
 
 

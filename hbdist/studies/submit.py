@@ -111,7 +111,9 @@ def evaluate_words(model: Measured, measure: Measure) -> tuple[str, ...]:
         words = ["evaluate", settings.name, "--pooling", settings.pooling]
         words += ["--query-prefix", settings.query_prefix, "--document-prefix", settings.document_prefix]
         if settings.language_token != "keep":
-            words += ["--language-token", settings.language_token, "--fixed-language", settings.fixed_language]
+            words += ["--language-token", settings.language_token]
+        if settings.language_token == "fixed":
+            words += ["--fixed-language", settings.fixed_language]
     else:
         words = ["evaluate", str(model.folder / "model")]
     words += ["--task", measure.task, "--out", str(model.evaluation(measure))]

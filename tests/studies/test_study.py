@@ -192,15 +192,27 @@ def write_outcome(folder: Path, **values: Any) -> None:
     (folder / "outcome.json").write_text(json.dumps({"code": 1, "message": "", **values}), encoding="utf-8")
 
 
-def test_an_untuned_model_is_measured_as_its_runs_use_it(tmp_path: Path) -> None:
-    axes = (
-        '[set]\n"model.pooling" = "cls"\n"model.query_prefix" = ""\n[grid]\n"model.language_token" = ["keep", "drop"]\n'
-    )
-    study = Study.load(write_study(tmp_path, axes=axes))
-    keep, drop = (" ".join(evaluate_words(one, study.measures[0])) for one in study.baselines)
-    assert "none --pooling cls --query-prefix  --document-prefix passage:  --task parallel:none" in keep
-    assert "--language-token drop" in drop
-    assert "--language-token" not in keep
+TOKENS = """
+[set]
+"model.pooling" = "cls"
+"model.query_prefix" = ""
+"model.fixed_language" = "de"
+[grid]
+"model.language_token" = ["keep", "drop", "fixed"]
+"""
+
+
+def test_an_untuned_model_is_measured_as_its_runs_use_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_base(tmp_path, model=(model := tmp_path / "none"))
+    study = Study.load(write_study(tmp_path, axes=TOKENS, task=write_sentences(tmp_path / "sentences")))
+    commands = [evaluate_words(one, study.measures[0]) for one in study.baselines]
+    keep, drop, fixed = map(" ".join, commands)
+    assert f"none --pooling cls --query-prefix  --document-prefix passage:  --task parallel:{tmp_path}" in keep
+    assert "--language-token drop --task" in drop
+    assert "--language-token fixed --fixed-language de --task" in fixed
+    for command in commands:  # nothing is wrong with them but that there is no such model
+        assert main(list(command)) == 2
+        assert f"model.name = '{model}' cannot be loaded" in capsys.readouterr().err
 
 
 def test_a_run_that_was_not_begun_is_missing(run: tuple[Study, StudyRun]) -> None:
