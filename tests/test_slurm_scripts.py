@@ -54,6 +54,13 @@ def test_what_cannot_work_ends_with_a_sentence(
     assert "Traceback" not in said
 
 
+def test_a_sweep_of_no_study_says_how_it_is_submitted(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.sbatch(f"--output={tmp_path}/log", str(ROOT / "slurm/sweep.sh"))
+    assert slurm.wait(job) == "FAILED"
+    assert slurm.job(job)["ExitCode"] == "2:0"
+    assert "which study? Submit it as: sbatch slurm/sweep.sh STUDY.toml" in slurm.output(job)
+
+
 SHOW = """
 import os
 names = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT CUDA_VISIBLE_DEVICES SITE INSIDE"

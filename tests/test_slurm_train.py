@@ -253,6 +253,7 @@ def test_a_start_that_saved_nothing_is_not_queued_again(slurm: Cluster, tiny: li
     job = begin(slurm, folder, [*tiny, "checkpoint.every=100"], steps=3)
     os.kill(pid_of_rank(folder, 1), signal.SIGKILL)
     assert slurm.wait(job) == "FAILED"
+    assert slurm.job(job)["ExitCode"] == "1:0"
     said = slurm.output(job)
     assert "not queued again: this start added no checkpoint (the newest is none)" in said
     assert "task 1: Killed" in said

@@ -1,4 +1,4 @@
-"""The state of a job from whichever of Slurm's commands there are. (With a real Slurm: tests/launch/test_slurm.py.)"""
+"""The state of a job from whichever of Slurm's commands there are. (With a real Slurm: tests/launch/test_submit_slurm.py.)"""
 
 import os
 from pathlib import Path
