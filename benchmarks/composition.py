@@ -184,7 +184,7 @@ def times(names: list[str], folder: str, size: int, rows: int, batches: int, rep
 
 def alphas(folder: str, size: int) -> dict[str, dict[str, float]]:
     """Share of monolingual batches after so many steps, for every share asked."""
-    from hbdist.schedule import Schedule
+    from hbdist.data.batching.schedule import Schedule
 
     found = {}
     for alpha in ALPHAS:

@@ -28,7 +28,7 @@ class Contender:
 
 def _hbdist(symmetric: bool) -> Callable[[], LossBackward]:
     def make() -> LossBackward:
-        from hbdist.contrastive import contrastive_loss
+        from hbdist.loss.contrastive import contrastive_loss
 
         def run(query_BD: Any, document_BD: Any) -> float:
             loss = contrastive_loss(

@@ -31,7 +31,7 @@ def make_texts(kind: str, count: int) -> list[str]:
 
 def rates(kind: str, count: int, repetitions: int) -> dict[str, Any]:
     """Seconds of every turn, A B A B …, the peer's with its best batch size; and how far the vectors are apart."""
-    from hbdist.encoder import Encoder, settings_of
+    from hbdist.models.encoder import Encoder, settings_of
 
     texts, side = make_texts(kind, count), "query" if kind == "questions" else "document"
     encoder = Encoder.load_for_use(settings_of(str(MODEL)))

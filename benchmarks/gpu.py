@@ -98,7 +98,7 @@ def timed(run: Any, device: str, *, repetitions: int) -> list[float]:
 
 
 def _hbdist() -> Any:
-    from hbdist.contrastive import contrastive_loss
+    from hbdist.loss.contrastive import contrastive_loss
 
     return lambda query_BD, document_BD: contrastive_loss(
         query_BD, document_BD, temperature=TEMPERATURE, symmetric=True, normalize=False

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from measure import HERE, arguments, interleave, quartiles, ratio, say, write
 
-from hbdist.config import Config
-from hbdist.schedule import Schedule
-from hbdist.shards.build import build
-from hbdist.shards.manifest import Manifest
-from hbdist.shards.read import ShardReader
+from hbdist.config.config import Config
+from hbdist.data.batching.schedule import Schedule
+from hbdist.data.build.build import build
+from hbdist.data.shards.manifest import Manifest
+from hbdist.data.shards.read import ShardReader
 
 LAYOUTS = ("pairs", "parallel")
 DATA = HERE.parent / "shards" / "demo" / "train"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from measure import HERE
 
-from hbdist.shards.manifest import Group, Manifest
-from hbdist.shards.sample import Pair
-from hbdist.shards.write import write_shards
+from hbdist.data.shards.manifest import Group, Manifest
+from hbdist.data.shards.sample import Pair
+from hbdist.data.shards.write import write_shards
 
 TEXT = HERE.parent / "shards" / "demo" / "train" / "squad_sentences" / "en.jsonl.gz"
 MODEL = HERE.parent / "models" / "me5-small-demo"
@@ -85,7 +85,7 @@ def monolingual(languages: Sequence[str]) -> list[tuple[str, str]]:
 
 def make_config(root: Path, *, steps: int, **sections: dict[str, Any]) -> Any:
     """A config on these shards, with the demo's encoder."""
-    from hbdist.config import Config
+    from hbdist.config.config import Config
 
     values = {"steps": steps, **sections, "data": {"shards": str(root), **sections.get("data", {})}}
     return Config.check({**values, "model": {"name": str(MODEL), "max_document_tokens": 256}}, source="benchmark")
@@ -96,8 +96,8 @@ def demo_tokenize() -> Any:
     """How the demo's encoder tokenises."""
     from transformers import AutoTokenizer
 
-    from hbdist.encoder import settings_of
-    from hbdist.tokens import Tokenize
+    from hbdist.models.encoder import settings_of
+    from hbdist.models.tokenizer import Tokenize
 
     settings = settings_of(str(MODEL), max_query_tokens=64, max_document_tokens=256)
     return Tokenize(AutoTokenizer.from_pretrained(MODEL), settings)

@@ -47,7 +47,7 @@ def information_retrieval_evaluator() -> tuple[Any, Any]:
 
 def sentence_transformer(folder: Path) -> Any:
     """A model's folder, perhaps packed, as sentence-transformers loads it."""
-    from hbdist.packed import unpack
+    from hbdist.models.quantized import unpack
 
     return _load("sentence-transformers", "sentence_transformers").SentenceTransformer(
         str(unpack(folder)), device="cpu", local_files_only=True

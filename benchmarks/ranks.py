@@ -68,7 +68,7 @@ def make(name: str) -> Any:
     import torch.distributed as dist
 
     if name == "hbdist":
-        from hbdist.contrastive import contrastive_loss
+        from hbdist.loss.contrastive import contrastive_loss
 
         def ours(query_BD: Any, document_BD: Any) -> float:
             loss = contrastive_loss(query_BD, document_BD, temperature=TEMPERATURE, symmetric=True, normalize=False)

@@ -86,7 +86,7 @@ def rates(
         what: "texts" or "tokens".
         cold: make the system forget the files before each turn.
     """
-    from hbdist.shards.manifest import Manifest
+    from hbdist.data.shards.manifest import Manifest
 
     manifest = Manifest.load(root)
     cases = {
@@ -127,8 +127,8 @@ def forget(manifest: Any) -> None:
 def our_texts(manifest: Any, workers: int, batches: int) -> Iterable[Any]:
     from torch.utils.data import DataLoader
 
-    from hbdist.sampler import HybridBatchSampler, PairDataset
-    from hbdist.schedule import Schedule
+    from hbdist.data.batching.sampler import HybridBatchSampler, PairDataset
+    from hbdist.data.batching.schedule import Schedule
 
     sampler = HybridBatchSampler(Schedule.of(config_of(manifest, workers, batches), manifest), 0, 1, steps=batches)
     return DataLoader(PairDataset(manifest), batch_sampler=sampler, collate_fn=list, num_workers=workers)
@@ -141,7 +141,7 @@ def their_texts(manifest: Any, workers: int, batches: int) -> Iterable[Any]:
 
 
 def our_tokens(manifest: Any, workers: int, batches: int) -> Iterable[Any]:
-    from hbdist.batches import Batches, measure_token_rates
+    from hbdist.training.loader import Batches, measure_token_rates
 
     tokenize = demo_tokenize()
     rates_ = measure_token_rates(manifest, tokenize)
@@ -192,9 +192,9 @@ def encoder_rate(root: str, pairs: int, repetitions: int) -> dict[str, Any]:
     """Pairs a second of the demo encoder's forward pass on a batch of these shards, and tokens a pair."""
     import torch
 
-    from hbdist.batches import Batches, measure_token_rates
-    from hbdist.encoder import Encoder
-    from hbdist.shards.manifest import Manifest
+    from hbdist.data.shards.manifest import Manifest
+    from hbdist.models.encoder import Encoder
+    from hbdist.training.loader import Batches, measure_token_rates
 
     manifest = Manifest.load(root)
     config = make_config(Path(root), steps=1, batch={"size": pairs, "mono_share": 1.0})

@@ -96,7 +96,7 @@ class Recipe:
 
 
 def _hbdist(encoder: Encoder, batch: Batch, symmetric: bool) -> None:
-    from hbdist.contrastive import contrastive_loss
+    from hbdist.loss.contrastive import contrastive_loss
 
     texts = torch.cat([batch.query_B, batch.document_B, batch.negative_BK.flatten()])
     sizes = [len(batch.query_B), len(batch.document_B), batch.negative_BK.numel()]

@@ -44,6 +44,7 @@ def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
     """One row, in a process of its own: what was found, seconds, and the most memory that the process held; or, under
     `reason`, why it cannot be measured."""
     from hbdist.encoder import Encoder, settings_of
+
     from hbdist.errors import HbdistError
 
     started = time.perf_counter()
@@ -73,6 +74,7 @@ def tydiqa_files(folder: Path) -> Any:
     """TyDi QA's gold passages from one file of questions and one of passages a language; None if there are none."""
     from hbdist.evaluation.tasks.collection import Candidate
     from hbdist.evaluation.tasks.formats import json_object, numbered_lines
+
     from hbdist.evaluation.tasks.task import Query, RetrievalTask
     from hbdist.evaluation.tasks.tydiqa import NOTE, QUESTIONS
 
@@ -113,6 +115,7 @@ def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
     """The same sentences in all languages."""
     from hbdist.evaluation.alignment import alignment
     from hbdist.evaluation.measures import question_places
+
     from hbdist.evaluation.tasks.parallel import load_parallel
 
     task = load_parallel(folder)

@@ -115,9 +115,9 @@ def stream(name: str, folder: str, done: int = 0, state: Any = None) -> tuple[Id
 
 
 def _ours(folder: str, done: int) -> Ids:
-    from hbdist.sampler import HybridBatchSampler, PairDataset
-    from hbdist.schedule import Schedule
-    from hbdist.shards.manifest import Manifest
+    from hbdist.data.batching.sampler import HybridBatchSampler, PairDataset
+    from hbdist.data.batching.schedule import Schedule
+    from hbdist.data.shards.manifest import Manifest
 
     manifest = Manifest.load(Path(folder, "shards"))
     steps = manifest.rows // BATCH

@@ -46,15 +46,15 @@ class Listed(list[list[int]]):
 
 
 def opened(folder: str, size: int, *, alpha: float = 0.5) -> tuple[Any, Any]:
-    from hbdist.shards.manifest import Manifest
+    from hbdist.data.shards.manifest import Manifest
 
     batch = {"size": size, "mono_share": alpha, "mono_block": "batch", "cross_block": "batch"}
     return Manifest.load(folder), make_config(Path(folder), steps=1 << 20, batch=batch)
 
 
 def our_sampler(manifest: Any, config: Any, rank: int) -> Iterator[list[int]]:
-    from hbdist.sampler import HybridBatchSampler
-    from hbdist.schedule import Schedule
+    from hbdist.data.batching.sampler import HybridBatchSampler
+    from hbdist.data.batching.schedule import Schedule
 
     rows = manifest.groups[0].rows
     for mine in HybridBatchSampler(Schedule.of(config, manifest), rank, WORLD):
@@ -117,7 +117,7 @@ class Recorder:
 
 
 def our_batch(folder: str, size: int, rank: int) -> tuple[Any, Recorder]:
-    from hbdist.batches import Batches
+    from hbdist.training.loader import Batches
 
     manifest, config = opened(folder, size)
     recorder = Recorder()
@@ -129,7 +129,7 @@ def masks_of(identity_GI: Any, rank: int, mine: int) -> Any:
     """The masks of a rank's queries over all documents, as the loss makes them."""
     import torch
 
-    from hbdist.candidates import Candidates, Masks
+    from hbdist.loss.masks import Candidates, Masks
 
     pairs = len(identity_GI)
     none, block_G = identity_GI[:0], torch.zeros(pairs, dtype=torch.int64)

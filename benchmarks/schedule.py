@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from measure import arguments, quartiles, say, write
 
-from hbdist.config import Config
-from hbdist.schedule import Schedule
-from hbdist.shards.manifest import Group, Manifest, Shards
+from hbdist.config.config import Config
+from hbdist.data.batching.schedule import Schedule
+from hbdist.data.shards.manifest import Group, Manifest, Shards
 
 SHARD_ROWS = 3_333
 WARM = 4

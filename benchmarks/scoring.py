@@ -71,8 +71,8 @@ def contender(name: str, task: Any, vectors: tuple[np.ndarray, np.ndarray]) -> C
 
 
 def _hbdist(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Callable[[], Scores]:
-    from hbdist.evaluation.benchmark import summarise
-    from hbdist.evaluation.ranking import METRICS, rank_in_tiles
+    from hbdist.evaluation.evaluate import summarise
+    from hbdist.evaluation.metrics.retrieval import METRICS, rank_in_tiles
 
     task = replace(task, metrics=(*METRICS, f"map@{DEPTH}"))
 
@@ -95,7 +95,7 @@ class Vectors:
 
 
 def _everything(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Callable[[], Scores]:
-    from hbdist.evaluation.benchmark import evaluate
+    from hbdist.evaluation.evaluate import evaluate
 
     def run() -> Scores:
         scores = evaluate(Vectors(query_QD, candidate_CD), task, model="made up").scores
@@ -115,7 +115,7 @@ def _settings(task: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def _sentence_transformers(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Callable[[], Scores]:
     import torch
 
-    from hbdist.evaluation.mteb_task import relevant_documents
+    from hbdist.evaluation.tasks.mteb_tasks import relevant_documents
 
     make, dot_score = information_retrieval_evaluator()
 
@@ -155,8 +155,8 @@ def _sentence_transformers(task: Any, query_QD: np.ndarray, candidate_CD: np.nda
 
 
 def _mteb(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray, *, depth: int | None) -> Callable[[], Scores]:
-    from hbdist.evaluation.mteb_task import SPLIT, subsets, xquad_r_tasks
     from hbdist.evaluation.scores import SETTINGS
+    from hbdist.evaluation.tasks.mteb_tasks import SPLIT, subsets, xquad_r_tasks
 
     mteb()
     made = dict(zip(SETTINGS, xquad_r_tasks(task), strict=True))

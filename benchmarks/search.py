@@ -17,8 +17,8 @@ import numpy as np
 from measure import RunError, arguments, interleave, launch, peak_bytes, quartiles, ratio, say, write
 from peers import version_of
 
-from hbdist.evaluation.counting import Products, Segment, Tally, count
-from hbdist.evaluation.vectors import Parts, part_rows
+from hbdist.evaluation.search.embeddings import Parts, part_rows
+from hbdist.evaluation.search.partitioned import Products, Segment, Tally, count
 
 DIMENSIONS, QUERIES, TOP = 384, 1_000, 100
 MILLIONS = 10

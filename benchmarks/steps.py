@@ -14,12 +14,12 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertModel
 
-from hbdist.batches import BatchCounts, Chunk, RankBatch
-from hbdist.chunked import ContrastiveStep
-from hbdist.config import Config
-from hbdist.encoder import make_chunks, pad, pool
-from hbdist.engine import Engine
-from hbdist.trained import Trained
+from hbdist.config.config import Config
+from hbdist.distributed.engine import Engine
+from hbdist.models.encoder import make_chunks, pad, pool
+from hbdist.training.loader import BatchCounts, Chunk, RankBatch
+from hbdist.training.module import Trained
+from hbdist.training.step import ContrastiveStep
 
 WIDTH, PIECES = 384, 30_000
 TEMPERATURE = 0.05

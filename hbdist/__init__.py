@@ -9,18 +9,18 @@ from types import ModuleType
 from typing import Any
 
 _HOMES = {
-    "Batches": "hbdist.batches",
-    "Config": "hbdist.config",
+    "Batches": "hbdist.training.loader",
+    "Config": "hbdist.config.config",
     "ConfigError": "hbdist.errors",
     "DataError": "hbdist.errors",
     "HbdistError": "hbdist.errors",
-    "HybridBatchSampler": "hbdist.sampler",
-    "Manifest": "hbdist.shards.manifest",
-    "PairDataset": "hbdist.sampler",
+    "HybridBatchSampler": "hbdist.data.batching.sampler",
+    "Manifest": "hbdist.data.shards.manifest",
+    "PairDataset": "hbdist.data.batching.sampler",
     "ResumeError": "hbdist.errors",
-    "Schedule": "hbdist.schedule",
+    "Schedule": "hbdist.data.batching.schedule",
     "Study": "hbdist.studies.study",
-    "contrastive_loss": "hbdist.contrastive",
+    "contrastive_loss": "hbdist.loss.contrastive",
     "submit": "hbdist.launch",
     "train": "hbdist.train",
 }

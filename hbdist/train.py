@@ -10,20 +10,20 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from hbdist.batches import Batches, measure_token_rates
-from hbdist.chunked import ContrastiveStep
-from hbdist.config import Config, describe, split_arguments
-from hbdist.encoder import Encoder
-from hbdist.engine import Engine
+from hbdist.config.config import Config, describe, split_arguments
+from hbdist.data.shards.manifest import Manifest
+from hbdist.distributed.engine import Engine
 from hbdist.errors import HbdistError
-from hbdist.export import export
-from hbdist.judging import Judge
-from hbdist.meters import Meter
-from hbdist.optim import learning_rate
-from hbdist.plan import Plan
-from hbdist.run import FIRST_WORD, Outcome, Run
-from hbdist.shards.manifest import Manifest
-from hbdist.trained import Trained
+from hbdist.models.encoder import Encoder
+from hbdist.runs.plan import Plan
+from hbdist.runs.run import FIRST_WORD, Outcome, Run
+from hbdist.training.export import export
+from hbdist.training.loader import Batches, measure_token_rates
+from hbdist.training.metrics import Meter
+from hbdist.training.module import Trained
+from hbdist.training.monitor import Judge
+from hbdist.training.optimizer import learning_rate
+from hbdist.training.step import ContrastiveStep
 
 USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
 

@@ -6,7 +6,7 @@ The options are those of hbdist.launch.Resources; without --cluster it is a Slur
 import sys
 
 from hbdist import HbdistError, submit
-from hbdist.config import parse_override, split_arguments
+from hbdist.config.config import parse_override, split_arguments
 
 words = sys.argv[1:]
 options = dict(parse_override(word[2:]) for word in words if word.startswith("--"))

@@ -2,8 +2,8 @@
 
     python models/cut_vocabulary.py SOURCE OUT --texts FILES... --pieces 76000
 
-SOURCE is a folder as `hbdist.packed` describes it, with a Unigram tokenizer whose first four pieces and whose last are
-special. The files are JSON or JSON lines, also gzipped: of any nesting, every text under a key in KINDS is one. All of
+SOURCE is a folder as `hbdist.models.quantized` describes it, with a Unigram tokenizer whose first four pieces and whose last
+are special. The files are JSON or JSON lines, also gzipped: of any nesting, every text under a key in KINDS is one. All of
 them are tokenised by the cut tokenizer piece for piece as by the whole one: their pieces are all kept, and taking away
 pieces that a best segmentation does not use leaves it the best. OUT/tokenization.json holds a digest of each file's
 pieces as the WHOLE vocabulary gives them, against which anyone can check the cut one.

@@ -2,7 +2,7 @@
 
 import sys
 
-from hbdist.config import Config, split_arguments
+from hbdist.config.config import Config, split_arguments
 from hbdist.errors import HbdistError
 
 try:

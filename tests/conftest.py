@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from hbdist.shards.build import build
+from hbdist.data.build.build import build
 
 # Or its assertions would fail without saying what they found.
 pytest.register_assert_rewrite("whole_runs")

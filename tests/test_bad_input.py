@@ -8,7 +8,7 @@ import pytest
 from launching import outcome, train
 from whole_runs import main_here
 
-from hbdist.shards.manifest import Manifest
+from hbdist.data.shards.manifest import Manifest
 
 
 @pytest.fixture

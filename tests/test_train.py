@@ -12,7 +12,7 @@ import pytest
 from launching import ROOT, TIMEOUT, command, environment, lines, outcome, train
 from whole_runs import main_here, newest_checkpoint, pid_of_rank, steps_done, wait_for_steps
 
-from hbdist.shards.build import build
+from hbdist.data.build.build import build
 
 TINY = ["optimizer.lr=1e-3", "batch.size=16", "steps=12", "checkpoint.every=3", "run.log_batches=true"]
 

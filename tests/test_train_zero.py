@@ -136,7 +136,7 @@ def test_at_the_same_stage_it_goes_on_to_the_last_digit(
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_demo_with_256_pairs_is_alike_under_zero_3(tmp_path: Path) -> None:
-    from hbdist.shards.build import build
+    from hbdist.data.build.build import build
 
     build(ROOT / "shards/recipes/demo.toml")
     demo = ["launch/train/demo.toml", "batch.size=256", "steps=3", "loss.chunk_tokens=1024"]

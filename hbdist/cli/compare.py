@@ -22,9 +22,9 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Also write the differences to this JSON file.")] = None,
 ) -> None:
     """Say whether two models differ on a task, each evaluated once or with several training seeds."""
-    from hbdist.atomic import write_atomically
     from hbdist.evaluation.comparison import compare_folders
     from hbdist.evaluation.scores import comparison_table
+    from hbdist.utils.files import write_atomically
 
     if out and out.is_dir():
         raise ConfigError(f"--out {out} is a folder. Name the JSON file to write, as {out / 'difference.json'}.")

@@ -16,10 +16,10 @@ def build(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
 ) -> None:
     """Build shards grouped by language pair."""
-    from hbdist.shards.build import build as build_shards
-    from hbdist.shards.manifest import Manifest
-    from hbdist.shards.recipe import VALIDATION
-    from hbdist.shards.statistics import Statistics
+    from hbdist.data.build.build import build as build_shards
+    from hbdist.data.build.recipe import VALIDATION
+    from hbdist.data.build.statistics import Statistics
+    from hbdist.data.shards.manifest import Manifest
 
     with Bar("building") as progress:
         manifest = build_shards(recipe, out, workers=workers, progress=progress)
@@ -40,8 +40,8 @@ def check(
     ],
 ) -> None:
     """Read every byte of built shards and compare it with the manifest."""
-    from hbdist.shards.check import check as check_shards
-    from hbdist.shards.recipe import VALIDATION
+    from hbdist.data.build.recipe import VALIDATION
+    from hbdist.data.shards.verify import check as check_shards
 
     held_out = Path(root, VALIDATION)
     for folder in (root, str(held_out)) if held_out.is_dir() else (root,):
@@ -71,8 +71,8 @@ def translate(
     ] = None,
 ) -> None:
     """Translate pairs into parallel ones, for `hbdist build`. Start it again to go on."""
-    from hbdist.translate import translate as translate_pairs
-    from hbdist.translator import Decoding
+    from hbdist.translation.generate import Decoding
+    from hbdist.translation.translate import translate as translate_pairs
 
     wrong = [one for one in code or [] if not all(one.partition("="))]
     if wrong:
@@ -107,8 +107,8 @@ def fetch(
     languages: Annotated[str | None, typer.Option(help="Of MIRACL: sw,yo.")] = None,
 ) -> None:
     """Fetch the data of a task from their public home, with checksums. Start it again to go on."""
-    from hbdist.data.fetch import fetch as fetch_data
-    from hbdist.data.homes import home_of
+    from hbdist.evaluation.download.fetch import fetch as fetch_data
+    from hbdist.evaluation.download.sources import home_of
 
     home = home_of(name)
     with Bar(f"fetching {name}") as bar:

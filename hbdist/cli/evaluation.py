@@ -10,12 +10,12 @@ from hbdist.cli.app import Bar, app, console
 from hbdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from hbdist.evaluation.index import Approximate
-    from hbdist.evaluation.per_query import PerQuery
+    from hbdist.config.sections import ModelSection
+    from hbdist.distributed.process_group import Ranks
+    from hbdist.evaluation.metrics.per_query import PerQuery
+    from hbdist.evaluation.search.embeddings import Keeping
+    from hbdist.evaluation.search.faiss_index import Approximate
     from hbdist.evaluation.tasks.task import RetrievalTask
-    from hbdist.evaluation.vectors import Keeping
-    from hbdist.ranks import Ranks
-    from hbdist.sections import ModelSection
 
 
 @app.command()
@@ -52,12 +52,12 @@ def evaluate(
 
     On many ranks: accelerate launch -m hbdist.evaluation, or torchrun, with the same arguments.
     """
-    from hbdist.encoder import settings_of
-    from hbdist.evaluation.index import Approximate
-    from hbdist.evaluation.tasks.catalog import load_task
-    from hbdist.evaluation.vectors import Keeping
-    from hbdist.ranks import joined
-    from hbdist.studies.report import evaluation_report
+    from hbdist.distributed.process_group import joined
+    from hbdist.evaluation.search.embeddings import Keeping
+    from hbdist.evaluation.search.faiss_index import Approximate
+    from hbdist.evaluation.tasks.registry import load_task
+    from hbdist.models.encoder import settings_of
+    from hbdist.reports.report import evaluation_report
 
     with joined() as ranks:
         # What is missing should be said before the model is loaded.
@@ -104,8 +104,8 @@ def _score(
     """The scores, by all ranks together; says what was cut on the way."""
     import numpy as np
 
-    from hbdist.encoder import Encoder
-    from hbdist.evaluation.benchmark import evaluate_to
+    from hbdist.evaluation.evaluate import evaluate_to
+    from hbdist.models.encoder import Encoder
 
     loaded: list[Encoder] = []
 
@@ -132,7 +132,7 @@ def _score(
 
 def _earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
     """The scores and ranks of an earlier evaluation."""
-    from hbdist.evaluation.per_query import read_per_query
+    from hbdist.evaluation.metrics.per_query import read_per_query
     from hbdist.evaluation.scores import read_scores
 
     scores = read_scores(before)
@@ -142,8 +142,8 @@ def _earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
 
 
 def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], PerQuery] | None") -> None:
-    from hbdist.evaluation.confidence import compare
-    from hbdist.evaluation.per_query import read_per_query
+    from hbdist.evaluation.metrics.bootstrap import compare
+    from hbdist.evaluation.metrics.per_query import read_per_query
     from hbdist.evaluation.scores import table
 
     if earlier is None:
@@ -158,7 +158,7 @@ def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], Per
 
 def _remarks(scores: dict[str, Any], keeping: "Keeping") -> Iterator[str]:
     """What the table does not say: how was searched, what is missing, what is kept."""
-    from hbdist.evaluation.vectors import default_folder, kept_sets
+    from hbdist.evaluation.search.embeddings import default_folder, kept_sets
 
     search = scores["search"]
     if not search["exact"]:

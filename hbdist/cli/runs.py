@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hbdist.cli.app import app, console
-from hbdist.config import Config, split_arguments
+from hbdist.config.config import Config, split_arguments
 from hbdist.errors import ConfigError
 
 
@@ -27,15 +27,15 @@ def plan(
     """Print the arithmetic of a run, and check that it can be made. Loads no model, and no torch, but with --fit."""
     from collections import Counter
 
-    from hbdist.launcher import find_zero
-    from hbdist.plan import Plan
-    from hbdist.schedule import Schedule
-    from hbdist.shards.manifest import Manifest
+    from hbdist.data.batching.schedule import Schedule
+    from hbdist.data.shards.manifest import Manifest
+    from hbdist.distributed.launcher import find_zero
+    from hbdist.runs.plan import Plan
 
     if memory is not None and not fit:
         raise ConfigError(f"--memory {memory} says what a rank can have, which only --fit looks at. Add --fit.")
     if fit:
-        from hbdist.fit import Fit, parse_memory
+        from hbdist.memory.fit import Fit, parse_memory
 
         limit = parse_memory(memory) if memory is not None else None
     config = Config.load(*split_arguments(arguments or []))
@@ -43,7 +43,7 @@ def plan(
     zero = find_zero(config.engine, os.environ)
     print(Plan.of(config, manifest, ranks=ranks, zero=zero).text(), end="")
     if statistics:
-        from hbdist.exposure import run_statistics
+        from hbdist.data.batching.exposure import run_statistics
 
         print("\n" + run_statistics(config, manifest).text(), end="")
     if step is not None:
@@ -62,7 +62,7 @@ def report(
     path: Annotated[Path, typer.Argument(help="A folder of a run, an evaluation or a study; or a study's TOML.")],
 ) -> None:
     """Write report.html: curves, tables and heat maps in one file; of a study also results.csv, report.md, report.tex."""
-    from hbdist.studies.report import report_on
+    from hbdist.reports.report import report_on
 
     print(f"wrote {report_on(path)}")
 
@@ -70,7 +70,7 @@ def report(
 @app.command()
 def doctor() -> None:
     """Say what this machine has for training, and what is missing."""
-    from hbdist.doctor import examine
+    from hbdist.cli.doctor import examine
 
     findings = examine()
     for finding in findings:

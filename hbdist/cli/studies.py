@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hbdist.cli.app import app, console
-from hbdist.config import parse_override
+from hbdist.config.config import parse_override
 from hbdist.errors import ConfigError
 
 study_app = typer.Typer(help="Grids of runs, and the report on them.", no_args_is_help=True)
@@ -73,9 +73,9 @@ def status(
     ] = None,
 ) -> None:
     """Show how far each run is, what it measures, why it failed, and what to try."""
-    from hbdist.squeue import asked_together
     from hbdist.studies.status import LIVE, problems, table
     from hbdist.studies.study import Study
+    from hbdist.utils.slurm import asked_together
 
     loaded = Study.load(study)
 
@@ -108,7 +108,7 @@ def cancel(study: StudyPath) -> None:
 @study_app.command()
 def report(study: StudyPath) -> None:
     """Write report.html, and the tables, from what is there."""
-    from hbdist.studies.report import study_report
+    from hbdist.reports.report import study_report
     from hbdist.studies.study import Study
 
     print(f"wrote {study_report(Study.load(study))}")

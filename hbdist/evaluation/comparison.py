@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from hbdist.errors import DataError
-from hbdist.evaluation.confidence import DRAWS, LEVEL, compare
-from hbdist.evaluation.per_query import read_per_query
+from hbdist.evaluation.metrics.bootstrap import DRAWS, LEVEL, compare
+from hbdist.evaluation.metrics.per_query import read_per_query
 from hbdist.evaluation.scores import describe_cut, read_scores
 
 CONDITIONS = ("task", "note", "cut", "counts", "task_fingerprint")

@@ -16,7 +16,7 @@ Setting = Literal["monolingual", "cross_lingual", "multilingual"]
 SETTINGS: tuple[Setting, ...] = ("monolingual", "cross_lingual", "multilingual")
 
 BASELINES = {"demean": "language means removed", "lir": "LIR"}
-"""Baselines without training, by their names in scores.json: see `hbdist.evaluation.removal`."""
+"""Baselines without training, by their names in scores.json: see `hbdist.evaluation.metrics.language_removal`."""
 
 SHOWN = ("map", "ndcg", "recall")
 """Kinds of metrics that are on a terminal."""

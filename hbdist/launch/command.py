@@ -5,8 +5,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from hbdist.config import Config, split_arguments
-from hbdist.outcome import Outcome, note_outcome, read_outcome
+from hbdist.config.config import Config, split_arguments
+from hbdist.runs.outcome import Outcome, note_outcome, read_outcome
 
 ENDED = "ended.json"
 """How a job ended, in its folder: what outcome.json is for a run, also of jobs that are no runs, or never got that far."""

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from hbdist.atomic import write_atomically
-from hbdist.holding import born
 from hbdist.launch.command import ENDED, Command
-from hbdist.outcome import Outcome, note_outcome, read_outcome
-from hbdist.squeue import TIMEOUT, reason_of, state_of
+from hbdist.runs.lock import born
+from hbdist.runs.outcome import Outcome, note_outcome, read_outcome
+from hbdist.utils.files import write_atomically
+from hbdist.utils.slurm import TIMEOUT, reason_of, state_of
 
 JOB, STARTED, CANCEL = "job.json", "started.json", "cancel"
 """In a job's folder: the handle; what a local one runs as; the wish that a local one ends."""

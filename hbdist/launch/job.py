@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hbdist.distributed.watchdog import GONE
 from hbdist.launch.command import ENDED, Command
 from hbdist.launch.handle import LOGS, find_handle
 from hbdist.launch.snapshot import OF_A_RANK, outside_of_jobs
-from hbdist.outcome import INTERRUPTED, read_outcome
-from hbdist.peers import GONE
-from hbdist.squeue import may_requeue, own_job
+from hbdist.runs.outcome import INTERRUPTED, read_outcome
+from hbdist.utils.slurm import may_requeue, own_job
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -138,7 +138,7 @@ def become_a_rank(environment: MutableMapping[str, str] = os.environ) -> int:
         environment.pop(name, None)
     if "SLURM_CPUS_PER_TASK" in environment:  # before torch is imported, which looks at it once
         environment.setdefault("OMP_NUM_THREADS", environment["SLURM_CPUS_PER_TASK"])
-    from hbdist.ranks import meeting_point, place
+    from hbdist.distributed.process_group import meeting_point, place
 
     rank, world = place(environment)
     if world == 1:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from hbdist.atomic import write_atomically
 from hbdist.launch.command import ENDED
 from hbdist.launch.handle import CANCEL, LIVE, LOGS, STARTED, find_handle
-from hbdist.outcome import INTERRUPTED, Outcome, note_outcome, read_outcome
-from hbdist.stopping import STOP_SIGNALS
+from hbdist.runs.outcome import INTERRUPTED, Outcome, note_outcome, read_outcome
+from hbdist.runs.signals import STOP_SIGNALS
+from hbdist.utils.files import write_atomically
 
 PAUSE = 0.1
 """Seconds between two looks."""

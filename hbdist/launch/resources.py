@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
-from hbdist.config import nearest
+from hbdist.config.config import nearest
 from hbdist.errors import ConfigError
 
 OWNED = {

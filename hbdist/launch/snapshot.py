@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from hbdist.atomic import write_atomically
 from hbdist.launch.command import Command
 from hbdist.launch.resources import Resources
+from hbdist.utils.files import write_atomically
 
 PACKAGE = Path(__file__).parent.parent
 OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")

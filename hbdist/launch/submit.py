@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from hbdist.atomic import write_atomically
-from hbdist.config import Config, read_toml
+from hbdist.config.config import Config, read_toml
 from hbdist.errors import ConfigError, ResumeError
-from hbdist.holding import born, refuse_another_run, refuse_while_held
 from hbdist.launch.command import ENDED, Command
 from hbdist.launch.handle import CANCEL, LIVE, STARTED, Handle, find_handle
 from hbdist.launch.job import Job, link_logs
 from hbdist.launch.local import QUEUE
 from hbdist.launch.resources import Resources
 from hbdist.launch.snapshot import copy_code, outside_of_jobs, paths_to, record
-from hbdist.outcome import FILE, outcome_of
+from hbdist.runs.lock import born, refuse_another_run, refuse_while_held
+from hbdist.runs.outcome import FILE, outcome_of
+from hbdist.utils.files import write_atomically
 
 SUBMITTED = "submitted.toml"
 """In a run's folder: the config as it was submitted, which the job trains by."""

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hbdist.config import Config
+from hbdist.config.config import Config
+from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 from hbdist.launch.resources import Resources
-from hbdist.parameters import count_parameters
-from hbdist.sizes import bytes_of_parameters, gradient_traffic, loss_traffic, score_bytes, vector_bytes
+from hbdist.memory.arithmetic import bytes_of_parameters, gradient_traffic, loss_traffic, score_bytes, vector_bytes
+from hbdist.models.parameter_count import count_parameters
 from hbdist.studies.schema import Assumptions
 from hbdist.studies.study import Study, StudyRun
-from hbdist.zero import Zero
 
 GPUS_PER_NODE = 8
 """Where the study's [resources] do not say it."""

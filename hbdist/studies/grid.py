@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbdist.config import FREE_ON_RESUME, Config, leaves, merge, plain, read_toml
+from hbdist.config.config import FREE_ON_RESUME, Config, leaves, merge, plain, read_toml
 from hbdist.errors import ConfigError
 from hbdist.studies.schema import SEED, StudyFile, alternatives, frozen
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from hbdist.config import FIELDS, leaves, nearest, plain, read_toml
+from hbdist.config.config import FIELDS, leaves, nearest, plain, read_toml
+from hbdist.config.sections import Section
 from hbdist.errors import ConfigError
-from hbdist.sections import Section
 
 SEED = "seed"
 """What the seeds are called where axes are named."""

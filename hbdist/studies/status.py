@@ -11,14 +11,14 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from hbdist.config import Config, difference, read_toml
+from hbdist.config.config import Config, difference, read_toml
 from hbdist.errors import DataError, HbdistError
 from hbdist.evaluation.scores import read_scores
-from hbdist.holding import FILE as HELD
-from hbdist.holding import holder_of
 from hbdist.launch import Handle, find_handle
 from hbdist.launch.handle import JOB
-from hbdist.outcome import read_outcome
+from hbdist.runs.lock import FILE as HELD
+from hbdist.runs.lock import holder_of
+from hbdist.runs.outcome import read_outcome
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Measured, Study, StudyRun
 

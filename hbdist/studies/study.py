@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hbdist.config import Config, plain, read_toml
+from hbdist.config.config import Config, plain, read_toml
+from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError
-from hbdist.sections import ModelSection
 from hbdist.studies.grid import expand, identity
 from hbdist.studies.schema import Measure, StudyFile
 
@@ -140,8 +140,8 @@ class Study:
 
     def status(self) -> "list[RunStatus]":
         """How far each run is; see `status.status_of`."""
-        from hbdist.squeue import asked_together
         from hbdist.studies.status import status_of
+        from hbdist.utils.slurm import asked_together
 
         with asked_together():
             return [status_of(self, run) for run in self.runs]
@@ -169,8 +169,8 @@ class Study:
 
     def cancel(self) -> "list[Handle]":
         """Stop all that is waiting or running; returns what was stopped."""
-        from hbdist.squeue import asked_together
         from hbdist.studies.submit import cancel
+        from hbdist.utils.slurm import asked_together
 
         with asked_together():
             return cancel(self)

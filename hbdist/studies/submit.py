@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hbdist.atomic import write_atomically
 from hbdist.errors import ConfigError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
 from hbdist.studies.schema import Measure
 from hbdist.studies.status import LIVE, REPORT, RunStatus, handles_of, measured_state, problems
 from hbdist.studies.study import BASE, STUDY, Baseline, Measured, Study, StudyRun
+from hbdist.utils.files import write_atomically
 
 STARTABLE = ("missing", "interrupted", "cancelled", "unknown")
 """States of what a submission starts, anew or where it stopped. A run that lives after all refuses a second start."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hbdist.atomic import write_atomically
 from hbdist.errors import ConfigError, DataError
+from hbdist.utils.files import write_atomically
 
 FILE = "translation.json"
 RECIPE = "recipe.toml"

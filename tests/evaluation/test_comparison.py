@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from hbdist.cli import main
-from hbdist.evaluation.benchmark import evaluate_to
+from hbdist.config.sections import ModelSection
 from hbdist.evaluation.comparison import compare_folders
-from hbdist.evaluation.confidence import difference, interval
-from hbdist.evaluation.per_query import read_per_query, values_of
+from hbdist.evaluation.evaluate import evaluate_to
+from hbdist.evaluation.metrics.bootstrap import difference, interval
+from hbdist.evaluation.metrics.per_query import read_per_query, values_of
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import load_xquad_r
-from hbdist.sections import ModelSection
 
 
 class NoisyOracle:

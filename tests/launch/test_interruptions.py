@@ -15,7 +15,7 @@ from whole_runs import wait_for_steps
 KILL_WHILE_SAVING = """
 import os, signal, sys, time, torch
 from pathlib import Path
-from hbdist.checkpoint import Position, latest, load, save
+from hbdist.runs.checkpoint import Position, latest, load, save
 
 folder = Path(sys.argv[1])
 for kill in range(12):

@@ -14,10 +14,10 @@ from whole_runs import assert_the_same_run, assert_the_same_steps, train_here, w
 
 import hbdist
 from hbdist.errors import ConfigError, ResumeError
-from hbdist.holding import refuse_while_held
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
 from hbdist.launch.job import become_a_rank
 from hbdist.launch.snapshot import outside_of_jobs
+from hbdist.runs.lock import refuse_while_held
 
 pytest_plugins = ["slurm_cluster.fixture"]
 

@@ -9,11 +9,11 @@ from launching import ROOT, lines, train
 from small_studies import write_base, write_study
 
 from hbdist.cli import main
-from hbdist.config import Config
+from hbdist.config.config import Config
+from hbdist.distributed.zero import Zero
 from hbdist.studies.cost import Cost, plan_text
 from hbdist.studies.schema import Assumptions
 from hbdist.studies.study import Study
-from hbdist.zero import Zero
 
 NOTHING = Assumptions()
 
@@ -53,8 +53,8 @@ def test_one_gpu_receives_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_is_what_plan_fit_predicts(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
-    from hbdist.fit import Fit
-    from hbdist.shards.manifest import Manifest
+    from hbdist.data.shards.manifest import Manifest
+    from hbdist.memory.fit import Fit
 
     base = write_base(tmp_path, shards=tiny_shards, model=tiny_model)
     settings = Config.load(base, ["batch.size=24", f"run.folder={tmp_path / 'run'}"])

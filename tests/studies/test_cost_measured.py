@@ -15,17 +15,17 @@ from ranks import on_ranks
 from received import Received, bytes_from_sockets
 from small_studies import write_base
 
-from hbdist.batches import Batches, measure_token_rates
-from hbdist.chunked import ContrastiveStep
-from hbdist.config import Config
-from hbdist.encoder import Encoder
-from hbdist.engine import Engine
-from hbdist.gather import traffic
-from hbdist.shards.manifest import Manifest
-from hbdist.sizes import gradient_traffic
+from hbdist.config.config import Config
+from hbdist.data.shards.manifest import Manifest
+from hbdist.distributed.collectives import traffic
+from hbdist.distributed.engine import Engine
+from hbdist.memory.arithmetic import gradient_traffic
+from hbdist.models.encoder import Encoder
 from hbdist.studies.cost import Cost
 from hbdist.studies.schema import Assumptions
-from hbdist.trained import Trained
+from hbdist.training.loader import Batches, measure_token_rates
+from hbdist.training.module import Trained
+from hbdist.training.step import ContrastiveStep
 
 STEPS = 2
 """DDP and DeepSpeed do more in the first."""

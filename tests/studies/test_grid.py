@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_studies import MEASURE, write_base, write_study
 
-from hbdist.config import Config, difference
+from hbdist.config.config import Config, difference
 from hbdist.errors import ConfigError
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Study

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hbdist.evaluation.benchmark import evaluate
-from hbdist.evaluation.tasks.catalog import load_task
-from hbdist.mixture import plan_mixture
-from hbdist.plan import Plan
-from hbdist.shards.build import build
-from hbdist.shards.manifest import Group, Manifest, View
+from hbdist.data.batching.mixture import plan_mixture
+from hbdist.data.build.build import build
+from hbdist.data.shards.manifest import Group, Manifest, View
+from hbdist.evaluation.evaluate import evaluate
+from hbdist.evaluation.tasks.registry import load_task
+from hbdist.runs.plan import Plan
 from hbdist.studies.cost import plan_text
 from hbdist.studies.study import Study
 

@@ -14,10 +14,10 @@ from launching import ROOT, environment, lines
 from small_studies import write_base, write_sentences, write_study
 
 from hbdist.cli import main
-from hbdist.config import Config
+from hbdist.config.config import Config
 from hbdist.errors import ConfigError
-from hbdist.holding import born
 from hbdist.launch import find_handle
+from hbdist.runs.lock import born
 from hbdist.studies.status import RunStatus, handles_of, problems, scores_of, status_of
 from hbdist.studies.study import Study, StudyRun
 from hbdist.studies.submit import evaluate_words

@@ -7,9 +7,9 @@ The corpus is read from disk, never all in memory.
 
 from pathlib import Path
 
+from hbdist.data.formats.judgements import Judged, beir_judgements, json_object, numbered_lines
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.collection import Collection
-from hbdist.evaluation.tasks.formats import Judged, beir_judgements, json_object, numbered_lines
+from hbdist.evaluation.tasks.corpus import Collection
 from hbdist.evaluation.tasks.squad import plain_or_gzipped
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from hbdist.data.formats.judgements import json_object, trec_judgements, tsv_texts
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.collection import Collection
-from hbdist.evaluation.tasks.formats import json_object, trec_judgements, tsv_texts
+from hbdist.evaluation.tasks.corpus import Collection
 from hbdist.evaluation.tasks.squad import plain_or_gzipped
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 

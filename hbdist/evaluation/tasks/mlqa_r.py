@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.collection import Candidate
+from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.sentences import sentence_breaks
 from hbdist.evaluation.tasks.squad import paragraphs, plain_or_gzipped, read_json, read_sentences
 from hbdist.evaluation.tasks.task import Query, RetrievalTask

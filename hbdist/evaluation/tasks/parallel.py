@@ -7,9 +7,9 @@ would look for itself. recall@1 is the usual accuracy, of one direction; equal s
 
 from pathlib import Path
 
+from hbdist.data.formats.judgements import json_object, numbered_lines
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.collection import Candidate
-from hbdist.evaluation.tasks.formats import json_object, numbered_lines
+from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "parallel"

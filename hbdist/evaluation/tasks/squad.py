@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.collection import Candidate
+from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query
 
 Break = Callable[[dict[str, Any]], Sequence[Sequence[int]]]

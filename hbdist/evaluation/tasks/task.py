@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hbdist.errors import ConfigError
-from hbdist.evaluation.ranking import METRICS
+from hbdist.evaluation.metrics.retrieval import METRICS
 from hbdist.evaluation.scores import SETTINGS, Setting
-from hbdist.evaluation.tasks.collection import Candidate, Collection
+from hbdist.evaluation.tasks.corpus import Candidate, Collection
 
 NO_CANDIDATE = -1
 """Fills the places of `relevant` that a question does not need."""

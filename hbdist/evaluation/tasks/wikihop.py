@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.collection import Candidate
+from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.squad import plain_or_gzipped, read_json
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 

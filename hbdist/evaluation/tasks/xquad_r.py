@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.collection import Candidate
+from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.squad import plain_or_gzipped, read_sentences
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 

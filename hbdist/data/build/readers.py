@@ -1,0 +1,65 @@
+"""From a dataset of a recipe to its reader, called with what the recipe says."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hbdist.data.build.recipe import DatasetRecipe
+from hbdist.data.sources.files import read_jsonl, read_lines, read_squad
+from hbdist.data.sources.libraries import read_datasets, read_ir_datasets
+from hbdist.data.sources.qrels import beir_file, read_beir, read_msmarco
+from hbdist.data.sources.rows import Row
+
+
+def read(dataset: DatasetRecipe, language: str, *, scratch: Path) -> Iterator[Row | str]:
+    """The rows of one language, and a reason for each record without one, in the source's order.
+
+    Args:
+        scratch: an empty folder for what a reader has to put on disk; the caller deletes it.
+
+    Raises:
+        ConfigError: a package is missing, or knows no such source.
+        DataError: a file is damaged or not in the format that the recipe says.
+    """
+    path = dataset.files.get(language, Path())
+    match dataset.reader:
+        case "jsonl":
+            return read_jsonl(path, fields=dataset.fields, where=dataset.where)
+        case "squad":
+            return read_squad(path, document=dataset.document)
+        case "lines":
+            return read_lines(path)
+        case "beir":
+            return read_beir(path, split=dataset.split, scratch=scratch)
+        case "msmarco":
+            return read_msmarco(
+                path,
+                queries=dataset.queries[language],
+                triples=dataset.triples,
+                qrels=dataset.qrels,
+                negatives=dataset.negatives_per_pair,
+                scratch=scratch,
+            )
+        case "datasets":
+            return read_datasets(
+                dataset.sources.get(language, path),
+                split=dataset.split,
+                revision=dataset.revision,
+                fields=dataset.fields,
+                where=dataset.where,
+                scratch=scratch,
+            )
+        case "ir_datasets":
+            return read_ir_datasets(dataset.sources[language], negatives=dataset.negatives_per_pair, scratch=scratch)
+
+
+def files_of(dataset: DatasetRecipe) -> list[Path]:
+    """All files that the readers of this dataset will open, in the recipe's order, each once."""
+    if dataset.reader == "beir":
+        split = f"{dataset.split}.tsv"
+        parts = [
+            [beir_file(folder, "corpus"), beir_file(folder, "queries"), folder / "qrels" / split]
+            for folder in dataset.files.values()
+        ]
+        return [file for folder in parts for file in folder]
+    shared = [file for file in (dataset.triples, dataset.qrels) if file]
+    return list(dict.fromkeys([*dataset.files.values(), *dataset.queries.values(), *shared]))

@@ -1,0 +1,247 @@
+"""A recipe: which sources become which groups of which shard folder. TOML, checked before anything is built."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
+
+from hbdist.config.config import nearest
+from hbdist.config.sections import Section
+from hbdist.data.shards.manifest import Language, Name
+from hbdist.errors import ConfigError
+
+VALIDATION = "validation"
+"""Folder, in a shard folder, of the pairs that were held out; itself a shard folder."""
+
+
+def _locate(path: Path, info: ValidationInfo) -> Path:
+    assert info.context, "a recipe is read with Recipe.load, which knows where it lies"
+    return Path(os.path.normpath(info.context["folder"] / path))
+
+
+Located = Annotated[Path, AfterValidator(_locate)]
+"""A path that a recipe gives relative to itself."""
+Bounds = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
+READERS_OF: dict[str, tuple[str, ...]] = {
+    "files": ("jsonl", "squad", "lines", "beir", "msmarco", "datasets"),
+    "sources": ("datasets", "ir_datasets"),
+    "queries": ("msmarco",),
+    "triples": ("msmarco",),
+    "qrels": ("msmarco",),
+    "split": ("beir", "datasets"),
+    "revision": ("datasets",),
+    "fields": ("jsonl", "datasets"),
+    "where": ("jsonl", "datasets"),
+    "document": ("squad",),
+    "negatives_per_pair": ("msmarco", "ir_datasets"),
+}
+"""Key of a dataset → the readers that it is for."""
+
+
+class DatasetRecipe(Section):
+    """One `[[dataset]]` of a recipe."""
+
+    name: Name
+    """What the dataset is called in the manifest, in configs and in reports: a-z, 0-9, _ and ."""
+    reader: Literal["jsonl", "squad", "lines", "beir", "msmarco", "datasets", "ir_datasets"]
+    """Format of the source."""
+    files: dict[Language, Located] = Field(default_factory=dict)
+    """Language code → file, plain or .gz (a folder for "beir", the collection for "msmarco"), relative to the recipe."""
+    sources: dict[Language, str] = Field(default_factory=dict)
+    """Language code → id, for reader "ir_datasets", or "name" or "name:config" on the hub, for reader "datasets"."""
+    queries: dict[Language, Located] = Field(default_factory=dict)
+    """Language code → file of the queries, for reader "msmarco"."""
+    triples: Located | None = None
+    """Ids of query, relevant and irrelevant document, for reader "msmarco"."""
+    qrels: Located | None = None
+    """Judgements in TREC's format, for reader "msmarco" instead of triples."""
+    split: str = "train"
+    """Which part: the name of the qrels for reader "beir", of the split for reader "datasets"."""
+    revision: str | None = None
+    """Commit of the dataset on the hub, for reader "datasets"; unset: the newest, so builds may differ."""
+    parallel: bool = False
+    """Pairs of the same id in several languages are translations of each other; cross-lingual groups come from them."""
+    cross: Literal["all"] | tuple[tuple[Language, Language], ...] = "all"
+    """Cross-lingual groups of a parallel dataset: "all", or a list of ["query language", "document language"]."""
+    layout: Literal["pairs", "parallel"] = "pairs"
+    """How a parallel dataset is stored: a copy of both texts a pair, or each language's once, and lists of rows."""
+    fields: dict[Literal["id", "query", "document", "document_id", "negatives"], str] = Field(default_factory=dict)
+    """Our field → its name in the source, where the two differ; a.b is field b inside a."""
+    where: dict[str, str | int | bool] = Field(default_factory=dict)
+    """Field of the source → the value that it must have: { label = 1 }."""
+    document: Literal["paragraph", "sentence", "sentence and paragraph"] = "paragraph"
+    """What a question is paired with, for reader "squad"."""
+    negatives_per_pair: int = Field(8, ge=0)
+    """Most hard negatives of a pair, where they come as triples: the first ones."""
+    licence: str = "not stated"
+    """Under which the source is published; it goes into the manifest."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(self.files or self.sources)
+
+    @property
+    def groups(self) -> tuple[tuple[str, str], ...]:
+        """(query language, document language) of each group. A line of a parallel text is no document of itself."""
+        own = () if self.reader == "lines" else tuple((language, language) for language in self.languages)
+        if not self.parallel:
+            return own
+        pairs = [(q, d) for q in self.languages for d in self.languages if q != d]
+        return tuple(dict.fromkeys([*own, *(pairs if self.cross == "all" else self.cross)]))
+
+    @model_validator(mode="after")
+    def _fits_the_reader(self) -> Self:
+        for key, readers in READERS_OF.items():
+            if key in self.model_fields_set and self.reader not in readers:
+                names = " or ".join(f'"{reader}"' for reader in readers)
+                raise ValueError(f'{key} is for reader {names}, and this one is "{self.reader}". Leave it out')
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if not self.languages:
+            key = "sources" if self.reader == "ir_datasets" else "files"
+            raise ValueError(f"{key} is missing. Add it: {type(self).model_fields[key].description}")
+        if self.files and self.sources:
+            raise ValueError("files and sources are both given; expected one. Leave out the other")
+        if self.reader == "msmarco" and (
+            set(self.queries) != set(self.files) or bool(self.triples) == bool(self.qrels)
+        ):
+            raise ValueError('reader "msmarco" takes files and queries of each language, and either triples or qrels')
+        suffixes = (".parquet", ".csv", ".json", ".jsonl")
+        if self.reader == "datasets" and (odd := [f for f in self.files.values() if f.suffix not in suffixes]):
+            raise ValueError(f"{odd[0].name} is not one of {', '.join(suffixes)}. Rename it, or choose another reader")
+        return self
+
+    @model_validator(mode="after")
+    def _crosses_what_it_has(self) -> Self:
+        if self.reader == "lines" and not (self.parallel and len(self.files) > 1):
+            raise ValueError('reader "lines" takes parallel = true and the aligned files of two languages or more')
+        if "cross" in self.model_fields_set and not self.parallel:
+            raise ValueError(
+                "cross needs parallel = true: without it, equal ids mean nothing. Set it, or leave out cross"
+            )
+        if self.layout == "parallel" and not self.parallel:
+            raise ValueError('layout = "parallel" needs parallel = true: rows are aligned by their ids. Set it')
+        for pair in () if self.cross == "all" else self.cross:
+            if not set(pair) <= set(self.languages) or pair[0] == pair[1]:
+                known = ", ".join(self.languages)
+                raise ValueError(f"cross has {list(pair)}; expected two different languages of {known}. Correct it")
+        return self
+
+
+class Limits(Section):
+    """`[limits]`: lengths of texts that are kept."""
+
+    query_characters: Bounds = (1, 10**9)
+    """Fewest and most characters of a query; others are left out and counted."""
+    document_characters: Bounds = (1, 10**9)
+    """Fewest and most characters of a document; others are left out and counted."""
+
+
+class Deduplicate(Section):
+    """`[deduplicate]`: when two pairs of a group are the same."""
+
+    text: Literal["exact", "normalised"] = "exact"
+    """"exact": query and document are the same; "normalised": after NFKC, without case, white space made one space."""
+    across_datasets: bool = False
+    """Also leave out pairs that an earlier dataset of the recipe has in the same two languages."""
+
+
+class Decontaminate(Section):
+    """`[decontaminate]`: what must not be trained on."""
+
+    files: tuple[Located, ...] = Field(min_length=1)
+    """Evaluation sets, in all languages: SQuAD's JSON, or JSON lines; plain or .gz."""
+    words: int = Field(13, ge=4)
+    """A text that has this many words in a row in common with a passage of theirs is left out."""
+    characters: int = Field(40, ge=10)
+    """The same, in characters, for scripts without spaces."""
+
+
+class Recipe(Section):
+    """All of one shard folder. Read it with `Recipe.load`; its paths then are no longer relative to it."""
+
+    out: Located | None = None
+    """Folder of the built shards, relative to the recipe."""
+    shard_rows: int = Field(2000, ge=1)
+    """Pairs in a tar; the last tar of a group has the rest."""
+    pairs_per_group: int = Field(0, ge=0)
+    """Most pairs of a cross-lingual group, chosen by a hash of (dataset, language pair, id); 0: all."""
+    validation: float = Field(0.0, ge=0, le=0.5)
+    """Share of the ids held out, in all languages, by a hash of (dataset, id); their pairs go into OUT/validation."""
+    limits: Limits = Limits()
+    """[limits]: lengths of texts that are kept."""
+    deduplicate: Deduplicate = Deduplicate()
+    """[deduplicate]: when two pairs are the same."""
+    decontaminate: Decontaminate | None = None
+    """[decontaminate]: evaluation sets, of which nothing is kept."""
+    dataset: tuple[DatasetRecipe, ...] = Field(min_length=1)
+    """One [[dataset]] each."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check a recipe; its sources need not be there yet.
+
+        Raises:
+            ConfigError: the recipe does not exist, or a key or value in it is wrong.
+        """
+        try:
+            return cls.model_validate(_read(path), context={"folder": path.parent})
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {_explain(error)}") from None
+
+    @model_validator(mode="after")
+    def _has_each_dataset_once(self) -> Self:
+        names = [dataset.name for dataset in self.dataset]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"dataset {min(twice)} stands there twice; expected each once. Rename one")
+        if VALIDATION in names:
+            raise ValueError(f"a dataset is called {VALIDATION}, as the folder of held-out pairs. Rename it")
+        return self
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "dataset": DatasetRecipe,
+    "limits": Limits,
+    "deduplicate": Deduplicate,
+    "decontaminate": Decontaminate,
+}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ConfigError(
+            f"{path} is not a file; expected a recipe. Give the path of one, such as shards/recipes/demo.toml."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}. Strings need quotes; true and false do not.") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """What is wrong first, where, and what the key is for."""
+    # A misspelt key is both unknown and missing; that it is unknown says more.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    model: type[Section] = Recipe
+    location, where = list(first["loc"]), ""
+    if len(location) > 1 and (section := SECTIONS.get(str(location[0]))):
+        name = str(location.pop(0))
+        where = f"[[dataset]] {int(location.pop(0)) + 1}: " if name == "dataset" else f"[{name}] "
+        model = section
+    key = str(location[0]) if location else ""
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        hint = nearest(key, model.model_fields) or f" Expected some of {', '.join(model.model_fields)}; take it out."
+        return f"{where}unknown key {key}.{hint}"
+    if key not in model.model_fields:
+        return f"{where}{message.removesuffix('.')}."
+    about = f"{key}: {model.model_fields[key].description}"
+    if first["type"] == "missing":
+        return f"{where}{key} is missing. Add it. {about}"
+    if first["type"] == "value_error":
+        return f"{where}{key}: {message}."
+    return f"{where}{key} = {first['input']!r}: {message.lower()}. {about}"

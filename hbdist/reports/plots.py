@@ -1,0 +1,299 @@
+"""The charts of a report as inline SVG: sharp on a phone and in print, and no colour without a marker beside it.
+
+Colours are those of Okabe and Ito, or run from dark to light, so that they stay apart in every kind of colour vision.
+
+    X query languages · Y document languages
+"""
+
+import io
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from hbdist.reports.table import show
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2933")
+MARKERS = "o^sDvPX"
+CROSSES = "x+1234"
+"""Markers of models without training."""
+SOFT, GRID, QUIET = "#5f6b7a", "#e4e8ed", "#9aa5b1"
+
+MOST_TICKS = 9
+"""Values that the x axis names; of more, some are left out."""
+
+CHART_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#b8c1cb",
+    "axes.labelcolor": SOFT,
+    "text.color": "#1f2933",
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+Look = dict[str, Any]
+"""Arguments of matplotlib's."""
+
+Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+"""x and y of marks that a line joins."""
+
+
+class Spread(NamedTuple):
+    """A number and the interval it may lie in; the bounds are the number itself where nothing is known."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Spot(NamedTuple):
+    """One point of a chart; `label` stands beside it."""
+
+    label: str
+    x: Spread
+    y: Spread
+
+
+@contextmanager
+def chart_style() -> Iterator[None]:
+    """While inside, charts are drawn in the report's style."""
+    with matplotlib.rc_context(CHART_STYLE):
+        yield
+
+
+def trade_off(
+    lines: Mapping[str, Sequence[Spot]], crosses: Sequence[Spot], *, name: str, joined: bool, x_name: str, y_name: str
+) -> str:
+    """One number against another: a colour for each group of points, `joined` by a line in their order."""
+    figure, axes = _chart(4.2)
+    for number, (line, spots) in enumerate(lines.items()):
+        colour, marker = _look(number)
+        x, y = [spot.x.value for spot in spots], [spot.y.value for spot in spots]
+        bars: Look = {"xerr": _bars([spot.x for spot in spots]), "yerr": _bars([spot.y for spot in spots])}
+        axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.45)
+        style: Look = {"linewidth": 0.9, "markersize": 6, "linestyle": "-" if joined else ""}
+        axes.plot(x, y, marker, color=colour, label=line, **style)
+        for spot in spots:
+            place: Look = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7.5}
+            axes.annotate(spot.label, (spot.x.value, spot.y.value), color=colour, **place)
+    for number, spot in enumerate(crosses):
+        # In the legend, as models without training often stand on one another.
+        look: Look = {"linestyle": "", "markersize": 7, "markeredgewidth": 1.5, "color": SOFT, "label": spot.label}
+        axes.plot(spot.x.value, spot.y.value, CROSSES[number % len(CROSSES)], **look)
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    _legend(axes, [*lines, *(spot.label for spot in crosses)])
+    return _svg(figure, name)
+
+
+def along(lines: Mapping[str, Sequence[tuple[Any, Spread]]], untuned: float | None, *, name: str, x_name: str) -> str:
+    """One number over the values of an axis, a line for each group of points, and a dashed one for the untuned model.
+
+    Numbers that span a factor of eight or more stand on a logarithmic axis; what are no numbers stand side by side.
+    """
+    values = list(dict.fromkeys(x for points in lines.values() for x, _ in points))
+    place = _places(values)
+    joined = "-" if all(map(is_number, values)) else ""
+    span = max(place.values()) - min(place.values()) or 1.0
+    figure, axes = _chart(3.3)
+    for number, (line, points) in enumerate(lines.items()):
+        colour, marker = _look(number)
+        # Side by side by a hair, so that intervals of lines that meet can be told apart.
+        shift = 0.012 * span * (number - (len(lines) - 1) / 2)
+        ordered = sorted(points, key=lambda point: place[point[0]])
+        x, y = [place[value] + shift for value, _ in ordered], [spread for _, spread in ordered]
+        axes.errorbar(x, [s.value for s in y], _bars(y), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.6)
+        style: Look = {"linewidth": 1.1, "markersize": 5.5}
+        axes.plot(x, [s.value for s in y], marker, linestyle=joined, color=colour, label=line, **style)
+    if untuned is not None:
+        axes.axhline(untuned, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="untuned")
+    shown = sorted(values, key=place.__getitem__)
+    shown = shown[:: -(-len(shown) // MOST_TICKS)]
+    axes.set_xticks([place[value] for value in shown], [show(value) for value in shown])
+    axes.set_xlim(min(place.values()) - 0.08 * span, max(place.values()) + 0.08 * span)
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_xlabel(x_name)
+    _legend(axes, [*lines, *["untuned"] * (untuned is not None)])
+    return _svg(figure, name)
+
+
+def _places(values: Sequence[Any]) -> dict[Any, float]:
+    """Where each value stands on its axis."""
+    if not all(map(is_number, values)):
+        return {value: float(place) for place, value in enumerate(values)}
+    if min(values) > 0 and max(values) >= 8 * min(values):
+        return {value: float(np.log2(value)) for value in values}
+    return {value: float(value) for value in values}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of an axis has a place on a line."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def curves(
+    lines: Mapping[str, Curve],
+    *,
+    name: str,
+    x_name: str,
+    limits: tuple[float, float],
+) -> str:
+    """Numbers over a training, a line each, from dark to light in their order; `limits` are of the y axis."""
+    figure, axes = _chart(3.3)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(2, len(lines))))
+    for number, (line, (x, y)) in enumerate(lines.items()):
+        look: Look = {"marker": MARKERS[number % len(MARKERS)], "markevery": max(1, len(x) // 8)}
+        axes.plot(x, y, color=shades[number], linewidth=1.1, markersize=4.2, label=line, **look)
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_xlabel(x_name)
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    margin = 0.04 * (limits[1] - limits[0])
+    axes.set_ylim(limits[0] - margin, limits[1] + margin)
+    _legend(axes, lines)
+    return _svg(figure, name)
+
+
+def curve_by_kind(kinds: Mapping[str, Curve], *, name: str, share: bool) -> str:
+    """One number over steps, marked by the kind of each step: monolingual, cross-lingual, mixed."""
+    figure, axes = _chart(3.1)
+    looks = {"monolingual": (PALETTE[0], "o"), "cross-lingual": (PALETTE[1], "^"), "mixed": ("#6b7682", "s")}
+    for kind, (steps, values) in kinds.items():
+        colour, marker = looks[kind]
+        style: Look = {"linewidth": 0.8, "markersize": 4.2, "alpha": 0.85}
+        axes.plot(steps, values, marker, linestyle="-", color=colour, label=kind, **style)
+    axes.set_xlabel("step")
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    if share:
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter("{x:.1f}")
+    _legend(axes, kinds)
+    return _svg(figure, name)
+
+
+def heat_map(value_of_pair: Mapping[str, float], low: float, high: float, *, name: str, change: bool = False) -> str:
+    """Numbers by query language (rows) and document language (columns), with numbers in their cells.
+
+    Args:
+        value_of_pair: "en-de" → number.
+        low, high: where the shades begin and end; of a change, they are the same on both sides of zero.
+        name: of the chart within its page.
+        change: two colours that part at zero, instead of one.
+    """
+    languages = sorted({language for pair in value_of_pair for language in pair.split("-")})
+    value_XY = np.array([[value_of_pair.get(f"{x}-{y}", np.nan) for y in languages] for x in languages])
+    figure, axes = _chart(5.0)
+    many = len(languages) > 24
+    furthest = max(abs(low), abs(high), 1e-9)
+    shade = (
+        Normalize(-1.25 * furthest, 1.25 * furthest) if change else Normalize(low - 0.15 * (high - low), high + 1e-9)
+    )
+    # Drawn as shapes, not as an image: sharp at any size, and it prints. Ten thousand shapes would be megabytes.
+    cells: Look = {"rasterized": True} if many else {"edgecolors": "#fff", "linewidth": 1.2}
+    axes.pcolormesh(value_XY, cmap="PuOr" if change else "Blues", norm=shade, **cells)
+    for (row, column), value in np.ndenumerate(value_XY):
+        if np.isfinite(value) and not many:
+            dark = abs(value) > 0.6 * furthest if change else value > low + 0.5 * (high - low)
+            text = f"{value:+.2f}".replace("0.", ".") if change else f"{value:.2f}".removeprefix("0")
+            size = 8 if len(languages) <= 12 and not change else 80 / max(len(languages), 11)
+            place: Look = {"ha": "center", "va": "center", "fontsize": size, "color": "#fff" if dark else "#1f2933"}
+            axes.text(column + 0.5, row + 0.5, text, **place)
+    every = -(-len(languages) // 40)
+    axes.set_xticks(np.arange(0.5, len(languages))[::every], languages[::every], rotation=90 if many else 0)
+    axes.set_yticks(np.arange(0.5, len(languages))[::every], languages[::every])
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("document language")
+    axes.set_ylabel("query language")
+    return _svg(figure, name)
+
+
+def dots(sides: Mapping[str, Mapping[str, float]], *, name: str, x_name: str) -> str:
+    """A number of each language: a dot a side, joined; all sides but the last are hollow, and what is called before."""
+    languages = sorted({language for values in sides.values() for language in values})
+    value_SX = np.array([[values.get(language, np.nan) for language in languages] for values in sides.values()])
+    figure, axes = _chart(4.0)
+    rows, ends = np.arange(len(languages)), (np.nanmin(value_SX, axis=0), np.nanmax(value_SX, axis=0))
+    axes.hlines(rows, *ends, color="#c3ccd6", linewidth=1.6, zorder=1)
+    for number, (side, value_X) in enumerate(zip(sides, value_SX, strict=True)):
+        colour, fill = (QUIET, "#fff") if number < len(sides) - 1 or side == "before" else (PALETTE[0], PALETTE[0])
+        axes.plot(value_X, rows, "o", color=colour, markerfacecolor=fill, markersize=7, label=side)
+    axes.set_yticks(rows, languages)
+    axes.invert_yaxis()
+    axes.set_xlabel(x_name)
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
+    axes.spines["left"].set_visible(False)
+    _legend(axes, sides)
+    return _svg(figure, name)
+
+
+def rows(spreads: Mapping[str, Spread], hollow: Mapping[str, float], *, name: str, x_name: str) -> str:
+    """One number of each of many: a dot and its interval a row; hollow squares for those that are held against."""
+    labels = [*spreads, *hollow]
+    figure, axes = _chart(1.0 + 0.24 * len(labels))
+    for place, spread in enumerate(spreads.values()):
+        axes.plot([spread.low, spread.high], [place, place], color=PALETTE[0], linewidth=1.2, alpha=0.6)
+        axes.plot(spread.value, place, "o", color=PALETTE[0], markersize=5.5)
+    for place, value in enumerate(hollow.values(), start=len(spreads)):
+        axes.plot(value, place, "s", color=SOFT, markerfacecolor="#fff", markersize=5.5)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(x_name)
+    axes.xaxis.set_major_formatter("{x:,.5g}")
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
+    axes.spines["left"].set_visible(False)
+    return _svg(figure, name)
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Colour and marker of a line. Seven of each, which shift against one another from the eighth line on."""
+    return PALETTE[number % len(PALETTE)], MARKERS[(number + number // len(PALETTE)) % len(MARKERS)]
+
+
+def _bars(spreads: Sequence[Spread]) -> list[list[float]]:
+    """Lengths below and above. An interval need not hold the number it is about, but a length cannot be negative."""
+    return [[max(0.0, s.value - s.low) for s in spreads], [max(0.0, s.high - s.value) for s in spreads]]
+
+
+def _legend(axes: Axes, labels: Sequence[str] | Mapping[str, Any]) -> None:
+    """Above the chart, in as many columns as their words leave room for; none where there is one nameless line."""
+    if any(labels):
+        longest = max(map(len, labels))
+        columns = max(1, min(len(labels), 76 // (longest + 6)))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, handlelength=1.6, fontsize=8.5)
+
+
+def _chart(height: float) -> tuple[Figure, Axes]:
+    """An empty chart, `height` inches high. It is as wide as a phone's screen: text keeps its size there."""
+    figure = Figure(figsize=(5.0, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The chart as an <svg> element that can stand in a page beside others; the same chart gives the same bytes."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    svg = file.getvalue()
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg") :])
+    # Names within the drawing must be unique in the whole page.
+    unique = f"c{zlib.crc32(f'{name} {svg}'.encode()):x}"
+    return re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{unique}-", svg)

@@ -1,0 +1,76 @@
+"""The reports: of a run, a study, an evaluation. One HTML file each, which loads nothing; of a study also tables as text."""
+
+from pathlib import Path
+
+from hbdist.errors import DataError
+from hbdist.evaluation.scores import read_scores
+from hbdist.reports.evaluation_page import evaluation_page
+from hbdist.reports.exports import report_latex, report_markdown, results_csv
+from hbdist.reports.results import Results
+from hbdist.reports.run_page import run_page
+from hbdist.reports.study_page import study_page
+from hbdist.reports.table import make_tables
+from hbdist.runs.record import Record
+from hbdist.studies.study import STUDY, Study
+from hbdist.utils.files import write_atomically
+
+
+def report_on(path: Path) -> Path:
+    """Write the report of what `path` is: a study's file or folder, a run's folder, or an evaluation's.
+
+    Raises:
+        DataError: it is none of these, or nothing of it has begun.
+        ConfigError: the study's file is wrong.
+    """
+    if (path / "config.toml").is_file():
+        return run_report(path)
+    if path.is_file() or (path / STUDY).is_file():
+        return study_report(Study.load(path))
+    if (path / "scores.json").is_file():
+        return evaluation_report(path)
+    found = f"holds neither config.toml nor {STUDY} nor scores.json" if path.is_dir() else "does not exist"
+    raise DataError(
+        f"{path} {found}. Give the folder of a run (with config.toml), of a study (with {STUDY}) or of an evaluation"
+        " (with scores.json), or a study's TOML file."
+    )
+
+
+def run_report(run: Path) -> Path:
+    """Write `run`/report.html: what was trained, what it changed, how it went, and how to make it again.
+
+    Raises:
+        DataError: `run` is no run folder, or a file in it is damaged.
+    """
+    path = run / "report.html"
+    write_atomically(path, run_page(Record.read(run)))
+    return path
+
+
+def evaluation_report(out: Path) -> Path:
+    """Write `out`/report.html: the scores, and heat maps of language pairs.
+
+    Raises:
+        DataError: there is no scores.json, or it is damaged.
+    """
+    scores = read_scores(out)
+    if scores is None:
+        raise DataError(f"{out} holds no scores.json. Give the --out of `hbdist evaluate`.")
+    path = out / "report.html"
+    write_atomically(path, evaluation_page(scores))
+    return path
+
+
+def study_report(study: Study) -> Path:
+    """Write report.html, results.csv, report.md and report.tex into the study's folder, from what is there of it.
+
+    Raises:
+        DataError: no run of it has begun.
+    """
+    results = Results.read(study)
+    tables = make_tables(results)
+    write_atomically(study.folder / "results.csv", results_csv(results))
+    write_atomically(study.folder / "report.md", report_markdown(results, tables))
+    write_atomically(study.folder / "report.tex", report_latex(results, tables))
+    path = study.folder / "report.html"
+    write_atomically(path, study_page(results, tables))
+    return path

@@ -1,0 +1,113 @@
+"""A run's folder as a reader finds it: config, plan, environment, metrics, outcome, scores. Reads files, no torch."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hbdist.config.config import read_toml
+from hbdist.errors import DataError
+from hbdist.evaluation.scores import read_scores
+
+Scores = dict[str, Any]
+"""What scores.json holds."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run folder holds; empty or None where something is not there (yet)."""
+
+    folder: Path
+    config: dict[str, Any]
+    config_text: str
+    plan: str
+    environment: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    outcome: dict[str, Any]
+    fingerprint: str
+    """Of the manifest, as the newest checkpoint has it."""
+    before: Scores | None
+    after: Scores | None
+
+    @classmethod
+    def read(cls, run: Path) -> "Record":
+        """Read a run folder.
+
+        Raises:
+            DataError: it is no run folder, or a file in it is damaged.
+        """
+        if not (run / "config.toml").is_file():
+            raise DataError(f"{run} holds no config.toml, which every run folder has. Give the folder of a run.")
+        checkpoints = sorted(run.glob("checkpoints/*/state.json"))
+        plan = run / "plan.txt"
+        return cls(
+            folder=run,
+            config=read_toml(run / "config.toml"),
+            config_text=(run / "config.toml").read_text(encoding="utf-8"),
+            plan=plan.read_text(encoding="utf-8") if plan.is_file() else "",
+            environment=_read_json(run / "environment.json"),
+            metrics=_read_lines(run / "metrics.jsonl"),
+            outcome=_read_json(run / "outcome.json"),
+            fingerprint=_read_json(checkpoints[-1]).get("fingerprint", "") if checkpoints else "",
+            before=read_scores(run / "evaluation" / "before"),
+            after=read_scores(run / "evaluation" / "after"),
+        )
+
+    @property
+    def sides(self) -> dict[str, Scores]:
+        """The scores there are, by "before" and "after" training."""
+        return {side: scores for side, scores in (("before", self.before), ("after", self.after)) if scores}
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are both, of the same task after the same cut."""
+        return len(self.sides) == 2 and len({scores["task_fingerprint"] for scores in self.sides.values()}) == 1
+
+    @property
+    def train_command(self) -> str:
+        """Trains this run, or goes on with it."""
+        return shlex.join(["accelerate", "launch", "hbdist/train.py", f"{self.folder}/config.toml"])
+
+    @property
+    def again_command(self) -> str:
+        """Trains the same once more, in a folder of its own, with as many processes."""
+        processes = ["--num_processes", str(self.environment.get("world", 1))]
+        config = [f"{self.folder}/config.toml", f"run.folder={self.folder}-again"]
+        return shlex.join(["accelerate", "launch", *processes, "hbdist/train.py", *config])
+
+    @property
+    def report_command(self) -> str:
+        """Makes this report again."""
+        return shlex.join(["hbdist", "report", str(self.folder)])
+
+    def evaluate_command(self, side: str, *, like: str = "") -> str:
+        """Makes the scores of this side, "before" or "after" training.
+
+        Task and cut are those of the scores that side has, else of the other side's; or of the side named by `like`.
+        """
+        known = {"before": self.before or self.after, "after": self.after or self.before}
+        scores = known[like or side] or {}
+        model = str(self.config.get("model", {}).get("name", "MODEL")) if side == "before" else f"{self.folder}/model"
+        words = ["hbdist", "evaluate", model, "--task", scores.get("task", "xquad-r")]
+        cut = scores.get("cut") or {}
+        words += ["--languages", ",".join(cut["languages"])] if cut.get("languages") else []
+        words += ["--questions", str(cut["questions"])] if cut.get("questions") else []
+        return shlex.join([*words, "--out", f"{self.folder}/evaluation/{side}"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}. Delete it, or copy the run again.") from None
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; empty if there is none. A last line without its end is still being written."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON lines: {error}. Delete the broken line, or copy the run again.") from None

@@ -1,0 +1,29 @@
+"""AdamW's parameter groups, and the learning rate as a pure function of the step: there is no scheduler to save."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from hbdist.config.sections import OptimizerSection
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.AdamW:
+    """AdamW over all trainable parameters; biases and norms (those with one dimension) do not decay."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
+
+
+def learning_rate(step: int, settings: OptimizerSection, *, steps: int) -> float:
+    """The learning rate of update `step` (from 0) of `steps`: warm-up, then as `optimizer.schedule` says."""
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return settings.lr
+    done = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
+    return settings.lr * ((1 - done) if settings.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)

@@ -1,0 +1,88 @@
+"""Decks: exact shares, and any time looked up as if all before it had been dealt."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plain_schedule import plain_draw, plain_quota
+
+from hbdist.data.batching.decks import DEAL, Decks, quotas, runs
+from hbdist.errors import ConfigError
+
+weights_lists = st.lists(st.floats(0.1, 10), min_size=1, max_size=9)
+
+
+def deck(weights: list[float], key: str = "test") -> Decks:
+    return Decks([weights], [key])
+
+
+@given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=30), total=st.integers(30, 5000))
+def test_quotas_add_up_and_are_off_by_less_than_one(weights: list[float], total: int) -> None:
+    counts = quotas(weights, total)
+    assert counts.sum() == total
+    assert np.all(np.abs(counts - np.array(weights) / sum(weights) * total) < 1)
+    assert counts.tolist() == plain_quota(weights, total) or not counts.all()
+
+
+@given(weights=weights_lists, deal=st.integers(0, 3))
+def test_shares_are_exact_in_every_deal(weights: list[float], deal: int) -> None:
+    decks = deck(weights)
+    size, quota = int(decks.sizes[0]), decks.quotas[0]
+    cards, turns = decks.draw(deal * size + np.arange(size))
+    assert np.array_equal(np.bincount(cards, minlength=len(weights)), quota)
+    for card, count in enumerate(quota):
+        # Every turn of a card comes once, in order.
+        assert np.array_equal(turns[cards == card], deal * count + np.arange(count))
+
+
+@given(
+    weights=st.lists(weights_lists, min_size=1, max_size=6),
+    asked=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2_000)), min_size=1, max_size=40),
+)
+def test_decks_side_by_side_deal_as_each_would_alone(weights: list[list[float]], asked: list[tuple[int, int]]) -> None:
+    keys = [f"{number}" for number in range(len(weights))]
+    decks = Decks(weights, keys, deal=128)
+    which, t = np.array([(number % len(weights), time) for number, time in asked]).T
+    cards, turns = decks.draw(t, which)
+    for number, time, card, turn in zip(which.tolist(), t.tolist(), cards.tolist(), turns.tolist(), strict=True):
+        assert (card, turn) == plain_draw(weights[number], keys[number], 128, time)
+
+
+@given(weights=weights_lists, t=st.integers(0, 1_000))
+def test_what_was_seen_is_what_was_dealt(weights: list[float], t: int) -> None:
+    decks = Decks([weights], ["seen"], deal=128)
+    cards, _ = decks.draw(np.arange(t))
+    assert np.array_equal(decks.seen(t), np.bincount(cards, minlength=len(weights)))
+
+
+def test_shares_inside_a_deal_are_within_binomial_error() -> None:
+    shares = np.array([0.5, 0.3, 0.15, 0.05])
+    cards, _ = deck(shares.tolist(), "inside").draw(np.arange(4000))
+    error = np.abs(np.bincount(cards, minlength=4) / 4000 - shares) / np.sqrt(shares * (1 - shares) / 4000)
+    assert error.max() < 4
+
+
+def test_the_rarest_card_gets_a_larger_deal_or_an_error() -> None:
+    assert deck([1, 1e-5]).sizes == DEAL
+    assert deck([1, 1e-6]).sizes == 8 * DEAL
+    with pytest.raises(ConfigError, match="too small to be dealt"):
+        deck([1, 1e-9], "1/rarest")
+
+
+def test_a_deck_of_many_cards_deals_them_all() -> None:
+    cards, turns = deck([1.0] * 70_000).draw(np.arange(2 * DEAL))
+    assert np.bincount(cards).min() >= 1
+    assert turns.max() == np.bincount(cards).max() - 1
+
+
+@given(labels=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=30), far=st.sampled_from([0, 1 << 20]))
+def test_runs_hold_equal_places_side_by_side(labels: list[tuple[int, int]], far: int) -> None:
+    first, second = np.array(labels, dtype=np.int64).reshape(-1, 2).T
+    order, bounds = runs(first + far, second)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    found = [order[start:end].tolist() for start, end in pairwise(bounds)]
+    assert all(len({labels[place] for place in run}) == 1 for run in found)
+    assert [place for run in found for place in run] == order.tolist()
+    assert first[order].tolist() == sorted(first.tolist())

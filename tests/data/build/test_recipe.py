@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+from built_folders import one_file, recipe
+from shard_sources import row
+
+from hbdist.data.build.build import build
+from hbdist.data.build.recipe import Recipe
+from hbdist.errors import ConfigError
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    path = one_file(tmp_path / "recipes", [row(1, "en")])
+    path.write_text('out = "../built"\n' + path.read_text())
+    monkeypatch.chdir(tmp_path)
+    assert build(Path("recipes/recipe.toml"), workers=1).root.resolve() == tmp_path / "built"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shard_row = 5", "unknown key shard_row. Did you mean shard_rows?"),
+        ("shard_rows = 0", "shard_rows = 0: input should be greater than or equal to 1. shard_rows: Pairs in a tar"),
+        ("x = ", "is not valid TOML"),
+        ("", "dataset is missing. Add it."),
+        ("[[dataset]]\nname='d'\nreader='jsonl'", "[[dataset]] 1: files is missing. Add it: Language code"),
+        ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={zh-Hant='a'}", "not a canonical language code"),
+        ("[[dataset]]\nname='a-b'\nreader='jsonl'\nfiles={en='a'}", "'a-b' cannot name a dataset"),
+        (
+            "[[dataset]]\nname='d'\nreader='csv'\nfiles={en='a'}",
+            "reader = 'csv': input should be 'jsonl', 'squad', 'lines'",
+        ),
+        ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\nlicense='x'", "Did you mean licence?"),
+        ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\nfields={text='x'}", "fields = 'text'"),
+        (
+            "[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\ndocument='sentence'",
+            'document is for reader "squad"',
+        ),
+        ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\ncross='all'", "cross needs parallel = true"),
+        (
+            "[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\nparallel=true\ncross=[['en','de']]",
+            "cross has ['en', 'de']; expected two different languages of en",
+        ),
+        (
+            "[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\nlayout='parallel'",
+            'layout = "parallel" needs parallel = true',
+        ),
+        (
+            "[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\n" * 2,
+            "dataset d stands there twice",
+        ),
+        ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a.jsonl'}", "a.jsonl; expected files that exist"),
+        (
+            "[[dataset]]\nname='d'\nreader='squad'\nfiles={en='a'}\nwhere={x=1}",
+            'where is for reader "jsonl" or "datasets"',
+        ),
+        ("[[dataset]]\nname='d'\nreader='ir_datasets'", "sources is missing. Add it: Language code → id"),
+        ("[[dataset]]\nname='d'\nreader='datasets'\nfiles={en='a.txt'}", "a.txt is not one of .parquet"),
+        (
+            "[[dataset]]\nname='d'\nreader='datasets'\nfiles={en='a.csv'}\nsources={en='x'}",
+            "files and sources are both given; expected one",
+        ),
+        ("[[dataset]]\nname='d'\nreader='msmarco'\nfiles={en='a'}\nqueries={en='b'}", "and either triples or qrels"),
+        ("[[dataset]]\nname='d'\nreader='lines'\nfiles={en='a',de='b'}", 'reader "lines" takes parallel = true'),
+        (
+            "[[dataset]]\nname='validation'\nreader='jsonl'\nfiles={en='a'}",
+            "as the folder of held-out pairs. Rename it",
+        ),
+        ("limits.query_chars = 5", "[limits] unknown key query_chars. Did you mean query_characters?"),
+        ("deduplicate.text = 'fuzzy'", "[deduplicate] text = 'fuzzy': input should be 'exact' or 'normalised'"),
+        ("decontaminate.files = []", "[decontaminate] files = []: tuple should have at least 1 item"),
+        (
+            "validation = 0.9",
+            "validation = 0.9: input should be less than or equal to 0.5. validation: Share of the ids",
+        ),
+    ],
+)
+def test_a_wrong_recipe_is_answered_with_what_is_wrong_and_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(recipe(tmp_path, text), tmp_path / "out")
+    assert message in str(error.value)
+    assert str(tmp_path / "recipe.toml") in str(error.value)
+
+
+def test_a_recipe_needs_a_place_to_build_to(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no key out, and none was given"):
+        build(one_file(tmp_path, [row(1, "en")]))
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml is not a file"):
+        build(tmp_path / "nowhere.toml")
+
+
+RECIPES = sorted((Path(__file__).parents[3] / "shards" / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.name for path in RECIPES])
+def test_recipes_that_ship_are_sound_and_state_their_licences(path: Path) -> None:
+    plan = Recipe.load(path)
+    assert plan.out
+    assert plan.out.parent.name == "built"
+    assert all(dataset.licence != "not stated" for dataset in plan.dataset)
+    assert not plan.decontaminate or all(file.is_file() for file in plan.decontaminate.files), "these ship too"
+
+
+def test_the_papers_recipe_has_the_papers_sets_and_languages() -> None:
+    plan = Recipe.load(next(path for path in RECIPES if path.name == "paper.toml"))
+    languages = {dataset.name: set(dataset.languages) for dataset in plan.dataset}
+    english = {"wikiqa", "mrtydi", "duorc", "newsqa", "nq", "yahoo", "entityquestions", "mfaq"}
+    assert languages == {name: {"en"} for name in english} | {"mmarco": {"en", "ar", "zh", "de", "es", "ru", "hi"}}
+    assert len(next(dataset for dataset in plan.dataset if dataset.name == "mmarco").groups) == 7 * 7

@@ -1,0 +1,208 @@
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shard_sources import row
+
+from hbdist.data.shards.manifest import Group, Manifest, Shard, check_language, check_name, check_paths, differences
+from hbdist.errors import DataError
+
+Build = Callable[..., Manifest]
+
+
+def shard(name: str = "000000", rows: int = 3, sha256: str = "ab") -> Shard:
+    return Shard(f"{name}.tar", rows, 10240, sha256, f"{name}.index.npy", "cd")
+
+
+def manifest(*groups: Group) -> Manifest:
+    return Manifest(Path("anywhere"), groups)
+
+
+def change(root: Path, **values: object) -> None:
+    path = root / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_saved_manifest_loads_as_it_was(shipped: Manifest, tmp_path: Path) -> None:
+    shipped.save(tmp_path)
+    loaded = Manifest.load(tmp_path)
+    assert (loaded.groups, loaded.dropped, loaded.licences) == (shipped.groups, shipped.dropped, shipped.licences)
+    assert (loaded.inputs, loaded.fingerprint) == (shipped.inputs, shipped.fingerprint)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"], "nothing temporary stays"
+
+
+def test_groups_are_sorted_and_know_their_languages(shipped: Manifest) -> None:
+    assert [group.name for group in shipped.groups] == sorted(group.name for group in shipped.groups)
+    assert shipped.languages == ("ar", "de", "en")
+    assert [group.pair for group in shipped.groups if group.monolingual] == ["ar-ar", "de-de", "en-en"]
+    assert {group.rows for group in shipped.groups} == {25}
+
+
+def test_the_fingerprint_stays_when_the_folder_moves(shipped: Manifest, tmp_path: Path) -> None:
+    moved = shutil.copytree(shipped.root, tmp_path / "elsewhere")
+    assert Manifest.load(moved).fingerprint == shipped.fingerprint
+
+
+def test_the_fingerprint_follows_the_rows_and_not_the_file_names() -> None:
+    base = manifest(Group("a", "en", "de", (shard(),)))
+    same = manifest(Group("a", "en", "de", (shard(name="other"),)))
+    others = [
+        manifest(Group("b", "en", "de", (shard(),))),
+        manifest(Group("a", "de", "en", (shard(),))),
+        manifest(Group("a", "en", "de", (shard(sha256="ac"),))),
+        manifest(Group("a", "en", "de", (shard(), shard()))),
+    ]
+    assert same.fingerprint == base.fingerprint
+    assert len({base.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def test_one_changed_letter_changes_the_fingerprint(built: Build) -> None:
+    rows = [row(n, "en") for n in range(5)]
+    before = built({"en": rows}).fingerprint
+    assert built({"en": [*rows[:4], row(4, "en", document="other")]}).fingerprint != before
+
+
+def test_differences_name_every_group_that_is_not_the_same() -> None:
+    old = manifest(
+        Group("a", "en", "en", (shard(),)), Group("b", "en", "en", (shard(),)), Group("c", "en", "en", (shard(),))
+    )
+    new = manifest(
+        Group("b", "en", "en", (shard(rows=4),)),
+        Group("c", "en", "en", (shard(sha256="x"),)),
+        Group("d", "en", "en", (shard(),)),
+    )
+    assert differences(old, new) == [
+        "a/en-en is gone (3 rows).",
+        "b/en-en has 4 rows where it had 3.",
+        "c/en-en has as many rows as before (3), but not the same ones or not in the same shards.",
+        "d/en-en is new (3 rows).",
+    ]
+    assert differences(old, old) == []
+
+
+def test_no_manifest_is_answered_with_how_to_build_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.json does not exist.*hbdist build RECIPE"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"version": 1}, "version 1; this hbdist reads version 2"),
+        ({"version": "2"}, "version '2'; this hbdist reads version 2"),
+        ({"fingerprint": "0" * 64}, "changed after the build"),
+        ({"groups": []}, "changed after the build"),
+        ({"groups": [{}]}, r"damaged at groups\.0"),
+        ({"surprise": 1}, "damaged at surprise"),
+    ],
+)
+def test_an_altered_manifest_is_refused(built: Build, values: dict[str, object], message: str) -> None:
+    root = built().root
+    change(root, **values)
+    with pytest.raises(DataError, match=message):
+        Manifest.load(root)
+
+
+def change_shards(root: Path, **columns: Any) -> None:
+    """Put other values into columns of the first group's shards."""
+    groups = json.loads((root / "manifest.json").read_text())["groups"]
+    groups[0]["shards"] |= columns
+    change(root, groups=groups)
+
+
+@pytest.mark.parametrize("column", ["paths", "indexes"])
+def test_a_manifest_cannot_name_files_outside_its_folder(built: Build, column: str) -> None:
+    root = built().root
+    change_shards(root, **{column: ["../../secret.tar"]})
+    with pytest.raises(DataError, match=rf"damaged at groups\.0\.shards\.{column}: .* leads out of the folder"):
+        Manifest.load(root)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"rows": [-1]}, r"damaged at groups\.0\.shards\.rows\.0: Input should be greater"),
+        ({"rows": [1.5]}, r"damaged at groups\.0\.shards\.rows\.0"),
+        ({"bytes": ["9"]}, r"damaged at groups\.0\.shards\.bytes\.0"),
+        ({"rows": [3, 9]}, r"damaged at groups\.0\.shards: .*columns of different lengths .*'rows': 2"),
+        ({"rows": [11]}, "changed after the build"),
+        ({"sha256": ["0" * 64]}, "changed after the build"),
+        ({"surprise": [1]}, r"damaged at groups\.0\.shards\.surprise"),
+    ],
+)
+def test_an_altered_column_is_refused(built: Build, columns: dict[str, Any], message: str) -> None:
+    root = built().root
+    change_shards(root, **columns)
+    with pytest.raises(DataError, match=message):
+        Manifest.load(root)
+
+
+def test_a_group_that_is_listed_twice_is_refused(built: Build) -> None:
+    root = built().root
+    groups = json.loads((root / "manifest.json").read_text())["groups"]
+    change(root, groups=[*groups, groups[0]])
+    with pytest.raises(DataError, match="lists a group twice"):
+        Manifest.load(root)
+
+
+def test_a_manifest_can_be_parsed_without_its_folder(shipped: Manifest) -> None:
+    text = (shipped.root / "manifest.json").read_bytes()
+    parsed = Manifest.parse(text, Path("nowhere"))
+    assert parsed.groups == shipped.groups
+    assert parsed.root == Path("nowhere")
+
+
+def test_shards_read_as_the_objects_they_were_made_of() -> None:
+    made = tuple(shard(name=f"{number:06d}", rows=number, sha256=f"{number}") for number in range(4))
+    group = Group("a", "en", "de", made)
+    assert list(group.shards) == [group.shards[number] for number in range(4)] == list(made)
+    assert group.shards[-1] == made[-1]
+    assert len(group.shards) == 4
+    assert group == Group("a", "en", "de", group.shards)
+    assert group.starts.tolist() == [0, 0, 1, 3, 6]
+    assert group.rows == 6
+    assert Group("a", "en", "de", ()).rows == 0
+
+
+def test_the_fingerprint_is_of_names_rows_and_digests(shipped: Manifest) -> None:
+    """A resumed run compares it: it must not follow how the manifest is stored."""
+    plain = hashlib.sha256()
+    for group in shipped.groups:
+        plain.update(f"{group.dataset}/{group.query_lang}-{group.document_lang}\n".encode())
+        for one in group.shards:
+            plain.update(f"{one.rows} {one.sha256}\n".encode())
+    assert shipped.fingerprint == plain.hexdigest()
+
+
+def test_half_a_manifest_is_refused(built: Build) -> None:
+    path = built().root / "manifest.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(DataError, match="cannot be read"):
+        Manifest.load(path.parent)
+
+
+@pytest.mark.parametrize("code", ["zh-Hant", "EN", "e", "", "en_", "../x", "english"])
+def test_only_canonical_languages_pass(code: str) -> None:
+    with pytest.raises(ValueError, match="canonical"):
+        check_language(code)
+    assert [check_language(good) for good in ("en", "arz", "zh_Hant", "sr_Latn_RS")]
+
+
+@pytest.mark.parametrize("name", ["a-b", "a/b", "", ".hidden", "..", "Größe"])
+def test_only_plain_names_pass(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot name a dataset"):
+        check_name(name)
+    assert check_name("tydiqa.v1_0") == "tydiqa.v1_0"
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "a/../../b", "..", "", "a/.."])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_only_paths_below_the_folder_pass(path: str, place: int) -> None:
+    good = ("a/b.tar", "a..b/..c/d.tar")
+    with pytest.raises(ValueError, match="leads out"):
+        check_paths((*good[:place], path, *good[place:]))
+    assert check_paths(good) == good

@@ -1,0 +1,127 @@
+"""The collectives of the loss path and their gradients: three ranks against one process that holds everything."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import on_ranks
+from torch import Tensor
+
+from hbdist.distributed.collectives import combine_columns, gather_rows, row_counts, sum_over_ranks, world_size
+
+WORLD = 3
+COUNTS = {
+    "even": (2, 2, 2),
+    "uneven": (3, 1, 2),
+    "none on one": (4, 0, 1),
+    "all on the last": (0, 0, 5),
+    "none": (0, 0, 0),
+}
+COLUMNS = 5
+
+
+def rows(counts: tuple[int, ...], *shape: int) -> Tensor:
+    """The rows of all ranks, in rank order."""
+    return torch.randn(sum(counts), *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def weights(rank: int, counts: tuple[int, ...]) -> Tensor:
+    """What rank `rank` makes of the gathered rows: another for each, so that their gradients cannot be mistaken."""
+    return torch.randn(sum(counts), 4, generator=torch.Generator().manual_seed(10 + rank), dtype=torch.float64)
+
+
+def loss(gathered_GD: Tensor, rank: int, counts: tuple[int, ...]) -> Tensor:
+    return (gathered_GD.square() * weights(rank, counts)).sum()
+
+
+def partials() -> Tensor:
+    """Log-sum-exps of each rank: [ranks, columns]. Where a rank has no candidate of a column, −∞; large ones overflow."""
+    partial_RG = torch.randn(WORLD, COLUMNS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    partial_RG[0, 1] = partial_RG[2, 1] = partial_RG[1, 3] = -torch.inf
+    partial_RG[1, 2] = 2000.0
+    return partial_RG
+
+
+def everything() -> dict[str, Any]:
+    """All that the tests below compare, on this rank; starting ranks takes seconds, so they are started once."""
+    rank = dist.get_rank()
+    found: dict[str, Any] = {"world": world_size()}
+    for name, counts in COUNTS.items():
+        start, end = sum(counts[:rank]), sum(counts[: rank + 1])
+        own_BD = rows(counts, 4)[start:end].requires_grad_()
+        known = row_counts(len(own_BD), own_BD.device)
+        gathered_GD = gather_rows(own_BD, known)
+        loss(gathered_GD, rank, counts).backward()
+        numbers_GI = torch.arange(sum(counts) * 3).reshape(-1, 3) + 2**60
+        found[name] = {
+            "counts": known,
+            "gathered": gathered_GD.detach(),
+            "gradient": own_BD.grad,
+            "vector": gather_rows(rows(counts)[start:end], known),
+            "int64": gather_rows(numbers_GI[start:end], known),
+        }
+    numbers = torch.tensor([1.5, 2.0**53 - 1 if rank == 0 else 0.0, float(rank)], dtype=torch.float64)
+    added = sum_over_ranks(numbers.requires_grad_())
+    found |= {
+        "columns": combine_columns(partials()[rank]),
+        "empty columns": combine_columns(torch.full((2, COLUMNS), -torch.inf)),
+        "sum": added,
+        "numbers": numbers.detach(),
+    }
+    return found
+
+
+@pytest.fixture(scope="module")
+def found() -> list[dict[str, Any]]:
+    return on_ranks(WORLD, everything)
+
+
+@pytest.mark.parametrize("case", COUNTS)
+def test_every_rank_gathers_the_rows_of_all_in_rank_order(case: str, found: list[dict[str, Any]]) -> None:
+    counts = COUNTS[case]
+    for rank in range(WORLD):
+        one = found[rank][case]
+        assert one["counts"] == list(counts)
+        assert torch.equal(one["gathered"], rows(counts, 4))
+        assert torch.equal(one["vector"], rows(counts))
+        assert torch.equal(one["int64"], torch.arange(sum(counts) * 3).reshape(-1, 3) + 2**60)
+
+
+@pytest.mark.parametrize("case", COUNTS)
+def test_the_gradient_of_gathered_rows_is_that_of_the_sum_of_all_losses(case: str, found: list[dict[str, Any]]) -> None:
+    counts = COUNTS[case]
+    whole_GD = rows(counts, 4).requires_grad_()
+    sum(loss(whole_GD, rank, counts) for rank in range(WORLD)).backward()  # type: ignore[union-attr]
+    together = torch.cat([found[rank][case]["gradient"] for rank in range(WORLD)])
+    torch.testing.assert_close(together, whole_GD.grad)
+
+
+def test_combined_columns_are_the_log_sum_exp_over_all_ranks(found: list[dict[str, Any]]) -> None:
+    for rank in range(WORLD):
+        torch.testing.assert_close(found[rank]["columns"], torch.logsumexp(partials(), dim=0), rtol=1e-14, atol=0)
+
+
+def test_columns_that_no_rank_has_anything_for_stay_empty(found: list[dict[str, Any]]) -> None:
+    for rank in range(WORLD):
+        assert torch.equal(found[rank]["empty columns"], torch.full((2, COLUMNS), -torch.inf))
+
+
+def test_sums_are_those_of_all_ranks_and_have_no_gradient(found: list[dict[str, Any]]) -> None:
+    for rank in range(WORLD):
+        assert found[rank]["sum"].tolist() == [4.5, 2.0**53 - 1, 3.0]
+        assert not found[rank]["sum"].requires_grad
+        assert found[rank]["numbers"][2] == rank  # what was given is left as it was
+
+
+def test_every_rank_knows_how_many_there_are(found: list[dict[str, Any]]) -> None:
+    assert [one["world"] for one in found] == [WORLD] * WORLD
+
+
+def test_with_one_process_each_is_the_identity() -> None:
+    one_BD = rows((3,), 4).requires_grad_()
+    assert world_size() == 1
+    assert row_counts(3, one_BD.device) == [3]
+    assert gather_rows(one_BD, [3]) is one_BD
+    assert combine_columns(one_BD) is one_BD
+    assert torch.equal(sum_over_ranks(one_BD), one_BD)

@@ -1,0 +1,80 @@
+"""A launcher cannot change a run behind its config's back."""
+
+import pytest
+from launching import ROOT
+
+from hbdist.config.sections import EngineSection
+from hbdist.distributed.launcher import check_launcher, find_zero
+from hbdist.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentences"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, ["mixed_precision: bf16", "engine.precision = 'fp32'"]),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, ["mixed_precision: fp16", "engine.precision = 'fp32'"]),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, ["gradient_accumulation_steps: 4", "batch.size"]),
+        ({"ACCELERATE_USE_FSDP": "true"}, ["FSDP"]),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, ["Megatron-LM"]),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, ["dynamo_backend: INDUCTOR", "not compiled"]),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, ["4 tasks", "WORLD_SIZE is not set"]),
+    ],
+)
+def test_a_contradicting_launcher_is_refused(environment: dict[str, str], sentences: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_launcher(EngineSection(), environment)
+    for sentence in sentences:
+        assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"},
+        {"SLURM_STEP_NUM_TASKS": "4", "WORLD_SIZE": "4"},
+        {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "auto"},
+    ],
+)
+def test_an_agreeing_launcher_is_not(environment: dict[str, str]) -> None:
+    assert check_launcher(EngineSection(), environment) is None
+
+
+def test_precision_may_be_said_twice_if_it_is_the_same() -> None:
+    assert check_launcher(EngineSection(precision="bf16"), {"ACCELERATE_MIXED_PRECISION": "bf16"}) is None
+
+
+ZERO2, ZERO3 = "launch/deepspeed/zero2.json", "launch/deepspeed/zero3.json"
+
+
+def by_launcher(path: str) -> dict[str, str]:
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": path}
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_deepspeed_is_asked_for_by_the_config_or_the_launcher() -> None:
+    assert find_zero(EngineSection(), {}) is None
+    for zero in (
+        find_zero(EngineSection(deepspeed=ZERO2), {}),
+        find_zero(EngineSection(), by_launcher(ZERO2)),
+        find_zero(EngineSection(deepspeed=ZERO2), by_launcher(ZERO2)),
+        find_zero(EngineSection(deepspeed=ZERO2), {"ACCELERATE_USE_DEEPSPEED": "true"}),
+    ):
+        assert zero is not None
+        assert zero.stage == 2
+
+
+def test_a_launcher_with_another_deepspeed_file_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        find_zero(EngineSection(deepspeed=ZERO2), by_launcher(ZERO3))
+    assert f"deepspeed_config_file: {ZERO3}" in str(error.value)
+    assert f"engine.deepspeed = '{ZERO2}'" in str(error.value)
+
+
+def test_a_launcher_that_asks_for_deepspeed_without_a_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"names no file.*launch/accelerate/zero2\.yaml"):
+        find_zero(EngineSection(), {"ACCELERATE_USE_DEEPSPEED": "true"})

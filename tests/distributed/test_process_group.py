@@ -1,0 +1,135 @@
+"""Ranks: who they are by a launcher's environment, and what they tell one another over real gloo processes."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+from ranks import on_ranks
+
+from hbdist.distributed.process_group import Ranks, first_node, meeting_point, place
+from hbdist.errors import ConfigError, DataError
+
+SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "41"}
+
+
+def test_a_process_that_nobody_launched_is_alone() -> None:
+    assert place({}) == (0, 1)
+    # As in a batch script, which runs once for all tasks.
+    assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == (0, 1)
+
+
+def test_launchers_say_the_rank_and_theirs_goes_before_slurms() -> None:
+    assert place(SLURM) == (3, 4)
+    assert place(SLURM | {"RANK": "1", "WORLD_SIZE": "2"}) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "0"}, {"WORLD_SIZE": "2"}, {"RANK": "first", "WORLD_SIZE": "2"}],
+)
+def test_ranks_that_do_not_fit_together_are_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="do not fit together"):
+        place(environment)
+
+
+def test_ranks_meet_where_the_launcher_says_else_on_slurms_first_node() -> None:
+    assert meeting_point(SLURM | {"MASTER_ADDR": "here", "MASTER_PORT": "7"}) == ("here", "7")
+    address, port = meeting_point(SLURM)
+    assert address == "gpu07"
+    assert 1024 < int(port) < 32_768
+    assert meeting_point(SLURM | {"SLURM_STEP_ID": "1"}) != (address, port)
+    with pytest.raises(ConfigError, match="nothing says where they meet"):
+        meeting_point({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node3", "127.0.0.1"),
+        ("node[1-2]", "node1"),
+        ("gpu[07-09,12],cpu1", "gpu07"),
+        ("a,b", "a"),
+        ("rack[10,12]-ib", "rack10-ib"),
+    ],
+)
+def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
+
+
+def test_one_process_alone_speaks_with_itself() -> None:
+    ranks = Ranks()
+    assert ranks.is_main
+    assert ranks.gather("x") == ["x"]
+    assert ranks.from_main(5) == 5
+    assert ranks.sum(np.array([1, 2])).tolist() == [1, 2]
+    with pytest.raises(DataError, match="broken"), ranks.together():
+        raise DataError("broken")
+
+
+def speak() -> dict[str, object]:
+    ranks = Ranks.of_training()
+    own = np.array([[ranks.rank, 10]])
+    said: dict[str, object] = {
+        "is_main": ranks.is_main,
+        "sum": ranks.sum(own).tolist(),
+        "max": ranks.max(own / 2).tolist(),
+        "own": own.tolist(),
+        "gather": ranks.gather({"rank": ranks.rank}),
+        "from_main": ranks.from_main(f"of {ranks.rank}"),
+    }
+    try:
+        with ranks.together():
+            if ranks.rank == 1:
+                raise DataError("only rank 1 sees this")
+    except DataError as error:
+        said["error"] = str(error)
+    ranks.wait()
+    assert dist.get_world_size() == ranks.world
+    return said
+
+
+def test_what_ranks_tell_one_another_is_the_same_on_all_of_them() -> None:
+    first, second, third = on_ranks(3, speak)
+    assert [one.pop("is_main") for one in (first, second, third)] == [True, False, False]
+    assert [one.pop("own") for one in (first, second, third)] == [[[0, 10]], [[1, 10]], [[2, 10]]]
+    assert first == second == third
+    assert first == {
+        "sum": [[3, 30]],
+        "max": [[1.0, 5.0]],
+        "gather": [{"rank": 0}, {"rank": 1}, {"rank": 2}],
+        "from_main": "of 0",
+        "error": "only rank 1 sees this",
+    }
+
+
+DYING = """
+import os, signal
+from hbdist.distributed.process_group import joined
+with joined() as ranks:
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.gather("all here?")
+"""
+
+
+def test_a_rank_that_dies_ends_the_others_which_name_it() -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", DYING],
+            env=os.environ | meeting | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [one.communicate(timeout=100)[1] for one in started]
+    assert [one.returncode for one in started] == [1, -9]
+    assert re.search(r"RuntimeError: rank 1 \(.*\) is gone", said[0])

@@ -1,0 +1,27 @@
+"""The norm that is reported, and by which gradients are clipped."""
+
+import pytest
+import torch
+from torch import nn
+
+from hbdist.distributed.strategies import clip, gradient_norm
+
+
+def test_the_norm_of_a_large_gradient_is_right_to_its_last_digits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # As an embedding's: many rows, most of them nearly untouched.
+    rows = torch.rand(60_000, 1, generator=generator) ** 8
+    large, small = nn.Parameter(torch.zeros(60_000, 128)), nn.Parameter(torch.zeros(3))
+    large.grad = torch.randn(60_000, 128, generator=generator) * rows
+    small.grad = torch.ones(3)
+    expected = float((large.grad.double().square().sum() + 3).sqrt())
+    assert gradient_norm([large, small, nn.Parameter(torch.zeros(2))]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_gradients_longer_than_the_limit_are_scaled_down_to_it_and_others_left_alone() -> None:
+    model = nn.Linear(3, 2)
+    for limit, expected in ((0.0, 10.0), (20.0, 10.0), (2.5, 2.5)):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) * 10 / 8**0.5
+        assert clip(model, limit) == pytest.approx(10, rel=1e-6)
+        assert gradient_norm(model.parameters()) == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,223 @@
+"""Vectors of a corpus in parts: reused only where nothing changed, whole or absent, and what a kill leaves is used."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stand_ins import BatchEncoder, HashEncoder, made_task
+
+from hbdist.distributed.process_group import Ranks
+from hbdist.errors import DataError
+from hbdist.evaluation.evaluate import evaluate
+from hbdist.evaluation.search.embeddings import (
+    MOST_ROWS,
+    PARTS,
+    Keeping,
+    Parts,
+    corpus_fingerprint,
+    folder_name,
+    kept_sets,
+    part_rows,
+)
+from hbdist.evaluation.search.encoding import Texts, encode_parts, encode_whole
+
+
+@given(st.integers(1, 200_000_000))
+def test_a_pool_of_any_size_has_few_parts_of_bounded_size(candidates: int) -> None:
+    rows = part_rows(candidates)
+    assert rows <= MOST_ROWS
+    assert rows == MOST_ROWS or -(-candidates // rows) <= PARTS
+
+
+@given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 5))
+def test_every_row_is_in_one_part_and_every_part_of_one_rank(total: int, rows: int, world: int) -> None:
+    parts = Parts(total, rows, "float32")
+    assert [row for number in parts.numbers for row in parts.span(number)] == list(range(total))
+    assert sorted(number for rank in range(world) for number in parts.own(rank, world)) == list(parts.numbers)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    found = Parts(10, 4, "float32", folder=tmp_path / "set", dimensions=3)
+    for number in found.numbers:
+        found.write(number, np.full((len(found.span(number)), 3), number, dtype=np.float32))
+    return found
+
+
+def test_parts_are_read_as_memory_maps_of_what_was_written(parts: Parts) -> None:
+    assert all(parts.has(number) for number in parts.numbers)
+    assert isinstance(parts.read(1), np.memmap)
+    np.testing.assert_array_equal(parts.read(2), np.full((2, 3), 2))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other rows", "other dimensions", "other precision", "gone"])
+def test_a_part_that_is_not_as_it_should_be_is_not_there(parts: Parts, damage: str) -> None:
+    path = parts.folder / "part-000001.npy"
+    match damage:
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "empty":
+            path.write_bytes(b"")
+        case "gone":
+            path.unlink()
+        case other:
+            shape = (3, 3) if other == "other rows" else (4, 5) if other == "other dimensions" else (4, 3)
+            np.save(path, np.zeros(shape, dtype="float16" if other == "other precision" else "float32"))
+    assert [parts.has(number) for number in parts.numbers] == [True, False, True]
+
+
+def test_float16_takes_half_the_room_and_differs_in_the_fourth_digit(tmp_path: Path) -> None:
+    vector_ND = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32) / 8
+    sizes = {}
+    for precision in ("float32", "float16"):
+        one = Parts(500, 500, precision, folder=tmp_path / precision, dimensions=64)
+        one.write(0, vector_ND)
+        sizes[precision] = (tmp_path / precision / "part-000000.npy").stat().st_size
+        np.testing.assert_allclose(one.read(0), vector_ND, atol=3e-4)
+    assert sizes["float16"] - 128 == (sizes["float32"] - 128) / 2
+
+
+def test_what_is_not_kept_leaves_nothing(parts: Parts) -> None:
+    parts.remove(range(2))
+    assert parts.folder.is_dir()
+    parts.remove(range(2, 3))
+    assert not parts.folder.exists()
+
+
+def test_ranks_that_clear_up_at_once_do_not_stumble_over_one_another(tmp_path: Path) -> None:
+    made = Parts(4, 1, "float32", folder=tmp_path / "once", dimensions=2)
+
+    def remove(rank: int) -> None:
+        together.wait(timeout=60)
+        made.remove(made.own(rank, 4))
+
+    for _ in range(200):
+        made.folder.mkdir()
+        for number in made.numbers:
+            made.write(number, np.zeros((1, 2)))
+        together = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(remove, range(4)))
+        assert not made.folder.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_what_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    one = Parts(2_000_000, 2, "float32", folder=tmp_path / "file" / "set", dimensions=500)
+    with pytest.raises(DataError, match=r"file/set: vectors cannot be written there .* 4\.0 GB.*--vectors"):
+        one.write(0, np.zeros((2, 500), dtype=np.float32))
+
+
+def test_kept_sets_are_listed_with_what_they_are_of_and_their_size(parts: Parts, tmp_path: Path) -> None:
+    parts.describe(model="a model", task="a task")
+    ((folder, about, size),) = kept_sets(tmp_path)
+    assert folder == parts.folder
+    assert about == {
+        "model": "a model",
+        "task": "a task",
+        "candidates": 10,
+        "dimensions": 3,
+        "precision": "float32",
+    }
+    assert size == 3 * 128 + 10 * 3 * 4
+
+
+def test_any_change_of_model_corpus_or_settings_is_another_set() -> None:
+    same = {"model": "m", "corpus": "c", "precision": "float32", "rows": 4, "by_length": False}
+    others = [{"model": "n"}, {"corpus": "d"}, {"precision": "float16"}, {"rows": 8}, {"by_length": True}]
+    assert len({folder_name(**same), *(folder_name(**same | other) for other in others)}) == 6
+
+
+def test_a_corpus_is_known_by_its_texts_and_languages_and_not_by_its_queries() -> None:
+    task = made_task()
+    known = corpus_fingerprint(task)
+    assert corpus_fingerprint(task.cut(questions=3)) == known
+    first, *others = task.candidates
+    for change in ({"text": "other"}, {"language": "da"}):
+        changed = dataclasses.replace(
+            task, candidates=(first._replace(**change), *others), languages=("da", *task.languages)
+        )
+        assert corpus_fingerprint(changed) != known
+
+
+def test_kept_vectors_are_used_again_and_only_for_the_same_model_and_corpus(tmp_path: Path) -> None:
+    task, keeping = made_task(), Keeping(tmp_path)
+    first = evaluate(HashEncoder(), task, model="m", fingerprint="one", vectors=keeping)
+
+    def encoded(**change: object) -> int:
+        encoder = HashEncoder()
+        given = {"task": task, "fingerprint": "one", "vectors": keeping} | change
+        found = evaluate(encoder, given["task"], model="m", fingerprint=given["fingerprint"], vectors=given["vectors"])
+        assert found.scores["multilingual"] == first.scores["multilingual"] or "task" in change
+        return len(encoder.encoded) - len(given["task"].queries)
+
+    assert encoded() == 0
+    assert encoded(task=task.cut(questions=5)) == 0
+    assert encoded(fingerprint="two") == len(task.candidates)
+    assert encoded(task=task.cut(languages=["de", "en"])) == 300
+    assert encoded(vectors=Keeping(tmp_path, "float16")) == len(task.candidates)
+    assert encoded(vectors=Keeping(tmp_path, keep=False)) == len(task.candidates)
+    assert len(list(kept_sets(tmp_path))) == 4
+
+
+def test_small_pools_leave_nothing_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HBDIST_CACHE", str(tmp_path))
+    evaluate(HashEncoder(), made_task(), model="m", fingerprint="one")
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from stand_ins import BatchEncoder, made_task
+from hbdist.evaluation.search.encoding import candidates_of, encode_parts
+from hbdist.evaluation.search.embeddings import Parts
+from hbdist.distributed.process_group import Ranks
+
+class Killed(BatchEncoder):
+    calls = 0
+    def encode(self, texts, kind, *, languages=None, progress=None):
+        self.calls += 1
+        if self.calls == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(texts, kind)
+
+task = made_task()
+parts = Parts(450, 50, "float32", folder=Path(sys.argv[1]), dimensions=32)
+encode_parts(Killed(), lambda number: candidates_of(task, parts.span(number)), "document", ranks=Ranks(), parts=parts)
+"""
+
+
+def test_after_a_kill_only_what_is_missing_is_encoded_and_nothing_differs(tmp_path: Path) -> None:
+    def text_of(number: int) -> Texts:
+        chosen = made_task().candidates[parts.rows_of(number)]
+        return Texts([one.text for one in chosen], [one.language for one in chosen])
+
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "set")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    parts = Parts(450, 50, "float32", folder=tmp_path / "set", dimensions=32)
+    assert [number for number in parts.numbers if parts.has(number)] == [0, 1, 2]
+    encoder, seen = BatchEncoder(), []
+    encode_parts(encoder, text_of, "document", ranks=Ranks(), parts=parts, progress=lambda *told: seen.append(told))
+    assert len(encoder.encoded) == 300
+    assert seen[0] == (150, 450)
+    assert seen[-1] == (450, 450)
+    whole = Parts(450, 50, "float32")
+    encode_parts(BatchEncoder(), text_of, "document", ranks=Ranks(), parts=whole)
+    for number in whole.numbers:
+        np.testing.assert_array_equal(parts.read(number), whole.read(number))
+
+
+def test_vectors_come_back_in_the_order_of_the_texts() -> None:
+    texts = Texts([f"{'x' * (n * 7 % 13)} {n}" for n in range(1_300)], ["en"] * 1_300)
+    found = encode_whole(HashEncoder(), texts, "query", ranks=Ranks(), parts=Parts(1_300, 512, "float32"))
+    np.testing.assert_array_equal(found, HashEncoder().encode(texts.texts, "query"))

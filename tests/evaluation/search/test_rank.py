@@ -1,0 +1,262 @@
+"""Search in parts: equal to a float64 argsort, to search of the whole, and on any number of real processes."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ranks import on_ranks
+from stand_ins import BatchEncoder, HashEncoder, made_task
+
+from hbdist.distributed.process_group import Ranks
+from hbdist.errors import DataError
+from hbdist.evaluation import evaluate as benchmark
+from hbdist.evaluation.evaluate import evaluate
+from hbdist.evaluation.search import embeddings as vectors
+from hbdist.evaluation.search.embeddings import Keeping
+from hbdist.evaluation.search.partitioned import (
+    Products,
+    Segment,
+    Tally,
+    best_first,
+    count,
+    cut_by_language,
+    relevant_scores,
+)
+from hbdist.evaluation.tasks.beir import load_beir
+
+SLOW_TOP = 7
+
+
+@dataclasses.dataclass
+class Pool:
+    """Whole-number vectors in languages that stand together, cut into parts; some candidates are not ranked."""
+
+    query_QD: np.ndarray
+    candidate_CD: np.ndarray
+    stops: list[int]
+    relevant_QR: np.ndarray
+    unranked_QI: np.ndarray
+    asked: dict[int, np.ndarray]
+    part: int
+    tile: tuple[int, int]
+
+    def segments(self, share: tuple[int, int] = (0, 1)) -> list[Segment]:
+        starts = range(0, len(self.candidate_CD), self.part)[share[0] :: share[1]]
+        return [
+            segment
+            for start in starts
+            for segment in cut_by_language(start, self.candidate_CD[start : start + self.part], self.stops)
+        ]
+
+    @property
+    def language_C(self) -> np.ndarray:  # noqa: N802
+        return np.searchsorted(self.stops, np.arange(len(self.candidate_CD)), side="right")
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> Pool:
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    queries, candidates = draw(st.integers(1, 9)), draw(st.integers(2, 60))
+    stops = [*sorted(generator.integers(0, candidates, 2).tolist()), candidates]
+    order = [generator.permutation(candidates) for _ in range(queries)]
+    relevant_QR = np.full((queries, 3), -1)
+    unranked_QI = np.full((queries, 4), -1)
+    for row, places in enumerate(order):
+        relevant = int(generator.integers(1, min(3, candidates - 1) + 1))
+        unranked = int(generator.integers(0, min(4, candidates - relevant) + 1))
+        relevant_QR[row, :relevant] = places[:relevant]
+        unranked_QI[row, :unranked] = places[relevant : relevant + unranked]
+    everyone = np.arange(queries)
+    asked = {number: everyone[generator.random(queries) < 0.8] for number in range(3)}
+    high = draw(st.integers(1, 4))
+    return Pool(
+        generator.integers(-high, high + 1, (queries, 3)).astype(np.float32),
+        generator.integers(-high, high + 1, (candidates, 3)).astype(draw(st.sampled_from(["float32", "float16"]))),
+        stops,
+        relevant_QR,
+        unranked_QI,
+        asked,
+        draw(st.integers(1, 70)),
+        (draw(st.integers(1, 5)), draw(st.integers(1, 20))),
+    )
+
+
+def counted(pool: Pool, shares: int) -> Tally:
+    """What so many ranks would count, one after the other, added up as they do it."""
+    products = [
+        Products(
+            pool.query_QD,
+            lambda share=share: pool.segments((share, shares)),
+            asked=pool.asked,
+            unranked_QI=pool.unranked_QI,
+        )
+        for share in range(shares)
+    ]
+    for one in products:
+        one.tile, one.width = pool.tile
+    score_QR = np.max([relevant_scores(one, pool.relevant_QR) for one in products], axis=0)
+    # Of what nobody asks for there is no rank; it must not be counted either.
+    language_QR = pool.language_C[pool.relevant_QR]
+    tallies = [Tally(pool.relevant_QR, score_QR, language_QR, top=SLOW_TOP) for _ in products]
+    for one, tally in zip(products, tallies, strict=True):
+        count(one, tally)
+    first = tallies[0]
+    first.pool_QR = sum(tally.pool_QR for tally in tallies)
+    first.own_QR = sum(tally.own_QR for tally in tallies)
+    place_QN = np.concatenate([tally.top_QK for tally in tallies], axis=1)
+    score_QN = np.concatenate([tally.top_score_QK for tally in tallies], axis=1)
+    row_N = np.repeat(np.arange(len(place_QN)), place_QN.shape[1])
+    first.top_QK = place_QN.ravel()[best_first(row_N, place_QN.ravel(), score_QN.ravel(), SLOW_TOP)].reshape(
+        -1, SLOW_TOP
+    )
+    return first
+
+
+@given(pools(), st.integers(1, 4))
+def test_ranks_and_top_of_any_parts_and_shares_equal_a_float64_argsort(pool: Pool, shares: int) -> None:
+    found = counted(pool, shares)
+    score_QC = pool.query_QD.astype(np.float64) @ pool.candidate_CD.T.astype(np.float64)
+    for query, score_C in enumerate(score_QC):
+        languages = [number for number, rows in pool.asked.items() if query in rows]
+        there = np.flatnonzero(np.isin(pool.language_C, languages))
+        there = np.setdiff1d(there, pool.unranked_QI[query])
+        order = there[np.lexsort((-there, -score_C[there]))]
+        top = np.full(SLOW_TOP, -1)
+        top[: len(order[:SLOW_TOP])] = order[:SLOW_TOP]
+        np.testing.assert_array_equal(found.top_QK[query], top)
+        for column, place in enumerate(pool.relevant_QR[query]):
+            if place >= 0 and pool.language_C[place] in languages:
+                own = order[pool.language_C[order] == pool.language_C[place]]
+                assert found.pool_QR[query, column] == order.tolist().index(place)
+                assert found.own_QR[query, column] == own.tolist().index(place)
+
+
+def test_a_candidate_is_compared_with_the_very_number_it_scores() -> None:
+    """Real numbers with twins: were scores made twice in other tiles, a twin would now and then stand on both sides."""
+    generator = np.random.default_rng(3)
+    query_QD = generator.standard_normal((300, 48), dtype=np.float32)
+    candidate_CD = np.repeat(generator.standard_normal((3_000, 48), dtype=np.float32), 2, axis=0)
+    relevant_QR = generator.integers(0, 6_000, (300, 2))
+    segments = list(cut_by_language(0, candidate_CD, [6_000]))
+    products = Products(query_QD, lambda: segments, asked={0: np.arange(300)})
+    tally = Tally(relevant_QR, relevant_scores(products, relevant_QR), np.zeros_like(relevant_QR), top=10)
+    count(products, tally)
+    score_QC = query_QD.astype(np.float64) @ candidate_CD.T.astype(np.float64)
+    own_QR = np.take_along_axis(score_QC, relevant_QR, axis=1)
+    # The first of two twins has the second before it.
+    expected_QR = (score_QC[:, None, :] > own_QR[:, :, None] + 1e-9).sum(axis=2) + (relevant_QR % 2 == 0)
+    assert (tally.pool_QR == expected_QR).mean() > 0.999
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Every pool is a large one, in parts of 40; their folder."""
+    monkeypatch.setattr(benchmark, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(vectors, "LEAST_ROWS", 40)
+    monkeypatch.setattr(vectors, "MOST_ROWS", 40)
+    return tmp_path / "vectors"
+
+
+def same(scores: dict, *but: str) -> dict:
+    return {key: value for key, value in scores.items() if key not in ("seconds", *but)}
+
+
+@pytest.mark.parametrize("settings", [(), ("monolingual", "cross_lingual", "multilingual")])
+def test_search_in_parts_gives_the_scores_of_search_of_the_whole(in_parts: Path, monkeypatch, settings) -> None:
+    task = made_task(settings=settings)
+    parts = evaluate(HashEncoder(), task, model="m", vectors=Keeping(in_parts))
+    monkeypatch.setattr(benchmark, "IN_MEMORY_BYTES", 1 << 30)
+    whole = evaluate(HashEncoder(), task, model="m")
+    assert same(parts.scores, "removal", "not_measured") == same(whole.scores, "removal", "not_measured")
+    assert parts.scores["removal"] is None
+    assert "in memory at once" in parts.scores["not_measured"]["removal"]
+    np.testing.assert_array_equal(parts.ranking.top_QK, whole.ranking.top_QK)
+
+
+def test_without_a_multilingual_setting_a_pool_is_that_of_the_languages_with_answers(in_parts: Path) -> None:
+    task = made_task(settings=("monolingual", "cross_lingual"))
+    found = evaluate(HashEncoder(), task, model="m", vectors=Keeping(in_parts))
+    whole = evaluate(HashEncoder(), made_task(), model="m", vectors=Keeping(in_parts))
+    assert found.scores["by_pair"] == whole.scores["by_pair"]
+    for places, relevant in zip(found.ranking.top_QK, task.relevant, strict=True):
+        assert set(places[places >= 0] // 150) == set(relevant[relevant >= 0] // 150)
+
+
+def over_ranks(folder: str) -> list[dict]:
+    """The scores of whole and of parts, by all ranks."""
+    torch.set_num_threads(1)
+    vectors.LEAST_ROWS = vectors.MOST_ROWS = 40
+    ranks, task, found = Ranks.of_training(), made_task(questions=200), []
+    for bytes_in_memory in (1 << 30, 0):
+        benchmark.IN_MEMORY_BYTES = bytes_in_memory
+        found.append(evaluate(BatchEncoder(), task, model="m", ranks=ranks, vectors=Keeping(Path(folder))).scores)
+    if ranks.world > 1:
+        with pytest.raises(DataError, match=r"^Ranks see different files of made\."):
+            evaluate(BatchEncoder(), made_task(seed=ranks.rank), model="m", ranks=ranks)
+    return found
+
+
+def test_one_two_and_four_processes_give_identical_scores_and_refuse_different_files(
+    tmp_path: Path, in_parts: Path
+) -> None:
+    before = torch.get_num_threads()
+    alone = over_ranks(str(tmp_path / "1"))
+    torch.set_num_threads(before)
+    assert alone[0]["multilingual"]["map"] > 0
+    for world in (2, 4):
+        for scores in on_ranks(world, over_ranks, str(tmp_path / str(world))):
+            for found, expected in zip(scores, alone, strict=True):
+                assert same(found) == same(expected)
+    assert not list(tmp_path.glob("*/once-*")), "vectors that are not kept are left behind"
+
+
+MEASURED = """
+import hashlib, resource, sys
+from pathlib import Path
+import numpy as np
+from hbdist.evaluation.evaluate import evaluate
+from hbdist.evaluation.tasks.beir import load_beir
+from hbdist.evaluation.search.embeddings import Keeping
+
+class Encoder:
+    def encode(self, texts, kind, *, languages=None, progress=None):
+        digests = b"".join(hashlib.sha256(text.encode()).digest() * 24 for text in texts)
+        vector_ND = np.frombuffer(digests, dtype=np.int8).reshape(len(texts), 768)
+        return vector_ND.astype(np.float32) / np.float32(2000)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+small, large, kept = map(Path, sys.argv[1:])
+evaluate(Encoder(), load_beir(small), model="m", fingerprint="f", vectors=Keeping(kept))
+before = peak()
+evaluate(Encoder(), load_beir(large), model="m", fingerprint="f", vectors=Keeping(kept))
+print(peak() - before)
+"""
+
+
+def make_beir(folder: Path, passages: int) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    text = "x" * 1_500
+    with (folder / "corpus.jsonl").open("w") as file:
+        file.writelines(f'{{"_id": "d{n}", "text": "{n} {text}"}}\n' for n in range(passages))
+    (folder / "queries.jsonl").write_text("".join(f'{{"_id": "q{n}", "text": "{n}"}}\n' for n in range(20)))
+    rows = "".join(f"q{n}\td{n * 7}\t1\n" for n in range(20))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return folder
+
+
+def test_memory_does_not_grow_with_a_corpus_on_disk(tmp_path: Path) -> None:
+    small, large = make_beir(tmp_path / "small", 20_000), make_beir(tmp_path / "large", 100_000)
+    assert len(load_beir(small).candidates) * 768 * 4 < benchmark.IN_MEMORY_BYTES < 100_000 * 768 * 4
+    command = [sys.executable, "-c", MEASURED, str(small), str(large), str(tmp_path / "kept")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    # Texts and vectors are 460 MB; the small pool, all in memory, took 90 MB before.
+    assert float(done.stdout) < 100
+    assert max(size for _, _, size in vectors.kept_sets(tmp_path / "kept")) > 300e6

@@ -1,0 +1,160 @@
+"""Checkpoints are complete or absent, and nothing in one can run."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hbdist.errors import ResumeError
+from hbdist.runs.checkpoint import VERSION, Position, latest, load, save
+
+
+def position(step: int) -> Position:
+    return Position(step, seed=7, fingerprint="abc")
+
+
+def state(value: float) -> dict[str, Any]:
+    """A model and what AdamW keeps of it."""
+    model = torch.nn.Linear(3, 2)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, value)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=value)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with the checkpoints of steps 4 and 8."""
+    folder = tmp_path / "checkpoints"
+    for step in (4, 8):
+        save(folder, position(step), state(step), keep=2)
+    return folder
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    saved_state = state(0.5)
+    target = save(tmp_path / "checkpoints", position(12), saved_state, keep=1)
+    assert target == latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "000000012"
+    loaded_position, loaded = load(target)
+    assert loaded_position == position(12)
+    torch.testing.assert_close(loaded, saved_state, rtol=0, atol=0)
+
+
+def test_a_new_run_has_no_checkpoint(tmp_path: Path) -> None:
+    assert latest(tmp_path) is None
+    assert latest(tmp_path / "not there") is None
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 1000):
+        save(tmp_path, position(step), state(step), keep=2)
+    assert names(tmp_path) == ["000000006", "000001000", "latest"]
+
+
+def test_one_that_was_killed_while_it_was_written_does_not_count(saved: Path) -> None:
+    partial = saved / ".000000012.partial"
+    partial.mkdir()
+    (partial / "state.pt").write_bytes(b"half")
+    found = latest(saved)
+    assert found == saved / "000000008"
+    assert load(found)[0] == position(8)
+    save(saved, position(12), state(12), keep=2)
+    assert names(saved) == ["000000008", "000000012", "latest"]
+    assert load(saved / "000000012")[0] == position(12)
+
+
+def test_one_that_latest_does_not_name_yet_is_written_again(saved: Path) -> None:
+    # Killed between the last two writes: the run goes on from step 4 and comes by step 8 again.
+    (saved / "latest").write_text("000000004", encoding="utf-8")
+    assert latest(saved) == saved / "000000004"
+    assert save(saved, position(8), state(8), keep=2) == latest(saved) == saved / "000000008"
+    torch.testing.assert_close(load(saved / "000000008")[1], state(8))
+
+
+def test_without_latest_the_run_starts_again(saved: Path) -> None:
+    (saved / "latest").unlink()
+    assert latest(saved) is None
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_started_again_keeps_what_it_saves(keep: int, saved: Path) -> None:
+    (saved / "latest").unlink()
+    for step in (2, 4, 6):
+        assert save(saved, position(step), state(100 + step), keep=keep) == latest(saved)
+        torch.testing.assert_close(load(saved / f"{step:09d}")[1], state(100 + step))
+
+
+def test_the_remedy_for_a_damaged_checkpoint_works(saved: Path) -> None:
+    (saved / "000000008" / "state.pt").write_bytes(b"")
+    (saved / "latest").write_text("000000004\n", encoding="utf-8")
+    assert load(saved / "000000004")[0] == position(4)
+    assert latest(saved) == saved / "000000004"
+    save(saved, position(8), state(8), keep=1)
+    assert load(saved / "000000008")[0] == position(8)
+
+
+def test_latest_that_names_nothing_is_refused_with_a_remedy(saved: Path) -> None:
+    (saved / "latest").write_text("000000099", encoding="utf-8")
+    with pytest.raises(ResumeError, match=r"names 000000099, which is not there\. Put an existing checkpoint's name"):
+        latest(saved)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "state.json"])
+@pytest.mark.parametrize("damage", ["cut short", "empty", "noise", "gone"])
+def test_a_damaged_checkpoint_is_refused_with_a_remedy(name: str, damage: str, saved: Path) -> None:
+    path = saved / "000000008" / name
+    whole = path.read_bytes()
+    path.write_bytes({"cut short": whole[: len(whole) // 2], "noise": bytes(range(256))}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    with pytest.raises(
+        ResumeError, match=r"000000008 cannot be read: .*\. Put an older checkpoint's name into .*latest"
+    ):
+        load(saved / "000000008")
+
+
+@pytest.mark.parametrize("values", [[], {"version": VERSION}, {"version": VERSION, "step": 8, "seed": 1}])
+def test_a_position_that_lacks_something_is_refused(values: Any, saved: Path) -> None:
+    (saved / "000000008" / "state.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ResumeError, match="000000008 cannot be read"):
+        load(saved / "000000008")
+
+
+def test_a_checkpoint_of_another_version_is_refused(saved: Path) -> None:
+    path = saved / "000000008" / "state.json"
+    values = json.loads(path.read_text(encoding="utf-8")) | {"version": VERSION + 1, "something": "new"}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ResumeError, match=f"has version {VERSION + 1}, and this hbdist reads version {VERSION}"):
+        load(saved / "000000008")
+
+
+class Malice:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_nothing_in_a_checkpoint_runs(writer: str, saved: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "it ran"
+    with (saved / "000000008" / "state.pt").open("wb") as file:
+        if writer == "pickle":
+            pickle.dump({"model": Malice(trace)}, file, protocol=2)
+        else:
+            torch.save({"model": Malice(trace)}, file)
+    with pytest.raises(ResumeError, match="000000008 cannot be read"):
+        load(saved / "000000008")
+    assert not trace.exists()

@@ -1,0 +1,40 @@
+"""Recipes and folders in both layouts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from shard_sources import parallel, row
+
+from hbdist.data.build.build import build
+from hbdist.data.shards.manifest import Manifest
+
+LANGUAGES = ("en", "de", "ar")
+
+
+def as_parallel(recipe: Path) -> Path:
+    """The same recipe, with the other layout for its last dataset."""
+    other = recipe.with_name(f"parallel-{recipe.name}")
+    other.write_text(f'{recipe.read_text(encoding="utf-8")}\nlayout = "parallel"\n', encoding="utf-8")
+    return other
+
+
+def both(recipe: Path, folder: Path) -> tuple[Manifest, Manifest]:
+    """What is built from a recipe in layout "pairs" and in layout "parallel"."""
+    return build(recipe, folder / "pairs", workers=1), build(as_parallel(recipe), folder / "parallel", workers=1)
+
+
+def build_parallel(folder: Path, rows: dict[str, list[dict[str, Any]]], **keys: Any) -> Manifest:
+    return build(as_parallel(parallel(folder / "source", rows, **keys)), folder / "out", workers=1)
+
+
+def with_holes(count: int = 40) -> dict[str, list[dict[str, Any]]]:
+    """Rows of three languages; each lacks some, and German has its own order."""
+    rows = {language: [row(n, language) for n in range(count) if n % 7 != k] for k, language in enumerate(LANGUAGES)}
+    rows["de"].reverse()
+    return rows
+
+
+def all_of(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    counts = [group.rows for group in manifest.groups]
+    return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])

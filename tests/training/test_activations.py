@@ -1,0 +1,66 @@
+"""What autograd keeps is counted, not guessed."""
+
+import weakref
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hbdist.training.activations import ActivationBudget, Activations, free_bytes, saved_bytes
+
+
+def test_saved_bytes_are_those_that_backward_needs() -> None:
+    layer = nn.Linear(8, 16, bias=False)
+    inputs = torch.randn(10, 8)
+    # A linear layer keeps its input (the weight is a parameter), tanh its output.
+    assert saved_bytes(layer, lambda: layer(inputs).tanh()) == 4 * (10 * 8 + 10 * 16)
+
+
+def test_memory_that_two_operations_share_counts_once() -> None:
+    layer = nn.Linear(8, 8, bias=False)
+    inputs = torch.randn(10, 8)
+    assert saved_bytes(layer, lambda: layer(inputs) + layer(inputs)) == 4 * 10 * 8
+
+
+def test_activations_grow_with_the_tokens_and_stop_fitting() -> None:
+    layer, inputs = nn.Linear(8, 16, bias=False), torch.randn(10, 8)
+    budget = ActivationBudget.measure(layer, lambda: layer(inputs).tanh(), tokens=10, device=torch.device("cpu"))
+    assert budget.bytes_per_token == 4 * (8 + 16)
+    assert budget.fits(1)
+    assert not budget.fits(budget.available // 96 + 1)
+
+
+def test_there_is_free_memory() -> None:
+    assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 50
+
+
+class Attention(nn.Module):
+    """Dropout makes attention keep its scores, so that what is kept grows with the square of the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+
+    def forward(self, texts: int, tokens: int) -> Tensor:
+        return self.layer(torch.zeros(texts, tokens, 16)).sum()
+
+
+@given(st.integers(1, 9), st.integers(2, 40))
+def test_what_a_chunk_keeps_follows_from_three_others(texts: int, tokens: int) -> None:
+    model = Attention()
+    measured = Activations.measure(model, model, length=24)
+    assert measured.per_pair > 0
+    assert measured.of(texts, tokens) == pytest.approx(saved_bytes(model, lambda: model(texts, tokens)), rel=0.03)
+
+
+def test_counting_keeps_nothing_alive() -> None:
+    inputs, outputs = torch.randn(4, requires_grad=True), []
+
+    def forward() -> Tensor:
+        outputs.append(weakref.ref(made := inputs.exp()))  # exp saves its own output
+        return made
+
+    assert saved_bytes(nn.Linear(1, 1), forward) == 4 * 4
+    assert outputs[0]() is None

@@ -1,0 +1,328 @@
+"""A rank's batch: its part of the global batch, who is whose translation, and what is counted."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbdist.config.config import Config
+from hbdist.config.sections import ModelSection
+from hbdist.data.shards.manifest import Manifest
+from hbdist.data.shards.read import Pair
+from hbdist.errors import DataError
+from hbdist.loss.masks import NO_IDENTITY
+from hbdist.models.encoder import Encoder
+from hbdist.models.tokenizer import Tokenize
+from hbdist.training.loader import Batches, RankBatch, measure_token_rates
+
+ITEM, PASSAGE, TEXT, QUERY = range(4)
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_shards: Path) -> Manifest:
+    return Manifest.load(tiny_shards)
+
+
+@pytest.fixture(scope="module")
+def tokenize(tiny_model: Path) -> Tokenize:
+    limits = {"max_query_tokens": 24, "max_document_tokens": 48}  # so that some texts are cut
+    return Encoder.load(ModelSection(name=str(tiny_model), **limits)).tokenize
+
+
+@pytest.fixture(scope="module")
+def token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, float]:
+    return measure_token_rates(manifest, tokenize)
+
+
+@pytest.fixture(scope="module")
+def make(manifest: Manifest, tokenize: Tokenize, token_rates: dict[str, float]) -> Any:
+    """Makes the `Batches` of one rank."""
+
+    def of(rank: int = 0, world: int = 1, *, of_manifest: Manifest = manifest, **sections: Any) -> Batches:
+        values: dict[str, Any] = {"steps": 3, "batch": {"size": 13}, "model": {"name": "tiny"}} | sections
+        values["data"] = {"shards": "tiny"} | values.get("data", {})
+        config = Config.check(values, source="test")
+        return Batches(config, of_manifest, tokenize, token_rates=token_rates, rank=rank, world=world)
+
+    return of
+
+
+def pairs_of(batches: Batches, step: int) -> list[Pair]:
+    """The pairs of the global batch, in its order: that of the only rank of one."""
+    whole = batches.schedule.batch(step)
+    return batches.reader.read(whole.group, whole.row)
+
+
+def tokens_of(batch: RankBatch) -> list[list[list[int]]]:
+    """The real tokens of this rank's queries, and of its documents, in the order of their places."""
+    texts = []
+    for chunks in (batch.query_chunks, batch.document_chunks):
+        found = {
+            int(place): ids[mask.bool()].tolist()
+            for chunk in chunks
+            for place, ids, mask in zip(chunk.places_B, chunk.input_ids_BL, chunk.attention_mask_BL, strict=True)
+        }
+        assert sorted(found) == list(range(len(found)))
+        texts.append([found[place] for place in range(len(found))])
+    return texts
+
+
+def rows_of(batch: RankBatch) -> list[tuple[Any, ...]]:
+    """Each pair of this rank as (identities, query, document)."""
+    queries, documents = tokens_of(batch)
+    identities = batch.identity_BI.tolist()
+    return [
+        (*identity, tuple(query), tuple(document))
+        for identity, query, document in zip(identities, queries, documents[: len(queries)], strict=True)
+    ]
+
+
+def same(one: RankBatch, other: RankBatch) -> bool:
+    """To the bit."""
+    tensors = ("identity_BI", "block_B", "negative_identity_NI", "negative_block_N")
+    chunks = [(batch.query_chunks + batch.document_chunks) for batch in (one, other)]
+    return (
+        (one.step, one.counts, one.ids) == (other.step, other.counts, other.ids)
+        and all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors)
+        and len(chunks[0]) == len(chunks[1])
+        and all(
+            torch.equal(first, second)
+            for pair in zip(*chunks, strict=True)
+            for first, second in zip(vars(pair[0]).values(), vars(pair[1]).values(), strict=True)
+        )
+    )
+
+
+@settings(max_examples=25)
+@given(
+    world=st.integers(1, 5),
+    step=st.integers(0, 10**6),
+    size=st.integers(5, 24),
+    mono_share=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_the_parts_of_the_ranks_are_the_global_batch(
+    make: Any, world: int, step: int, size: int, mono_share: float, seed: int
+) -> None:
+    sections = {"seed": seed, "batch": {"size": size, "mono_share": mono_share}}
+    parts = [make(rank, world, **sections)[step] for rank in range(world)]
+    counts = [len(part.block_B) for part in parts]
+    assert sum(counts) == size
+    assert max(counts) - min(counts) <= 1
+    together = sorted(row for part in parts for row in rows_of(part))
+    assert together == sorted(rows_of(make(**sections)[step]))
+
+
+def test_the_only_rank_holds_the_pairs_of_the_schedule(make: Any, tokenize: Tokenize) -> None:
+    batches = make()
+    queries, documents = tokens_of(batches[7])
+    pairs = pairs_of(batches, 7)
+    assert queries == tokenize([pair.query for pair in pairs], "query")[0]
+    assert documents == tokenize([pair.document for pair in pairs], "document")[0]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_tokens_are_balanced_between_ranks(world: int, make: Any) -> None:
+    tokens = [make(rank, world, batch={"size": 60})[0].counts.tokens for rank in range(world)]
+    assert max(tokens) / min(tokens) < 1.15
+
+
+def test_the_same_step_gives_the_same_item(make: Any) -> None:
+    sections = {"loss": {"hard_negatives": 2}, "run": {"log_batches": True}}
+    batches = make(**sections)
+    first = batches[5]
+    assert same(batches[5], first)
+    assert same(make(**sections)[5], first)
+    assert not same(batches[6], first)
+
+
+def test_a_worker_gives_the_same_batches(make: Any) -> None:
+    sections = {"loss": {"hard_negatives": 2}, "run": {"log_batches": True}}
+    alone = list(make(1, 2, **sections).from_step(1))
+    ahead = list(make(1, 2, data={"workers": 1}, **sections).from_step(1))
+    assert [batch.step for batch in alone] == [batch.step for batch in ahead] == [1, 2]
+    assert all(same(one, other) for one, other in zip(alone, ahead, strict=True))
+
+
+def test_a_run_that_goes_on_gets_the_rest_of_its_batches(make: Any) -> None:
+    whole, rest = list(make().from_step(0)), list(make().from_step(2))
+    assert [batch.step for batch in whole] == [0, 1, 2]
+    assert same(rest[0], whole[2])
+    assert list(make().from_step(3)) == []
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 100, 10**6])
+def test_chunks_keep_their_budget_and_change_nothing_else(chunk_tokens: int, make: Any) -> None:
+    batch = make(loss={"chunk_tokens": chunk_tokens})[0]
+    for chunk in batch.query_chunks + batch.document_chunks:
+        assert chunk.input_ids_BL.numel() <= chunk_tokens or len(chunk.places_B) == 1
+    assert rows_of(batch) == rows_of(make()[0])
+
+
+def test_identities_are_equal_where_items_passages_texts_or_queries_are(make: Any) -> None:
+    batches = make(batch={"size": 300, "mono_share": 0.5, "mix": "blocks", "mono_block": 1})
+    facts: list[tuple[Any, ...]] = [
+        ((pair.dataset, pair.id), (pair.dataset, pair.document_id), pair.document, pair.query)
+        for pair in pairs_of(batches, 0)
+    ]
+    pairs, identity_BI = pairs_of(batches, 0), batches[0].identity_BI
+    assert (identity_BI != NO_IDENTITY).all()
+    for column in (ITEM, PASSAGE, TEXT, QUERY):
+        equal = np.array([[one[column] == other[column] for other in facts] for one in facts])
+        assert np.array_equal((identity_BI[:, None, column] == identity_BI[None, :, column]).numpy(), equal)
+
+    def some(condition: Any) -> bool:
+        return any(condition(one, other) for one in pairs for other in pairs)
+
+    # All of them would hold of a batch without such pairs.
+    assert some(lambda one, other: one.id == other.id and one.document_lang != other.document_lang)
+    assert some(lambda one, other: one.id != other.id and one.document_id == other.document_id)
+    assert some(lambda one, other: one.query_lang != other.query_lang and one.document == other.document)
+    assert some(lambda one, other: one.query == other.query and one.document != other.document)
+
+
+MADE = {"data": {"datasets": ["made"]}, "batch": {"size": 24, "mono_share": 1.0}}
+
+
+def hard_negatives(batches: Batches, step: int) -> dict[str, list[str]]:
+    """id → texts of its hard negatives, read back from the tokens; empty where there is none."""
+    batch = batches[step]
+    pairs, hard = pairs_of(batches, step), batches.config.loss.hard_negatives
+    _, documents = tokens_of(batch)
+    tokenizer, prefix = batches.tokenize.tokenizer, batches.tokenize.settings.document_prefix.strip()
+    texts = [
+        tokenizer.decode(ids, skip_special_tokens=True).removeprefix(prefix).strip() for ids in documents[len(pairs) :]
+    ]
+    assert len(texts) == hard * len(pairs) == len(batch.negative_identity_NI) == len(batch.negative_block_N)
+    return {pair.id: texts[place * hard : (place + 1) * hard] for place, pair in enumerate(pairs)}
+
+
+@pytest.mark.parametrize("hard", [1, 2, 4])
+def test_hard_negatives_are_drawn_from_those_of_the_pair(hard: int, make: Any) -> None:
+    batches = make(loss={"hard_negatives": hard}, **MADE)
+    drawn = hard_negatives(batches, 0)
+    for pair in pairs_of(batches, 0):
+        texts = [text for text in drawn[pair.id] if text]
+        assert len(texts) == len(set(texts)) == min(hard, len(pair.negatives))
+        assert set(texts) <= set(pair.negatives)
+        assert drawn[pair.id] == texts + [""] * (hard - len(texts))
+
+
+def test_hard_negatives_are_drawn_by_key(make: Any) -> None:
+    def drawn(seed: int) -> dict[str, list[str]]:
+        # Large enough to hold every pair of a language.
+        sections = MADE | {
+            "batch": {"size": 60, "mono_share": 1.0},
+            "data": {"datasets": ["made"], "languages": ["en"]},
+        }
+        return hard_negatives(make(seed=seed, loss={"hard_negatives": 1}, **sections), 0)
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1).keys() == drawn(2).keys()
+    assert drawn(1) != drawn(2)
+
+
+def test_hard_negatives_do_not_depend_on_the_ranks(make: Any) -> None:
+    sections = {"loss": {"hard_negatives": 2}, **MADE}
+
+    def known(batch: RankBatch) -> list[tuple[int, list[list[int]]]]:
+        negatives = batch.negative_identity_NI.reshape(len(batch.block_B), 2, 4)[..., TEXT]
+        return list(zip(batch.identity_BI[:, ITEM].tolist(), negatives.tolist(), strict=True))
+
+    apart = [pair for rank in range(3) for pair in known(make(rank, 3, **sections)[4])]
+    assert sorted(apart) == sorted(known(make(**sections)[4]))
+
+
+def test_hard_negatives_are_known_by_their_text_and_missing_ones_by_nothing(make: Any) -> None:
+    batches = make(loss={"hard_negatives": 3}, **MADE)
+    batch, drawn = batches[0], hard_negatives(batches, 0)
+    texts = [text for texts in drawn.values() for text in texts]
+    identity_NI = batch.negative_identity_NI
+    assert (identity_NI[:, [ITEM, PASSAGE, QUERY]] == NO_IDENTITY).all()
+    assert (identity_NI[:, TEXT] == NO_IDENTITY).tolist() == [text == "" for text in texts]
+    number = {text: int(identity) for text, identity in zip(texts, identity_NI[:, TEXT], strict=True)}
+    assert [number[text] for text in texts] == identity_NI[:, TEXT].tolist()
+    assert len(set(number.values())) == len(number)
+    assert torch.equal(batch.negative_block_N, batch.block_B.repeat_interleave(3))
+
+
+def test_a_hard_negative_is_the_document_that_has_its_text(
+    make: Any, tokenize: Tokenize, token_rates: dict[str, float], tmp_path: Path
+) -> None:
+    from hbdist.data.build.build import build
+
+    row = '{{"query": "q{0}", "document": "text {0}", "negatives": ["text {1}"]}}\n'
+    (tmp_path / "en.jsonl").write_text("".join(row.format(n, (n + 1) % 6) for n in range(6)), encoding="utf-8")
+    recipe = tmp_path / "ring.toml"
+    recipe.write_text('[[dataset]]\nname = "ring"\nreader = "jsonl"\nfiles = {en = "en.jsonl"}\n', encoding="utf-8")
+    ring = build(recipe, tmp_path / "ring", workers=1)
+    sections = {"batch": {"size": 6, "mono_share": 1.0}, "loss": {"hard_negatives": 1}}
+    batch = make(of_manifest=ring, **sections)[0]
+    assert sorted(batch.negative_identity_NI[:, TEXT].tolist()) == sorted(batch.identity_BI[:, TEXT].tolist())
+    assert (batch.identity_BI[:, PASSAGE] == NO_IDENTITY).all()
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_counts_are_what_a_recount_finds(world: int, make: Any, tokenize: Tokenize) -> None:
+    sections = {"batch": {"size": 40, "mix": "blocks", "mono_share": 0.25}, "loss": {"hard_negatives": 1}}
+    pairs = pairs_of(make(**sections), 2)
+    truncated = 0
+    for rank in range(world):
+        batch = make(rank, world, **sections)[2]
+        counts, chunks = batch.counts, batch.query_chunks + batch.document_chunks
+        assert counts.pools == Counter(f"{pair.query_lang}-{pair.document_lang}" for pair in pairs)
+        assert counts.mono_share == sum(pair.query_lang == pair.document_lang for pair in pairs) / 40 == 0.25
+        assert counts.repeats == 0
+        assert counts.tokens == sum(int(chunk.attention_mask_BL.sum()) for chunk in chunks)
+        assert counts.padded_tokens == sum(chunk.attention_mask_BL.numel() for chunk in chunks)
+        truncated += counts.truncated
+    prefixed = [(f"query: {pair.query}", 24) for pair in pairs] + [(f"passage: {pair.document}", 48) for pair in pairs]
+    assert truncated == sum(len(tokenize.tokenizer(text)["input_ids"]) > limit for text, limit in prefixed) > 0
+
+
+def test_repeats_of_a_small_pool_are_counted(make: Any) -> None:
+    batch = {"size": 128, "mono_share": 1.0, "small_pool": "repeat"}  # of 60 pairs
+    counts = [make(rank, 2, data={"datasets": ["made"]}, batch=batch)[0].counts.repeats for rank in range(2)]
+    assert counts == [68, 68]
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_ids_are_those_of_the_global_batch_and_logged_once(world: int, make: Any) -> None:
+    sections: dict[str, Any] = {"run": {"log_batches": True}}
+    logged = [make(rank, world, **sections)[3].ids for rank in range(world)]
+    pairs = pairs_of(make(), 3)
+    assert logged[0] == [f"{pair.dataset}/{pair.query_lang}-{pair.document_lang}/{pair.id}" for pair in pairs]
+    assert logged[1:] == [None] * (world - 1)
+    assert make()[3].ids is None
+
+
+def test_token_rates_are_those_of_a_plain_count(
+    manifest: Manifest, tokenize: Tokenize, token_rates: dict[str, float], make: Any
+) -> None:
+    assert token_rates.keys() == {"en", "de", "th"}
+    assert manifest.groups[0].name == "made/de-de"
+    queries = [pair.query for pair in make().reader.read(np.zeros(32, dtype=np.int64), np.arange(32))]
+    tokens = sum(len(tokenize.tokenizer(f"passage: {query}")["input_ids"]) for query in queries)
+    assert token_rates["de"] == tokens / sum(map(len, queries))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_is_reported_with_the_rank_that_saw_it(
+    workers: int, make: Any, manifest: Manifest, tmp_path: Path
+) -> None:
+    shutil.copytree(manifest.root, tmp_path / "damaged")
+    damaged = Manifest.load(tmp_path / "damaged")
+    for group in damaged.groups:
+        path = damaged.root / group.shards[0].path
+        path.write_bytes(path.read_bytes()[:-512])
+    batches = make(1, 2, of_manifest=damaged, data={"workers": workers})
+    with pytest.raises(DataError, match="is damaged") as caught:
+        next(batches.from_step(0))
+    assert str(caught.value).startswith(str(damaged.root))
+    assert "Traceback" not in str(caught.value)

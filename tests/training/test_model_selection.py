@@ -1,0 +1,128 @@
+"""Which step is best, when to stop, and what a config may ask for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_groups import MANIFEST
+
+from hbdist.config.config import Config, difference
+from hbdist.errors import ConfigError
+from hbdist.runs.plan import Plan
+from hbdist.training.model_selection import Best, Criterion
+
+
+def config(steps: int = 9, **sections: dict[str, Any]) -> Config:
+    values = {"steps": steps, "data": {"shards": "d"}, "model": {"name": "m"}, "batch": {"size": 16}, **sections}
+    return Config.check(values, source="test")
+
+
+def best_of(criterion: Criterion, values: list[float], kept: list[bool] | None = None) -> Best:
+    best = Best(criterion)
+    for step, value in enumerate(values, start=1):
+        best.add(step, value, kept=kept[step - 1] if kept else True)
+    return best
+
+
+CRITERIA = [Criterion(), Criterion("multilingual.map", "xquad-r"), Criterion("bias.rank_distance", "xquad-r")]
+VALUES = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize(("criterion", "good"), list(zip(CRITERIA, (min, max, min), strict=True)))
+@given(values=VALUES)
+def test_the_best_step_is_the_first_with_the_best_value(criterion: Criterion, good: Any, values: list[float]) -> None:
+    assert best_of(criterion, values).step == 1 + values.index(good(values))
+
+
+@given(values=VALUES, data=st.data())
+def test_only_a_step_whose_checkpoint_is_there_can_be_the_best(values: list[float], data: st.DataObject) -> None:
+    kept = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    there = [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
+    step = best_of(CRITERIA[1], values, kept).step
+    assert (step is None) == (not there)
+    assert step is None or (kept[step - 1] and values[step - 1] == max(there))
+
+
+@given(values=VALUES, patience=st.integers(1, 5))
+def test_patience_ends_a_run_after_so_many_values_that_were_no_better_than_the_best(
+    values: list[float], patience: int
+) -> None:
+    ended = best_of(Criterion(patience=patience), values).exhausted
+    assert ended == (len(values) - 1 - values.index(min(values)) >= patience)
+
+
+def test_without_patience_nothing_ends_a_run() -> None:
+    assert not best_of(Criterion(), [1.0] + [9.0] * 99).exhausted
+
+
+def test_a_metric_is_of_the_first_task_unless_it_names_one() -> None:
+    tasks = {"every": 3, "tasks": ["xquad-r", "beir:data/nf:corpus"]}
+    first = Criterion.of(config(evaluation={**tasks, "metric": "multilingual.map"}))
+    named = Criterion.of(config(evaluation={**tasks, "metric": "beir:data/nf:corpus:monolingual.ndcg@10"}))
+    assert first == Criterion("multilingual.map", "xquad-r", exported=True)
+    assert named == Criterion("monolingual.ndcg@10", "beir:data/nf:corpus", exported=True)
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"validation": {"patience": 2}}, r"validation\.patience = 2 .* do nothing without validation\.every"),
+        ({"validation": {"keep": "best"}}, r"validation\.keep = 'best' do nothing without validation\.every"),
+        (
+            {"evaluation": {"metric": "multilingual.map"}},
+            r"'multilingual\.map' is never measured without evaluation\.every",
+        ),
+        (
+            {"evaluation": {"every": 2, "patience": 2}},
+            r"evaluation\.patience = 2 says nothing without evaluation\.metric",
+        ),
+        (
+            {"evaluation": {"every": 2, "metric": "mlqa-r:multilingual.map"}},
+            r"is of mlqa-r, which is not in evaluation\.tasks: xquad-r",
+        ),
+        (
+            {"evaluation": {"every": 2, "metric": "multilingual.map"}, "validation": {"every": 2, "keep": "best"}},
+            r"chooses by a score, and validation\.keep = 'best' .* by the validation loss: the two may disagree",
+        ),
+        (
+            {"evaluation": {"every": 2, "metric": "multilingual.map"}, "validation": {"every": 2, "patience": 1}},
+            r"validation\.patience = 1 by the validation loss: the two may disagree",
+        ),
+    ],
+)
+def test_what_cannot_decide_is_refused_by_the_plan(sections: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Plan.of(config(**sections), MANIFEST)
+
+
+def test_evaluation_is_free_to_change_when_a_run_goes_on() -> None:
+    changed = {"every": 3, "tasks": ["mlqa-r"], "questions": 7, "metric": "multilingual.map", "patience": 1}
+    assert difference(config(), config(evaluation=changed)) == {}
+
+
+def test_the_plan_says_when_what_is_measured_and_which_model_follows() -> None:
+    evaluation = {"every": 4, "languages": ["en", "ar"], "questions": 50, "metric": "multilingual.map", "patience": 2}
+    text = Plan.of(config(evaluation=evaluation, validation={"every": 3}), MANIFEST).text()
+    assert "validation     every 3 steps and at the end\n" in text
+    assert (
+        "evaluation     every 4 steps and at the end: xquad-r; languages cut to en, ar and questions cut to 50" in text
+    )
+    assert "exported       the model chosen on xquad-r for the highest multilingual.map\n" in text
+    assert "early end      after 2 measurements without a better one\n" in text
+    assert "xquad-r; nothing cut\n" in Plan.of(config(evaluation={"every": 4}), MANIFEST).text()
+    plain = {line.split()[0] for line in Plan.of(config(), MANIFEST).text().splitlines()}
+    assert not {"validation", "evaluation", "exported"} & plain
+
+
+def test_the_best_checkpoint_outlives_the_newest(tmp_path: Path) -> None:
+    from hbdist.runs import checkpoint
+
+    for step in range(1, 6):
+        checkpoint.save(tmp_path, checkpoint.Position(step, 1, "f"), {}, keep=1)
+        if step == 2:
+            checkpoint.point_at_best(tmp_path, step)
+    assert checkpoint.steps(tmp_path) == [2, 5]
+    checkpoint.point_at_best(tmp_path, 4)
+    assert checkpoint.best(tmp_path) is None

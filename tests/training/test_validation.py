@@ -1,0 +1,155 @@
+"""Validation in real runs: the same loss on any number of ranks, the best model exported, an end when nothing gets better."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from launching import lines, outcome, train
+from safetensors.torch import load_file
+from whole_runs import main_here
+
+from hbdist.config.config import Config
+from hbdist.data.shards.manifest import Manifest
+from hbdist.errors import ConfigError
+from hbdist.training.validation import held_out, name_of, validation_config
+
+
+def config(data: Path, **validation: object) -> Config:
+    values = {
+        "steps": 2,
+        "data": {"shards": str(data), "languages": ["en"], "datasets": ["made"]},
+        "model": {"name": "m"},
+        "batch": {"size": 8},
+        "validation": {"every": 1, **validation},
+    }
+    return Config.check(values, source="test")
+
+
+def test_shards_that_hold_nothing_out_are_refused(tiny_shards: Path) -> None:
+    with pytest.raises(ConfigError, match=r"validation\.every = 1.*holds nothing out.*validation\.shards"):
+        held_out(config(tiny_shards))
+    assert held_out(config(tiny_shards, shards=["elsewhere"])) == ("elsewhere",)
+
+
+def test_a_set_is_called_after_the_shards_it_was_held_out_of() -> None:
+    assert [name_of(where) for where in ("a/b", "a/b/", "shards/mix/validation", "s3://a/mix/validation")] == [
+        "b",
+        "b",
+        "mix",
+        "mix",
+    ]
+
+
+def test_a_set_without_cross_lingual_pairs_is_validated_on_monolingual_ones(tiny_shards: Path) -> None:
+    manifest = Manifest.load(tiny_shards)
+    alone = Manifest(tiny_shards, tuple(group for group in manifest.groups if group.monolingual))
+    asked = config(tiny_shards)
+    assert validation_config(asked, manifest, filtered=True).batch.mono_share == asked.batch.mono_share
+    assert validation_config(asked, alone, filtered=True).batch.mono_share == 1
+
+
+def test_other_sets_are_not_cut_to_the_languages_of_the_training(tiny_shards: Path) -> None:
+    manifest = Manifest.load(tiny_shards)
+    assert validation_config(config(tiny_shards), manifest, filtered=True).data.languages == ("en",)
+    other = validation_config(config(tiny_shards), manifest, filtered=False)
+    assert (other.data.languages, other.data.datasets) == ((), ())
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path, tiny_shards: Path) -> list[str]:
+    sources = [f"model.name={tiny_model}", f"data.shards={tiny_shards}", "data.languages=[]", "data.datasets=[]"]
+    settings = ["validation.every=1", "validation.batch_size=30", "validation.batches=3", "checkpoint.keep=1"]
+    held_out = [f"validation.shards=['{tiny_shards}']"]
+    return ["launch/train/demo.toml", "model.dropout=0.1", "batch.size=16", *sources, *settings, *held_out]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose learning rate soon makes it worse, stopped by its patience."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    done = main_here(*tiny, *WORSE, f"run.folder={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+WORSE = [
+    *("optimizer.lr=0.03", "optimizer.warmup_steps=0", "steps=30"),
+    *("validation.patience=2", "validation.keep=best"),
+]
+
+
+def test_a_run_stops_when_the_loss_no_longer_falls_and_exports_the_best(alone: Path) -> None:
+    losses = [next(iter(line["loss"].values())) for line in lines(alone / "validation.jsonl")]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 < 30
+    said = f"trained {len(losses)} steps; the model of step {best + 1}, chosen for the lowest validation loss, is in"
+    assert said in outcome(alone)["message"]
+    assert f"{best + 1} of 30 steps" in (alone / "model/README.md").read_text()
+    assert "chosen for the lowest validation loss" in (alone / "model/README.md").read_text()
+    assert (alone / "checkpoints/best").read_text() == f"{best + 1:09d}"
+    saved = torch.load(alone / "checkpoints" / f"{best + 1:09d}" / "state.pt")["model"]
+    exported = load_file(alone / "model/model.safetensors")
+    for name, value in exported.items():
+        torch.testing.assert_close(saved[f"encoder.backbone.{name}"], value, rtol=0, atol=0)
+
+
+def test_a_stopped_run_that_starts_again_trains_no_further(alone: Path, tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(alone, folder)
+    shutil.rmtree(folder / "model")  # killed after its last checkpoint, before it was exported
+    (folder / "outcome.json").unlink()
+    done = main_here(*tiny, *WORSE, f"run.folder={folder}")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "validation.jsonl").read_text() == (alone / "validation.jsonl").read_text()
+    assert (folder / "model/model.safetensors").read_bytes() == (alone / "model/model.safetensors").read_bytes()
+
+
+def test_a_run_that_goes_back_forgets_the_best_that_came_later(alone: Path, tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(alone, folder)
+    shutil.rmtree(folder / "model")
+    (folder / "outcome.json").unlink()
+    best = (folder / "checkpoints/best").read_text()
+    shutil.copytree(folder / "checkpoints" / best, folder / f"checkpoints/{int(best) + 50:09d}")
+    (folder / "checkpoints/best").write_text(f"{int(best) + 50:09d}")  # as a later one would stand there
+    (folder / "checkpoints/latest").write_text(best)
+    done = main_here(*tiny, *WORSE, f"run.folder={folder}")
+    assert done.returncode == 0, done.stderr
+    assert f"resuming after step {int(best)}" in done.stdout
+    assert (folder / "checkpoints/best").read_text() == best
+    assert (folder / "validation.jsonl").read_text() == (alone / "validation.jsonl").read_text()
+    assert (folder / "model/model.safetensors").read_bytes() == (alone / "model/model.safetensors").read_bytes()
+
+
+def test_a_batch_too_small_for_the_ranks_is_refused_before_the_first_step(tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = train(3, *tiny, "steps=2", "validation.batch_size=2", f"run.folder={folder}")
+    assert done.returncode != 0
+    assert "validation.batch_size = 2 is less than the 3 processes" in outcome(folder)["message"]
+    assert outcome(folder)["state"] == "invalid"
+    assert not (folder / "metrics.jsonl").exists()
+
+
+def test_validation_and_evaluation_leave_the_training_as_it_was(tiny: list[str], tmp_path: Path) -> None:
+    task = ["evaluation.languages=['en']", "evaluation.questions=3"]
+    for every in (0, 1):
+        looked = [f"validation.every={every}", f"evaluation.every={every}", f"run.folder={tmp_path / str(every)}"]
+        done = main_here(*tiny, "steps=2", "optimizer.lr=1e-3", *task, *looked)
+        assert done.returncode == 0, done.stderr
+    assert len(lines(tmp_path / "1/evaluation.jsonl")) == len(lines(tmp_path / "1/validation.jsonl")) == 2
+    without, with_both = (lines(tmp_path / str(every) / "metrics.jsonl") for every in (0, 1))
+    for key in ("loss", "grad_norm", "exchanged_bytes"):
+        assert [step[key] for step in without] == [step[key] for step in with_both]
+
+
+@pytest.mark.parametrize("launch", ["two", pytest.param("zero3", marks=pytest.mark.slow)])
+def test_the_validation_loss_is_the_same_on_two_processes(launch: str, tiny: list[str], tmp_path: Path) -> None:
+    few = ["steps=2", "optimizer.lr=1e-4", "model.dropout=0", "loss.chunk_tokens=200"]
+    for processes in (1, 2):
+        done = train(processes, *tiny, *few, f"run.folder={tmp_path / str(processes)}", launch=launch)
+        assert done.returncode == 0, done.stderr
+    one, two = (lines(tmp_path / str(processes) / "validation.jsonl") for processes in (1, 2))
+    assert [line["step"] for line in two] == [1, 2]
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
