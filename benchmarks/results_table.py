@@ -156,7 +156,8 @@ def known_languages(encoder: Any, names: Sequence[str]) -> dict[str, str]:
     Raises:
         ConfigError: the model puts each text's language before it, and does not know one of them.
     """
-    from hbdist.translation.languages import FLORES, OPUS
+    from hbdist.models.language_codes import FLORES
+    from hbdist.translation.languages import OPUS
 
     tokens = encoder.tokenize.language_tokens
     known = {name: name for name in names}

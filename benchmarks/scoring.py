@@ -72,7 +72,8 @@ def contender(name: str, task: Any, vectors: tuple[np.ndarray, np.ndarray]) -> C
 
 def _hbdist(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Callable[[], Scores]:
     from hbdist.evaluation.evaluate import summarise
-    from hbdist.evaluation.metrics.retrieval import METRICS, rank_in_tiles
+    from hbdist.evaluation.scores import METRICS
+    from hbdist.evaluation.search.in_memory import rank_in_tiles
 
     task = replace(task, metrics=(*METRICS, f"map@{DEPTH}"))
 

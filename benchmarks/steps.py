@@ -17,8 +17,9 @@ from transformers import BertConfig, BertModel
 from hbdist.config.config import Config
 from hbdist.distributed.engine import Engine
 from hbdist.models.encoder import make_chunks, pad, pool
-from hbdist.training.loader import BatchCounts, Chunk, RankBatch
-from hbdist.training.module import Trained
+from hbdist.training.batch import BatchCounts, Chunk, RankBatch
+from hbdist.training.module import TrainingModule
+from hbdist.training.optimizer import make_optimizer
 from hbdist.training.step import ContrastiveStep
 
 WIDTH, PIECES = 384, 30_000
@@ -81,7 +82,8 @@ def our_step(encoder: Encoder, texts: Texts, engine: Engine | None, gradient_cac
     pairs = len(texts["query"])
     config = make_config(pairs * (engine.world if engine else 1), gradient_cache)
     engine = engine or Engine.start(config)
-    model = engine.prepare(Trained(encoder, config), config.optimizer)
+    module = TrainingModule(encoder, config)
+    model = engine.prepare(module, make_optimizer(module, config.optimizer))
     step = ContrastiveStep(model, config, engine, say=lambda _: None)
     identity = torch.arange(3 * pairs).reshape(pairs, 3) + 1 + 3 * pairs * engine.rank
     batch = RankBatch(

@@ -19,7 +19,7 @@ _HOMES = {
     "PairDataset": "hbdist.data.batching.sampler",
     "ResumeError": "hbdist.errors",
     "Schedule": "hbdist.data.batching.schedule",
-    "Study": "hbdist.studies.study",
+    "Study": "hbdist.studies.api",
     "contrastive_loss": "hbdist.loss.contrastive",
     "submit": "hbdist.launch",
     "train": "hbdist.train",

@@ -20,9 +20,9 @@ from hbdist.runs.run import FIRST_WORD, Outcome, Run
 from hbdist.training.export import export
 from hbdist.training.loader import Batches, measure_token_rates
 from hbdist.training.metrics import Meter
-from hbdist.training.module import Trained
-from hbdist.training.monitor import Judge
-from hbdist.training.optimizer import learning_rate
+from hbdist.training.module import TrainingModule
+from hbdist.training.monitor import TrainingMonitor
+from hbdist.training.optimizer import learning_rate, make_optimizer
 from hbdist.training.step import ContrastiveStep
 
 USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
@@ -42,24 +42,25 @@ def train(config: Config) -> Outcome:
     with run.underway(engine):
         manifest = Manifest.load(config.data.shards)
         found = run.find_checkpoint(engine, manifest)
-        if engine.from_main(run.finished()):
+        if engine.broadcast_object(run.finished()):
             run.say(f"{run.folder} is done already")
             engine.stop()
             return Outcome.done("done already")
         run.announce(Plan.of(config, manifest, ranks=engine.world, zero=engine.zero), manifest, engine.where)
 
         encoder = Encoder.load(config.model)
-        rates = engine.from_main(measure_token_rates(manifest, encoder.tokenize))
+        rates = engine.broadcast_object(measure_token_rates(manifest, encoder.tokenize))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
         done, state = run.resume(found)
-        judge = Judge(config, encoder, engine, run, manifest)
-        model = engine.prepare(Trained(encoder, config), config.optimizer, state)
+        monitor = TrainingMonitor(config, encoder, engine, run, manifest)
+        module = TrainingModule(encoder, config)
+        model = engine.prepare(module, make_optimizer(module, config.optimizer), state)
         contrast = ContrastiveStep(model, config, engine, say=run.say)
         del state  # all ranks hold the whole of it
-        judge(contrast, done)  # what an interruption left undone
+        monitor(contrast, done)  # what an interruption left undone
 
         meter = Meter(config, engine.device)
-        for batch in meter.waiting(batches.from_step(config.steps if judge.exhausted else done)):
+        for batch in meter.waiting(batches.from_step(config.steps if monitor.exhausted else done)):
             parts = contrast(batch)
             lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
             norm = engine.update(lr)
@@ -67,20 +68,20 @@ def train(config: Config) -> Outcome:
             run.record(metrics, batch.ids)
             engine.track(metrics, metrics["step"])
 
-            done, stop = metrics["step"], engine.agree(run.stop.up)
+            done, stop = metrics["step"], engine.any_rank(run.stop.up)
             if stop or done == config.steps or config.checkpoint.due(done):
                 run.save(engine, manifest, done)
             if stop:
                 return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"), engine)
-            judge(contrast, done)
-            if judge.exhausted:
+            monitor(contrast, done)
+            if monitor.exhausted:
                 break
 
         weights = engine.weights()
         if engine.is_main:
-            steps, kept = judge.weights_to_export(weights, done)
+            steps, kept = monitor.weights_to_export(weights, done)
             export(encoder, run.folder / "model", config, weights=kept, steps=steps, fingerprint=manifest.fingerprint)
-        return run.end(Outcome.done(judge.last_words(done)), engine)
+        return run.end(Outcome.done(monitor.last_words(done)), engine)
 
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:

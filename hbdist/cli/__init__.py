@@ -1,22 +1,43 @@
-"""The command `hbdist`: a module for each kind of command, each of which imports only what it needs.
+"""Command `hbdist`: a module for each kind of command, each of which imports only what it needs.
 
-Exit status 0 done, 2 the user's input is wrong (one message, no traceback), 1 anything else.
+Exit status 0 done, 2 the user's input is wrong (one message, no traceback), 1 anything else; of `train`, also 75.
 """
 
+import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 
 import typer
 
-from hbdist.cli import compare, data, evaluation, runs, studies  # noqa: F401  each adds its commands to the app
+from hbdist.cli import data, evaluation, runs, studies  # noqa: F401  each adds its commands to the app
 from hbdist.cli.app import app
 from hbdist.errors import HbdistError
 
+FIRST_WORD = 1.0
+"""Seconds that rank 0 has to report what all ranks meet; launchers end all as soon as one is gone."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status.
+
+    `evaluate` runs on all ranks of a launcher, and rank 0 alone prints.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    if given[:1] != ["evaluate"] or rank == "0":
+        return _run(given)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        status = _run(given)
+    if status:
+        time.sleep(FIRST_WORD)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        return app(list(arguments) if arguments is not None else None, standalone_mode=False) or 0
+        return app(arguments, standalone_mode=False) or 0
     except HbdistError as error:
         print(f"hbdist: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,12 @@
 """The typer application, and how its commands show progress."""
 
+from typing import Annotated
+
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hbdist import __version__
 
 app = typer.Typer(
     help="Hybrid-batch training of multilingual dense retrievers. To train: accelerate launch hbdist/train.py CONFIG.",
@@ -13,6 +17,21 @@ app = typer.Typer(
 data_app = typer.Typer(help="Benchmark data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console()
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"hbdist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
 
 
 class Bar:

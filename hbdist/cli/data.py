@@ -17,9 +17,8 @@ def build(
 ) -> None:
     """Build shards grouped by language pair."""
     from hbdist.data.build.build import build as build_shards
-    from hbdist.data.build.recipe import VALIDATION
     from hbdist.data.build.statistics import Statistics
-    from hbdist.data.shards.manifest import Manifest
+    from hbdist.data.shards.manifest import VALIDATION, Manifest
 
     with Bar("building") as progress:
         manifest = build_shards(recipe, out, workers=workers, progress=progress)
@@ -40,7 +39,7 @@ def check(
     ],
 ) -> None:
     """Read every byte of built shards and compare it with the manifest."""
-    from hbdist.data.build.recipe import VALIDATION
+    from hbdist.data.shards.manifest import VALIDATION
     from hbdist.data.shards.verify import check as check_shards
 
     held_out = Path(root, VALIDATION)

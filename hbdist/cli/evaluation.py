@@ -1,5 +1,6 @@
-"""The command that scores models: evaluate."""
+"""Commands about scores: evaluate, compare."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +12,7 @@ from hbdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from hbdist.config.sections import ModelSection
-    from hbdist.distributed.process_group import Ranks
+    from hbdist.distributed.process_group import ProcessGroup
     from hbdist.evaluation.metrics.per_query import PerQuery
     from hbdist.evaluation.search.embeddings import Keeping
     from hbdist.evaluation.search.faiss_index import Approximate
@@ -61,7 +62,7 @@ def evaluate(
 
     with joined() as ranks:
         # What is missing should be said before the model is loaded.
-        with ranks.together():
+        with ranks.raise_together():
             approximate = Approximate.parse(index) if index else None
             kept = languages.split(",") if languages else []
             chosen = load_task(task, data, languages=kept).cut(languages=kept, questions=questions)
@@ -98,7 +99,7 @@ def _score(
     keeping: "Keeping",
     index: "Approximate | None",
     *,
-    ranks: "Ranks",
+    ranks: "ProcessGroup",
     bar: Bar,
 ) -> dict[str, Any]:
     """The scores, by all ranks together; says what was cut on the way."""
@@ -124,7 +125,7 @@ def _score(
         progress=lambda what, done, total: bar(done, total, what),
     )
     own = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
-    queries, documents = ranks.sum(np.array(own)).tolist()
+    queries, documents = ranks.all_reduce_sum(np.array(own)).tolist()
     if ranks.is_main and queries + documents:
         print(f"cut, as they were longer than the model takes: {queries:,} queries, {documents:,} candidates")
     return scores
@@ -142,9 +143,9 @@ def _earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
 
 
 def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], PerQuery] | None") -> None:
+    from hbdist.cli.score_tables import table
     from hbdist.evaluation.metrics.bootstrap import compare
     from hbdist.evaluation.metrics.per_query import read_per_query
-    from hbdist.evaluation.scores import table
 
     if earlier is None:
         console.print(table(scores))
@@ -172,3 +173,48 @@ def _remarks(scores: dict[str, Any], keeping: "Keeping") -> Iterator[str]:
     if sets := list(kept_sets(folder)):
         size = sum(size for _, _, size in sets)
         yield f"vectors kept in {folder}: {size / 1e6:,.0f} MB in {len(sets)} folders; delete those that are not needed"
+
+
+BETWEEN = "--with"
+"""Stands between the two lists. Not an option: one takes a fixed number of values, and a shell's * gives any number."""
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def compare(
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="BEFORE... --with AFTER", help="The --out folders of evaluations, one a seed."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also write the differences to this JSON file.")] = None,
+) -> None:
+    """Say whether two models differ on a task, each evaluated once or with several training seeds."""
+    from hbdist.cli.score_tables import comparison_table
+    from hbdist.evaluation.comparison import compare_folders
+    from hbdist.utils.files import write_atomically
+
+    if out and out.is_dir():
+        raise ConfigError(f"--out {out} is a folder. Name the JSON file to write, as {out / 'difference.json'}.")
+    found = compare_folders(*split_sides(folders))
+    console.print(comparison_table(found))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        print(f"the differences are in {out}")
+
+
+def split_sides(given: list[str]) -> tuple[list[Path], list[Path]]:
+    """The folders before and after BETWEEN.
+
+    Raises:
+        ConfigError: it is missing or there twice, a side is empty, or an option is not known.
+    """
+    unknown = [one for one in given if one.startswith("-") and one != BETWEEN]
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not an option of compare. It has {BETWEEN} and --out.")
+    place = given.index(BETWEEN) if given.count(BETWEEN) == 1 else 0
+    if not 0 < place < len(given) - 1:
+        raise ConfigError(
+            f"found {' '.join(given)!r}; expected the folders of one model, {BETWEEN} once, and the folders of the other:"
+            f" hbdist compare base-1/scores base-2/scores {BETWEEN} mixed-1/scores mixed-2/scores"
+        )
+    return [Path(one) for one in given[:place]], [Path(one) for one in given[place + 1 :]]

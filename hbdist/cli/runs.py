@@ -1,4 +1,4 @@
-"""Commands about runs: plan, report, doctor."""
+"""Commands about runs: train, plan, report, doctor."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,16 @@ import typer
 from hbdist.cli.app import app, console
 from hbdist.config.config import Config, split_arguments
 from hbdist.errors import ConfigError
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def train(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.toml] [key=value]...")] = None,
+) -> int:
+    """Train one model in this process; with a launcher: accelerate launch hbdist/train.py, which is the same."""
+    from hbdist.train import main
+
+    return main(arguments or [])
 
 
 @app.command()

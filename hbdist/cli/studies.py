@@ -31,8 +31,8 @@ def plan(
     ] = None,
 ) -> None:
     """Print what a study would take on clusters of several sizes: a model, from formulas. Starts nothing."""
+    from hbdist.studies.api import Study
     from hbdist.studies.cost import plan_text
-    from hbdist.studies.study import Study
 
     parts = [part.strip() for part in gpus.split(",")] if gpus else []
     if wrong := [part for part in parts if not (part.isascii() and part.isdecimal())]:
@@ -51,7 +51,7 @@ def submit(
     ] = False,
 ) -> None:
     """Start what is missing: trainings, evaluations, the report. What is done or on its way stays as it is."""
-    from hbdist.studies.study import Study
+    from hbdist.studies.api import Study
 
     started = Study.load(study).submit(set_aside=set_aside, **_resources(more, cluster, at_once))
     print(started.text())
@@ -60,7 +60,7 @@ def submit(
 @study_app.command()
 def retry(study: StudyPath, more: More = None, cluster: Cluster = None, at_once: AtOnce = None) -> None:
     """As submit, with the runs that failed."""
-    from hbdist.studies.study import Study
+    from hbdist.studies.api import Study
 
     print(Study.load(study).retry(**_resources(more, cluster, at_once)).text())
 
@@ -73,8 +73,8 @@ def status(
     ] = None,
 ) -> None:
     """Show how far each run is, what it measures, why it failed, and what to try."""
+    from hbdist.studies.api import Study
     from hbdist.studies.status import LIVE, problems, table
-    from hbdist.studies.study import Study
     from hbdist.utils.slurm import asked_together
 
     loaded = Study.load(study)
@@ -99,7 +99,7 @@ def status(
 @study_app.command()
 def cancel(study: StudyPath) -> None:
     """Stop all that waits or runs; what was trained until then is kept."""
-    from hbdist.studies.study import Study
+    from hbdist.studies.api import Study
 
     stopped = Study.load(study).cancel()
     print(f"stopped {len(stopped)} jobs; hbdist study submit goes on where they were" if stopped else "nothing runs")
@@ -109,7 +109,7 @@ def cancel(study: StudyPath) -> None:
 def report(study: StudyPath) -> None:
     """Write report.html, and the tables, from what is there."""
     from hbdist.reports.report import study_report
-    from hbdist.studies.study import Study
+    from hbdist.studies.api import Study
 
     print(f"wrote {study_report(Study.load(study))}")
 

@@ -26,7 +26,7 @@ from hbdist.config.sections import (
     Section,
     ValidationSection,
 )
-from hbdist.errors import ConfigError
+from hbdist.errors import ConfigError, ResumeError
 
 DEFAULT_CONFIG = Path("launch/train/demo.toml")
 
@@ -262,3 +262,19 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         return "list"
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true | false"}[annotation.__name__]
+
+
+def refuse_another_run(stored: Config, config: Config) -> None:
+    """Nothing, where a folder's stored config is that of the run that is to be started in it.
+
+    Raises:
+        ResumeError: it is another run's.
+    """
+    changed = difference(stored, config)
+    if changed:
+        before = difference(config, stored)
+        what = ", ".join(f"{key} = {before[key]!r} there, {value!r} here" for key, value in changed.items())
+        raise ResumeError(
+            f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
+            " that folder."
+        )

@@ -104,6 +104,14 @@ def combine_columns(partial: Tensor) -> Tensor:
     return largest + total.log()
 
 
+def max_over_ranks(numbers: Tensor) -> Tensor:
+    """Return the element-wise maximum over all ranks, without a gradient."""
+    numbers = numbers.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+    return numbers
+
+
 def sum_over_ranks(numbers: Tensor) -> Tensor:
     """The element-wise sum over all ranks, without a gradient."""
     numbers = numbers.detach().clone()

@@ -20,28 +20,28 @@ from torch import Tensor, nn
 from transformers.integrations import unset_hf_deepspeed_config
 
 from hbdist.config.config import Config
-from hbdist.config.sections import OptimizerSection
 from hbdist.distributed.launcher import check_launcher, find_zero
-from hbdist.distributed.strategies import Backend, Moments, Sharded, Weights, Whole
-from hbdist.distributed.watchdog import Peers
+from hbdist.distributed.strategies import DDPStrategy, DeepSpeedStrategy, Moments, Strategy, Weights
+from hbdist.distributed.watchdog import Watchdog
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 
 STARTING_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others until the first update: longer than fetching and loading a model takes."""
 TIMEOUT = timedelta(minutes=10)
-"""How long after it, for one that lives but is stuck: longer than writing a checkpoint takes. Of one that is dead, `peers`
+"""How long after it, for one that lives but is stuck: longer than writing a checkpoint takes. Of one that is dead, `watchdog`
 tells within seconds."""
 
 
 class Engine:
     """This process's place among the ranks, and the model and optimizer as the backend wants them."""
 
-    def __init__(self, accelerator: Accelerator, zero: Zero | None) -> None:
+    def __init__(self, accelerator: Accelerator, zero: Zero | None, *, max_grad_norm: float) -> None:
         self._accelerator = accelerator
-        self._backend: Backend | None = None
+        self._max_grad_norm = max_grad_norm
+        self._strategy: Strategy | None = None
         self._starting = True
-        self.peers = Peers()
+        self.watchdog = Watchdog()
         """Who notices when another rank dies."""
         self.zero = zero
         """What DeepSpeed was asked for; None without it."""
@@ -74,8 +74,8 @@ class Engine:
         )
         if config.run.trackers:
             accelerator.init_trackers("hbdist", config={"config": config.to_toml()})
-        engine = cls(accelerator, zero)
-        engine.peers = Peers.join(engine.rank, engine.world, engine.from_main)
+        engine = cls(accelerator, zero, max_grad_norm=config.optimizer.max_grad_norm)
+        engine.watchdog = Watchdog.join(engine.rank, engine.world, engine.broadcast_object)
         return engine
 
     @property
@@ -108,12 +108,13 @@ class Engine:
         return self._prepared.lockstep
 
     def prepare(
-        self, model: nn.Module, settings: OptimizerSection, state: Mapping[str, Any] | None = None
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """Place the model, wrap it for gradient averaging, and make its optimizer. Returns the model to call.
+        """Place the model on this rank's device and wrap it for gradient averaging. Returns the model to call.
 
         Args:
-            state: of a checkpoint to go on from.
+            optimizer: AdamW over the parameters of `model`.
+            state: of a checkpoint to resume from; loaded into both.
         """
         model.train()
         moments: Moments = {}
@@ -122,23 +123,27 @@ class Engine:
             model.load_state_dict(state["model"])
             moments, updates = state["moments"], state["updates"]
         if self.zero:
-            self._backend = Sharded(self._accelerator, model, settings, self.zero, moments, updates)
+            self._strategy = DeepSpeedStrategy(
+                self._accelerator, model, optimizer, self.zero, moments, updates, max_grad_norm=self._max_grad_norm
+            )
         else:
-            self._backend = Whole(self._accelerator, model, settings, moments, updates)
-        return self._backend.model
+            self._strategy = DDPStrategy(
+                self._accelerator, model, optimizer, moments, updates, max_grad_norm=self._max_grad_norm
+            )
+        return self._strategy.model
 
     @property
-    def _prepared(self) -> Backend:
-        assert self._backend is not None, "prepare comes first"
-        return self._backend
+    def _prepared(self) -> Strategy:
+        assert self._strategy is not None, "prepare comes first"
+        return self._strategy
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's loss; the average over ranks is in place when this returns."""
         self._prepared.backward(loss)
 
-    def hold(self) -> AbstractContextManager[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """Passes inside are not the last of their step; the next backward outside finishes the average for all of them."""
-        return self._prepared.hold()
+        return self._prepared.no_sync()
 
     def update(self, lr: float) -> float:
         """One step of the optimizer; returns the norm of the whole gradient before clipping.
@@ -152,11 +157,11 @@ class Engine:
         self._starting = False
         return norm
 
-    def agree(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether the flag is up on any rank. A collective: all ranks call it, all get the same answer."""
-        return bool(self.most(int(flag)))
+        return bool(self.all_reduce_max(int(flag)))
 
-    def most(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of the ranks' numbers. A collective."""
         if self.world == 1:
             return number
@@ -164,7 +169,7 @@ class Engine:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return int(largest.item())
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's value, on all ranks. A collective."""
         box = [value]
         if self.world > 1:
@@ -195,7 +200,7 @@ class Engine:
         for tracker in self._accelerator.trackers:
             tracker.finish()
         self.wait_for_everyone()
-        self.peers.leave()
+        self.watchdog.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
 

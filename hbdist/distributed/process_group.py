@@ -5,7 +5,6 @@ ranks with GPUs. Training has its own, `hbdist.distributed.engine`; the two can 
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from hbdist.distributed.watchdog import Peers
-from hbdist.errors import ConfigError, HbdistError
+from hbdist.distributed.rendezvous import meeting_point, place
+from hbdist.distributed.watchdog import Watchdog
+from hbdist.errors import HbdistError
 
 PATIENCE = timedelta(days=1)
 """How long a rank waits for the others: one may finish its share of a large corpus hours before the last. Of one that dies,
@@ -26,12 +26,9 @@ PATIENCE = timedelta(days=1)
 NEWS = 2.0
 """Seconds in which that is known."""
 
-FIRST_PORT, PORTS = 15_000, 15_000
-"""Where SLURM's tasks meet: below the ports that systems hand out by themselves."""
-
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """One process alone, or one rank of several. All methods but `is_main` are collectives: all ranks call them, in the
     same order."""
 
@@ -41,7 +38,7 @@ class Ranks:
     """Of torch.distributed, over gloo; None for a process alone."""
 
     @classmethod
-    def of_training(cls) -> "Ranks":
+    def of_training(cls) -> "ProcessGroup":
         """The ranks of the process group that this process has joined already; alone where it has joined none. A
         collective, to be called once: it makes a gloo group of the same ranks."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
@@ -53,15 +50,15 @@ class Ranks:
         """This is rank 0, which alone writes results and prints."""
         return self.rank == 0
 
-    def sum(self, array: np.ndarray) -> np.ndarray:
+    def all_reduce_sum(self, array: np.ndarray) -> np.ndarray:
         """The element-wise sum over ranks. Of whole numbers, it does not depend on their number."""
         return self._reduced(array, dist.ReduceOp.SUM)
 
-    def max(self, array: np.ndarray) -> np.ndarray:
+    def all_reduce_max(self, array: np.ndarray) -> np.ndarray:
         """The element-wise maximum over ranks."""
         return self._reduced(array, dist.ReduceOp.MAX)
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """What each rank gave, in their order, on all ranks. For what can be pickled, and is small."""
         if self.group is None:
             return [value]
@@ -69,20 +66,20 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def from_main(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """What rank 0 gave, on all ranks."""
         box = [value]
         if self.group is not None:
             dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """All ranks reach this point before any goes on."""
         if self.group is not None:
             dist.barrier(group=self.group)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """What the user has to mend on one rank ends all of them with the same error. No collectives inside.
 
         Raises:
@@ -93,7 +90,7 @@ class Ranks:
             yield
         except HbdistError as error:
             met = error
-        first = next((error for error in self.gather(met) if error is not None), None)
+        first = next((error for error in self.all_gather_object(met) if error is not None), None)
         if first is not None:
             raise first
 
@@ -106,7 +103,7 @@ class Ranks:
 
 
 @contextmanager
-def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
+def joined(environment: Mapping[str, str] = os.environ) -> Iterator[ProcessGroup]:
     """The ranks that a launcher started (accelerate launch, torchrun, srun); a process alone where none did.
 
     Chooses this rank's GPU where there are any.
@@ -119,74 +116,25 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
     if gpus := torch.cuda.device_count():
         torch.cuda.set_device(int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))) % gpus)
     if world == 1:
-        yield Ranks()
+        yield ProcessGroup()
         return
-    assert not dist.is_initialized(), "this process is a rank already: use Ranks.of_training"
+    assert not dist.is_initialized(), "this process is a rank already: use ProcessGroup.of_training"
     # By the environment, as torchrun has opened the port already and says so there.
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meeting_point(environment)
     dist.init_process_group("gloo", init_method="env://", rank=rank, world_size=world, timeout=PATIENCE)
-    ranks = Ranks(rank, world, dist.group.WORLD)
-    peers = Peers.join(rank, world, ranks.from_main)
+    ranks = ProcessGroup(rank, world, dist.group.WORLD)
+    watchdog = Watchdog.join(rank, world, ranks.broadcast_object)
     try:
         yield ranks
         # None leaves while others still speak with it.
-        ranks.wait()
-        peers.leave()
+        ranks.barrier()
+        watchdog.leave()
     except Exception as error:
         # A connection that breaks does not say whose it was.
-        lost = peers.lost_within(NEWS) if isinstance(error, RuntimeError) else ""
-        peers.leave("" if lost else f"{type(error).__name__}: {error}")
+        lost = watchdog.lost_within(NEWS) if isinstance(error, RuntimeError) else ""
+        watchdog.leave("" if lost else f"{type(error).__name__}: {error}")
         if lost:
             raise RuntimeError(lost) from None
         raise
     finally:
         dist.destroy_process_group()
-
-
-def place(environment: Mapping[str, str]) -> tuple[int, int]:
-    """This process's rank and how many there are, as RANK and WORLD_SIZE say, else as SLURM does; (0, 1) where none do.
-
-    Raises:
-        ConfigError: they do not fit together.
-    """
-    names = ("RANK", "WORLD_SIZE")
-    if "WORLD_SIZE" not in environment and "RANK" not in environment:
-        # Unlike SLURM_NTASKS, which a batch script that runs once has too, this is set by srun alone.
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-        if names[1] not in environment:
-            return 0, 1
-    rank, world = (environment.get(name, "") for name in names)
-    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
-        raise ConfigError(
-            f"{names[0]}={rank} and {names[1]}={world} do not fit together. Set both as a launcher does, or neither."
-        )
-    return int(rank), int(world)
-
-
-def meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Address and port of rank 0: MASTER_ADDR and MASTER_PORT, else the first node of SLURM's step and a port that
-    follows from the job.
-
-    Raises:
-        ConfigError: neither is there.
-    """
-    if "MASTER_ADDR" in environment and environment.get("MASTER_PORT", "").isdigit():
-        return environment["MASTER_ADDR"], environment["MASTER_PORT"]
-    nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
-    if not (nodes and job.isdigit()):
-        raise ConfigError(
-            "Several processes were started, and nothing says where they meet: MASTER_ADDR and MASTER_PORT are not set."
-            " Start them with `accelerate launch`, `torchrun` or `srun`, which say it."
-        )
-    step = environment.get("SLURM_STEP_ID", "0")
-    number = int(job) * 31 + (int(step) if step.isdigit() else 0)
-    return first_node(nodes), str(FIRST_PORT + number % PORTS)
-
-
-def first_node(nodes: str) -> str:
-    """The first name of a list as SLURM writes it: "gpu[07-09,12],cpu1" → "gpu07"; of a single one, the loopback."""
-    if "," not in nodes and "[" not in nodes:
-        return "127.0.0.1"  # a machine need not know itself by its name
-    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
-    assert found, f"a node list that begins with nothing: {nodes!r}"
-    return "".join(part or "" for part in found.groups())

@@ -13,10 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hbdist.config.sections import OptimizerSection
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ResumeError
-from hbdist.training.optimizer import make_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PIECE = 2**22
@@ -26,7 +24,7 @@ Moments = dict[str, dict[str, Tensor]]
 """{parameter: {moment: tensor}}."""
 
 
-class Backend(Protocol):
+class Strategy(Protocol):
     """What an engine needs of one."""
 
     model: nn.Module
@@ -39,7 +37,7 @@ class Backend(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's loss; outside `hold` the average over ranks is in place when this returns."""
 
-    def hold(self) -> AbstractContextManager[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """Backward passes inside are not the last of their step."""
 
     def update(self, lr: float) -> float:
@@ -52,7 +50,7 @@ class Backend(Protocol):
         """AdamW's moments of all parameters, whole, in main memory; nothing on ranks that do not keep them. A collective."""
 
 
-class Whole:
+class DDPStrategy:
     """One process, or DistributedDataParallel: every rank holds all.
 
     Args:
@@ -62,11 +60,17 @@ class Whole:
     lockstep = False
 
     def __init__(
-        self, accelerator: Accelerator, bare: nn.Module, settings: OptimizerSection, moments: Moments, updates: int
+        self,
+        accelerator: Accelerator,
+        bare: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        moments: Moments,
+        updates: int,
+        *,
+        max_grad_norm: float,
     ) -> None:
-        bare.to(accelerator.device)
-        self.bare, self.updates, self.max_grad_norm = bare, updates, settings.max_grad_norm
-        self.optimizer = make_optimizer(bare, settings)
+        bare.to(accelerator.device)  # in place: the optimizer's parameters move with it
+        self.bare, self.optimizer, self.updates, self.max_grad_norm = bare, optimizer, updates, max_grad_norm
         _refuse_other_names(moments, bare)
         for name, parameter in bare.named_parameters():
             if name in moments:
@@ -84,7 +88,7 @@ class Whole:
         loss.backward()
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def no_sync(self) -> Iterator[None]:
         if isinstance(self.model, nn.parallel.DistributedDataParallel):
             with self.model.no_sync():
                 yield
@@ -108,8 +112,8 @@ class Whole:
         return {name: {key: state[value][key].cpu() for key in MOMENTS} for name, value in trained} if keep else {}
 
 
-class Sharded:
-    """DeepSpeed at any stage of ZeRO. Arguments as for `Whole`; the accelerator was made with DeepSpeed's plugin.
+class DeepSpeedStrategy:
+    """DeepSpeed at any stage of ZeRO. Arguments as for `DDPStrategy`; the accelerator was made with DeepSpeed's plugin.
 
     Chunks before the last of a step are told to DeepSpeed as such: `no_sync` is an error at stages 2 and 3, and without
     either, stages 1 and 2 lose all but the last chunk in silence.
@@ -119,18 +123,20 @@ class Sharded:
         self,
         accelerator: Accelerator,
         bare: nn.Module,
-        settings: OptimizerSection,
+        optimizer: torch.optim.Optimizer,
         zero: Zero,
         moments: Moments,
         updates: int,
+        *,
+        max_grad_norm: float,
     ) -> None:
         self.updates, self.stage = updates, zero.stage
         _refuse_other_names(moments, bare)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.lockstep = zero.every_backward_reduces and self.world > 1
-        self.model, _ = accelerator.prepare(bare, make_optimizer(bare, settings))
-        self.max_grad_norm = settings.max_grad_norm
-        clipped_at = settings.max_grad_norm if zero.stage else 0.0
+        self.model, _ = accelerator.prepare(bare, optimizer)
+        self.max_grad_norm = max_grad_norm
+        clipped_at = max_grad_norm if zero.stage else 0.0
         assert self.model.gradient_clipping() == clipped_at, "DeepSpeed would clip at its own default"
         assert self.model.zero_optimization_stage() == zero.stage
         self._last_of_the_step = True
@@ -142,7 +148,7 @@ class Sharded:
         self.model.backward(loss)
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def no_sync(self) -> Iterator[None]:
         self._last_of_the_step = False
         try:
             yield

@@ -26,7 +26,7 @@ SILENCE = (10, 5, 4)
 """Seconds of silence before a machine is asked whether it is there, between two questions, and questions: 30 s in all."""
 
 
-class Peers:
+class Watchdog:
     """This rank's connections: to rank 0, or from all others to it. A process alone has none."""
 
     def __init__(self, rank: int = 0) -> None:
@@ -40,26 +40,26 @@ class Peers:
         self._first = threading.Lock()
 
     @classmethod
-    def join(cls, rank: int, world: int, from_main: Callable[[Any], Any]) -> "Peers":
+    def join(cls, rank: int, world: int, broadcast_object: Callable[[Any], Any]) -> "Watchdog":
         """Connect the ranks. A collective; where no connection can be made, rank 0 says so, and training goes on without.
 
         Args:
-            from_main: gives rank 0's value on all ranks.
+            broadcast_object: gives rank 0's value on all ranks.
         """
-        peers = cls(rank)
+        watchdog = cls(rank)
         if world == 1:
-            return peers
+            return watchdog
         listener = _listener(world) if rank == 0 else None
         hosts = [os.environ.get("MASTER_ADDR", "127.0.0.1"), socket.gethostname()]
         here = (hosts, listener.getsockname()[1], uuid4().hex, _where()) if listener else None
-        hosts, port, token, where = from_main(here)
+        hosts, port, token, where = broadcast_object(here)
         if listener:
-            peers._accept(listener, token, world)
+            watchdog._accept(listener, token, world)
         else:
-            peers._knock(hosts, port, {"token": token, "rank": rank, "where": _where()}, f"rank 0 ({where})")
-        for connection in peers._names:
-            threading.Thread(target=peers._listen, args=(connection,), name="peers", daemon=True).start()
-        return peers
+            watchdog._knock(hosts, port, {"token": token, "rank": rank, "where": _where()}, f"rank 0 ({where})")
+        for connection in watchdog._names:
+            threading.Thread(target=watchdog._listen, args=(connection,), name="watchdog", daemon=True).start()
+        return watchdog
 
     def lost_within(self, seconds: float) -> str:
         """Which rank was lost and how, waiting this long for the news; empty where all live."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hbdist.config.sections import ModelSection
-from hbdist.distributed.process_group import Ranks
+from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import DataError
 from hbdist.evaluation.metrics.bootstrap import confidence
 from hbdist.evaluation.metrics.language_bias import bias_by_language, mean_bias
@@ -46,7 +46,7 @@ from hbdist.evaluation.search.encoding import (
 from hbdist.evaluation.search.faiss_index import Approximate
 from hbdist.evaluation.search.rank import rank_in_parts, rank_whole
 from hbdist.evaluation.tasks.task import RetrievalTask
-from hbdist.training.model_selection import chosen_on
+from hbdist.models.pretrained import chosen_on
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("queries", "documents", "scores"), how many of this rank's are done, and of how many."""
@@ -60,7 +60,7 @@ def evaluate(
     *,
     model: str,
     fingerprint: str = "",
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
     vectors: Keeping | None = None,
     index: Approximate | None = None,
     progress: Progress | None = None,
@@ -85,8 +85,8 @@ def evaluate(
             there is no room for vectors.
     """
     started = perf_counter()
-    ranks, vectors = ranks or Ranks(), vectors or Keeping()
-    if len(set(ranks.gather(task.fingerprint))) > 1:
+    ranks, vectors = ranks or ProcessGroup(), vectors or Keeping()
+    if len(set(ranks.all_gather_object(task.fingerprint))) > 1:
         raise DataError(f"Ranks see different files of {task.name}. Put the same ones where each of them looks.")
     known_by = fingerprint if vectors.keep else ""
     query_QD, candidate_CD, ranking, encoded = _encode_and_rank(
@@ -116,13 +116,13 @@ def evaluate(
             "not_measured": {"removal": NO_REMOVAL} if several and candidate_CD is None else {},
             "seconds": {"encode": encoded - started, "score": perf_counter() - encoded},
         }
-    return Evaluation(ranks.from_main(scores), ranking)
+    return Evaluation(ranks.broadcast_object(scores), ranking)
 
 
 def _encode_and_rank(
     encoder: TextEncoder,
     task: RetrievalTask,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     vectors: Keeping,
     index: Approximate | None,
     progress: Progress | None,
@@ -139,7 +139,7 @@ def _encode_and_rank(
     known_by = {"model": model, "fingerprint": fingerprint}
     with vectors_of(task, dimensions, vectors, whole=whole, ranks=ranks, **known_by) as parts:
         if whole:
-            with ranks.together():
+            with ranks.raise_together():
                 texts = candidates_of(task, range(len(task.candidates)))
             found = encode_whole(encoder, texts, "document", ranks=ranks, parts=parts, progress=told("documents"))
             encoded = perf_counter()
@@ -200,7 +200,7 @@ def evaluate_to(
     settings: ModelSection,
     *,
     load: Callable[[ModelSection], TextEncoder],
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
     vectors: Keeping | None = None,
     index: Approximate | None = None,
     progress: Progress | None = None,
@@ -221,9 +221,9 @@ def evaluate_to(
         ConfigError: nothing can be written to `out`.
         DataError: as of `evaluate`, or the model cannot be loaded.
     """
-    ranks, vectors = ranks or Ranks(), vectors or Keeping()
+    ranks, vectors = ranks or ProcessGroup(), vectors or Keeping()
     known, fingerprint = None, ""
-    with ranks.together():
+    with ranks.raise_together():
         if ranks.is_main:
             fingerprint = model_fingerprint(settings)
             now = {
@@ -233,10 +233,10 @@ def evaluate_to(
             }
             found = read_scores(out)
             known = found if found and all(found.get(key) == value for key, value in now.items()) else None
-    known, fingerprint = ranks.from_main((known, fingerprint))
+    known, fingerprint = ranks.broadcast_object((known, fingerprint))
     if known:
         return known
-    with ranks.together():
+    with ranks.raise_together():
         encoder = load(settings)
         if ranks.is_main:
             make_folder(out)

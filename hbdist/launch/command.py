@@ -1,15 +1,13 @@
 """One command line of hbdist, run on every rank of a job."""
 
+import runpy
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from hbdist.config.config import Config, split_arguments
-from hbdist.runs.outcome import Outcome, note_outcome, read_outcome
-
-ENDED = "ended.json"
-"""How a job ended, in its folder: what outcome.json is for a run, also of jobs that are no runs, or never got that far."""
+from hbdist.runs.outcome import ENDED, Outcome, note_outcome, read_outcome
 
 
 @dataclass(frozen=True)
@@ -30,31 +28,27 @@ class Command:
         return Path(Config.load(*split_arguments(self.words[1:])).run.folder)
 
     def run(self, rank: int) -> int:
-        """Run it in this process, as this rank; returns the exit status."""
-        name, *arguments = self.words
-        if name == "train":
-            from hbdist.train import main
-
-            return main(arguments)
-        if name == "evaluate":
-            from hbdist.evaluation.__main__ import main as evaluate
-
-            return evaluate(arguments)
-        if rank:
+        """Run it in this process as this rank, and return the exit status. Commands that know no ranks run on rank 0."""
+        if rank and self.words[0] not in ("train", "evaluate"):
             return 0
-        from hbdist.cli import main as run_command
-
-        return run_command(self.words)
+        # What runs and scores record as the command that made them.
+        sys.argv = ["hbdist", *self.words]
+        try:
+            # By name, not by import: the command line is above this package.
+            runpy.run_module("hbdist", run_name="__main__")
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return 0
 
     def run_for(self, folder: Path, rank: int) -> int:
         """`run`, and let rank 0 note in the job's folder how it ended."""
-        # What runs and scores record as the command that made them.
-        sys.argv = ["hbdist", *self.words]
         try:
             code = self.run(rank)
         except Exception:
             traceback.print_exc()
             code = 1
         if rank == 0 and read_outcome(folder, ENDED) is None:  # else someone has cancelled it
-            note_outcome(folder, Outcome.of_status(code, f"{' '.join(sys.argv)} ended with status {code}"), ENDED)
+            note_outcome(
+                folder, Outcome.of_status(code, f"hbdist {' '.join(self.words)} ended with status {code}"), ENDED
+            )
         return code

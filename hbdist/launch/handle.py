@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from hbdist.launch.command import ENDED, Command
-from hbdist.runs.lock import born
-from hbdist.runs.outcome import Outcome, note_outcome, read_outcome
+from hbdist.launch.command import Command
+from hbdist.runs.outcome import ENDED, Outcome, note_outcome, read_outcome
 from hbdist.utils.files import write_atomically
+from hbdist.utils.processes import born
 from hbdist.utils.slurm import TIMEOUT, reason_of, state_of
 
 JOB, STARTED, CANCEL = "job.json", "started.json", "cancel"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hbdist.distributed.watchdog import GONE
-from hbdist.launch.command import ENDED, Command
+from hbdist.launch.command import Command
 from hbdist.launch.handle import LOGS, find_handle
 from hbdist.launch.snapshot import OF_A_RANK, outside_of_jobs
-from hbdist.runs.outcome import INTERRUPTED, read_outcome
+from hbdist.runs.outcome import ENDED, INTERRUPTED, read_outcome
 from hbdist.utils.slurm import may_requeue, own_job
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def become_a_rank(environment: MutableMapping[str, str] = os.environ) -> int:
         environment.pop(name, None)
     if "SLURM_CPUS_PER_TASK" in environment:  # before torch is imported, which looks at it once
         environment.setdefault("OMP_NUM_THREADS", environment["SLURM_CPUS_PER_TASK"])
-    from hbdist.distributed.process_group import meeting_point, place
+    from hbdist.distributed.rendezvous import meeting_point, place
 
     rank, world = place(environment)
     if world == 1:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from hbdist.launch.command import ENDED
 from hbdist.launch.handle import CANCEL, LIVE, LOGS, STARTED, find_handle
-from hbdist.runs.outcome import INTERRUPTED, Outcome, note_outcome, read_outcome
+from hbdist.runs.outcome import ENDED, INTERRUPTED, Outcome, note_outcome, read_outcome
 from hbdist.runs.signals import STOP_SIGNALS
 from hbdist.utils.files import write_atomically
 

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from hbdist.config.config import Config, read_toml
+from hbdist.config.config import Config, read_toml, refuse_another_run
 from hbdist.errors import ConfigError, ResumeError
-from hbdist.launch.command import ENDED, Command
+from hbdist.launch.command import Command
 from hbdist.launch.handle import CANCEL, LIVE, STARTED, Handle, find_handle
 from hbdist.launch.job import Job, link_logs
 from hbdist.launch.local import QUEUE
 from hbdist.launch.resources import Resources
 from hbdist.launch.snapshot import copy_code, outside_of_jobs, paths_to, record
-from hbdist.runs.lock import born, refuse_another_run, refuse_while_held
-from hbdist.runs.outcome import FILE, outcome_of
+from hbdist.runs.lock import refuse_while_locked
+from hbdist.runs.outcome import ENDED, FILE, outcome_of
 from hbdist.utils.files import write_atomically
+from hbdist.utils.processes import born
 
 SUBMITTED = "submitted.toml"
 """In a run's folder: the config as it was submitted, which the job trains by."""
@@ -233,7 +234,7 @@ def _refuse_while_live(handle: Handle) -> None:
     if known and (state := known.state) in LIVE:
         raise ResumeError(f"{known} is {state} already. Wait for it (result), or cancel it first (cancel).")
     if handle.run:
-        refuse_while_held(handle.run)
+        refuse_while_locked(handle.run)
 
 
 def _forget_earlier_end(handle: Handle) -> None:

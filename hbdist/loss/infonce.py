@@ -7,8 +7,8 @@ is masked for a query if it is the query's own document under another number: th
 text (a translation of an item is the same item), or if it answers a query of the same text. With a margin, it is also masked
 where it scores so far above the query's own document that it is likely an unlabelled answer.
 
-The scores are never whole. They are made in strips of some queries and all documents. The sums over a row are complete
-within its strip, so its gradient follows at once; only the symmetric loss must see all rows before it knows the sums over
+The scores are never whole. They are made in tiles of some queries and all documents. The sums over a row are complete
+within its tile, so its gradient follows at once; only the symmetric loss must see all rows before it knows the sums over
 columns, and makes the scores once more in the backward pass. Each query's own document is kept out of the sums, so with
 o_i = log Σ_{j≠i} exp(s_ij/τ)
 
@@ -16,7 +16,7 @@ o_i = log Σ_{j≠i} exp(s_ij/τ)
 
 hold all their digits late in training, where p_ii is so near to one that 1 − p_ii, taken literally, is rounding noise.
 
-    B queries on this rank · b queries of a strip · G pairs in the global batch · H hard negatives in the global batch
+    B queries on this rank · b queries of a tile · G pairs in the global batch · H hard negatives in the global batch
     C = G + H documents · r queries of one element-wise pass · D dimensions
 """
 
@@ -69,7 +69,7 @@ def info_nce(
     """InfoNCE of this rank's queries against the documents of the global batch (van den Oord et al. 2018, eq. 4).
 
     Sums and gradients are in float32, or in float64 if the vectors are. Memory beside the vectors and their gradients is
-    that of one strip of scores. bfloat16 vectors are multiplied into float32; where the device does that by itself, the
+    that of one tile of scores. bfloat16 vectors are multiplied into float32; where the device does that by itself, the
     weights of the gradient are rounded to bfloat16 for the product (each by at most 1/256 of itself), never the sums.
 
     Args:
@@ -113,7 +113,7 @@ class _Sums:
         own_B, positive_GD = problem.masks.own_B, scores.parts[0]
         self.own_B, self.combine = own_B, problem.combine_columns
         self.own_logit_B = scores.tau.new_empty(len(own_B))
-        for rows in scores.strips:
+        for rows in scores.tiles:
             products_bD = scores.query_BD[rows].to(scores.tau.dtype) * positive_GD[own_B[rows]]
             self.own_logit_B[rows] = products_bD.sum(dim=1) / scores.tau
         self.others_B = torch.full_like(self.own_logit_B, FAR)
@@ -129,7 +129,7 @@ class _Sums:
         self.one_exp = self.combine is not None and problem.margin is None and scores.span() < ONE_EXP_SPAN
 
     def add(self, rows: slice, logits_bC: Tensor) -> None:
-        """Take in a strip."""
+        """Take in a tile."""
         if self.one_exp:
             self.best_B[rows], self.others_B[rows], column_G = log_sum_exps(logits_bC, columns=len(self.others_G))
             self.others_G = torch.logaddexp(self.others_G, column_G)
@@ -192,8 +192,8 @@ class _Gradients:
         return self.by_query_BD, *self.by_document, self.by_tau
 
     def add(self, rows: slice, sums: _Sums) -> None:
-        """Take in a strip; its logits are used up."""
-        scores, weight_bC = self.scores, self.scores.strip(rows)
+        """Take in a tile; its logits are used up."""
+        scores, weight_bC = self.scores, self.scores.tile(rows)
         scores.standing = None
         sums.to_weights(rows, weight_bC)
         query_bD, by_query_bD, own_b = scores.query_BD[rows], self.by_query_BD[rows], sums.own_B[rows]
@@ -220,8 +220,8 @@ class _InfoNCE(torch.autograd.Function):
         sums = _Sums(scores, problem)
         wanted = problem.grad_enabled and any(ctx.needs_input_grad)
         gradients = _Gradients(scores) if wanted and not problem.combine_columns else None
-        for rows in scores.strips:
-            sums.add(rows, scores.strip(rows))
+        for rows in scores.tiles:
+            sums.add(rows, scores.tile(rows))
             if gradients:
                 gradients.add(rows, sums)
         loss = sums.loss()
@@ -249,8 +249,8 @@ class _InfoNCE(torch.autograd.Function):
         scores = Scores(query_BD, (positive_GD, negative_HD), tau, ctx.problem.masks, ctx.kept)
         ctx.kept = None  # used up below, and a graph may be gone through twice
         making = _Gradients(scores)
-        # From the last strip on, for it still stands.
-        for rows in reversed(scores.strips):
+        # From the last tile on, for it still stands.
+        for rows in reversed(scores.tiles):
             making.add(rows, ctx.sums)
         scale = gradients[0] / (2 * tau)
         return *(one.mul_(scale).to(dtype) for one, dtype in zip(making.all, ctx.dtypes, strict=True)), None

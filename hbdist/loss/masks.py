@@ -3,7 +3,7 @@
 A clash is a query and a document that is its own under another number. Clashes are rare, so they are found by sorting, once,
 before any score is made, and scores without one cost nothing. Where they are many, identities are compared place by place.
 
-    B queries on this rank · b queries of a strip · G pairs in the global batch · H hard negatives in the global batch
+    B queries on this rank · b queries of a tile · G pairs in the global batch · H hard negatives in the global batch
     C = G + H documents, the pairs' own first · I identities: item, passage, text, query · M clashes · D dimensions
 """
 
@@ -58,7 +58,7 @@ class Masks:
         self.place_M = self._find_clashes()
         if self.place_M is not None:
             self.masked = torch.tensor(len(self.place_M), device=own_B.device)
-            # Where the clashes of each row begin, known to the host, so that a strip finds its own without waiting.
+            # Where the clashes of each row begin, known to the host, so that a tile finds its own without waiting.
             edge_B = torch.arange(len(own_B) + 1, device=own_B.device) * len(self.identity_CI)
             self.begin_B: list[int] = torch.searchsorted(self.place_M, edge_B).tolist()
         else:

@@ -1,8 +1,8 @@
-"""Scores in strips of some queries and all documents, and the arithmetic on them.
+"""Scores in tiles of some queries and all documents, and the arithmetic on them.
 
-On a CPU, what is done to each score is done to a few megabytes after another; a GPU gets a strip at once.
+On a CPU, what is done to each score is done to a few megabytes after another; a GPU gets a tile at once.
 
-    B queries on this rank · b queries of a strip · C documents of the global batch, hard negatives last · t documents of one
+    B queries on this rank · b queries of a tile · C documents of the global batch, hard negatives last · t documents of one
     product · r queries of one element-wise pass over c documents · D dimensions
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hbdist.loss.masks import FAR, Masks
-from hbdist.memory.arithmetic import strip_height
+from hbdist.loss.shapes import tile_height
 
 PRODUCT_DOCUMENTS = 4096
 """t: documents that are brought to float32 at once, where the device cannot multiply bfloat16 into float32."""
@@ -22,7 +22,7 @@ CACHED_SCORES = 2**20
 
 
 class Scores:
-    """The logits of one strip after another, in one buffer."""
+    """The logits of one tile after another, in one buffer."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class Scores:
         masks: Masks,
         kept: tuple[Tensor, slice] | None = None,
     ) -> None:
-        """`kept`: the buffer of others like these, and the strip that stands in it."""
+        """`kept`: the buffer of others like these, and the tile that stands in it."""
         self.query_BD, self.parts, self.tau, self.masks = query_BD, parts, tau, masks
         self.mixes = multiplies_into(tau.dtype, query_BD.dtype, query_BD.device)
         width = sum(len(part) for part in parts)
-        height = strip_height(width)
-        self.strips = slices(len(query_BD), height)
+        height = tile_height(width)
+        self.tiles = slices(len(query_BD), height)
         self.standing: slice | None = None
         if kept:
             self.buffer_bC, self.standing = kept
@@ -52,14 +52,14 @@ class Scores:
         return float(2 * longest[0] * torch.stack(longest[1:]).amax() / self.tau)
 
     def runs(self) -> Iterator[tuple[slice, int, slice]]:
-        """Runs of documents: their columns of a strip, the part they are of (positives, hard negatives), the rows there."""
+        """Runs of documents: their columns of a tile, the part they are of (positives, hard negatives), the rows there."""
         start = 0
         for number, document_CD in enumerate(self.parts):
             for run in slices(len(document_CD), PRODUCT_DOCUMENTS):
                 yield slice(start + run.start, start + run.stop), number, run
             start += len(document_CD)
 
-    def strip(self, rows: slice) -> Tensor:
+    def tile(self, rows: slice) -> Tensor:
         """s/τ of these queries and all other candidates, FAR elsewhere: [b, C]. It stands until the next is made."""
         logits_bC = self.buffer_bC[: rows.stop - rows.start]
         if rows != self.standing:
@@ -93,7 +93,7 @@ def multiplies_into(out: torch.dtype, factors: torch.dtype, device: torch.device
         return False
     one, found = torch.ones((16, 16), dtype=factors, device=device), torch.zeros((16, 32), device=device)
     try:
-        torch.mm(one, one.T, out_dtype=out, out=found[:, 16:])  # a strip's columns are a view, as here
+        torch.mm(one, one.T, out_dtype=out, out=found[:, 16:])  # a tile's columns are a view, as here
     except (RuntimeError, TypeError):
         return False
     return bool((found[:, 16:] == 16).all())

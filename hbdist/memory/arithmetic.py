@@ -7,13 +7,8 @@ import math
 from dataclasses import dataclass
 
 from hbdist.distributed.zero import Zero
+from hbdist.loss.shapes import IDENTITIES, INTEGER, tile_height
 
-IDENTITIES = 4
-"""Numbers by which a document is known: item, passage and text of the document, text of the query."""
-INTEGER = 8
-"""Bytes of one of them, or of a document's block: int64."""
-STRIP_SCORES, STRIP_QUERIES = 2**23, 512
-"""Scores in memory at once (32 MB in float32), but never fewer queries than the second: short products are slow."""
 BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once where its file does not say it."""
 LIVE = 1_000_000_000
@@ -90,12 +85,7 @@ def vector_bytes(texts: int, documents: int, dimensions: int, *, ranks: int) -> 
 
 def score_bytes(queries: int, documents: int) -> int:
     """Of the scores that one rank holds at once: those of a strip of its queries and all documents."""
-    return 4 * documents * min(queries, strip_height(documents))
-
-
-def strip_height(documents: int) -> int:
-    """Most queries of a strip that has so many documents."""
-    return max(STRIP_SCORES // documents, STRIP_QUERIES)
+    return 4 * documents * min(queries, tile_height(documents))
 
 
 def loss_traffic(

@@ -17,7 +17,7 @@ from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 from hbdist.memory.arithmetic import bytes_of_parameters, score_bytes, vector_bytes
 from hbdist.memory.text_lengths import Lengths, chunk_shapes
-from hbdist.memory.trial_step import Rehearsal, Shapes
+from hbdist.memory.trial_step import Shapes, TrialStep
 from hbdist.models.encoder import Encoder
 from hbdist.training.activations import ActivationBudget, free_bytes
 from hbdist.training.loader import measure_token_rates
@@ -69,7 +69,7 @@ class Fit:
     ranks: int
     memory: int
     """Bytes that a rank can have."""
-    rehearsal: Rehearsal
+    rehearsal: TrialStep
     lengths: Lengths
     zero: Zero | None = None
 
@@ -89,7 +89,7 @@ class Fit:
         memory = memory or _free_for_a_rank(ranks)
         encoder = Encoder.load(config.model)
         lengths = Lengths(config, manifest, measure_token_rates(manifest, encoder.tokenize), ranks=ranks)
-        fit = cls(config, ranks, memory, Rehearsal.of(config, encoder, *_samples(config, lengths)), lengths, zero)
+        fit = cls(config, ranks, memory, TrialStep.of(config, encoder, *_samples(config, lengths)), lengths, zero)
         least = fit.without_activations()
         if least > memory:
             raise ConfigError(

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from hbdist.config.config import Config
 from hbdist.distributed.engine import Engine
 from hbdist.errors import ConfigError
-from hbdist.memory.arithmetic import IDENTITIES
+from hbdist.loss.shapes import IDENTITIES
 from hbdist.models.encoder import Encoder
 from hbdist.training.activations import Activations, free_bytes
-from hbdist.training.loader import BatchCounts, Chunk, RankBatch
+from hbdist.training.batch import BatchCounts, Chunk, RankBatch
 from hbdist.training.metrics import peak_bytes
-from hbdist.training.module import Trained
+from hbdist.training.module import TrainingModule
+from hbdist.training.optimizer import make_optimizer
 from hbdist.training.step import ContrastiveStep
 
 Shape = tuple[int, int]
@@ -32,7 +33,7 @@ GRADIENT, MOMENTS = 1, 2
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class TrialStep:
     """What was measured; bytes, unless said otherwise."""
 
     device: str
@@ -53,7 +54,7 @@ class Rehearsal:
     """And what a chunk takes beside, whatever its size."""
 
     @classmethod
-    def of(cls, config: Config, encoder: Encoder, small: Shapes, large: Shapes) -> "Rehearsal":
+    def of(cls, config: Config, encoder: Encoder, small: Shapes, large: Shapes) -> "TrialStep":
         """Rehearse in this process, which must not have held more memory before than training takes.
 
         Args:
@@ -64,7 +65,7 @@ class Rehearsal:
             ConfigError: model, gradients and moments alone do not fit into this machine's memory.
         """
         engine = Engine.start(_plain(config, "never"), environment={})
-        module = Trained(encoder, config)
+        module = TrainingModule(encoder, config)
         numbers = [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
         held = 4 * sum(numbers) * (1 + GRADIENT + MOMENTS)
         free = free_bytes(engine.device)
@@ -73,7 +74,7 @@ class Rehearsal:
                 f"model.name = {config.model.name!r} takes {held / 1e9:.1f} GB with its gradients and AdamW's moments, and"
                 f" {free / 1e9:.1f} GB are free here to measure it. Run this where there is more memory."
             )
-        model = engine.prepare(module, config.optimizer)
+        model = engine.prepare(module, make_optimizer(module, config.optimizer))
         taken = _Taken(config, engine, model, held=held, largest=4 * max(numbers))
         interpreter = taken.by(([(1, 4)], [(1, 4)]), "always")
         activations = Activations.measure(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hbdist.translation.languages import FLORES, M2M100, flores_code
+from hbdist.models.language_codes import FLORES, M2M100, flores_code
 
 FLORES_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 

@@ -1,7 +1,7 @@
 """The files of a model by its name, in a folder or on the hub, and what those of sentence-transformers say of its use."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
+from hbdist.config.criterion import Criterion
 from hbdist.errors import ConfigError
 
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
@@ -103,3 +104,18 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         hf_logging.set_verbosity(verbosity)
+
+
+CHOSEN = "chosen.json"
+"""In the folder of a model that was chosen on an evaluation task: {"chosen_on", "metric", "step"}."""
+
+
+def chosen_file(criterion: Criterion, step: int) -> Mapping[str, Any]:
+    """What chosen.json holds."""
+    return {"chosen_on": criterion.task, "metric": criterion.metric, "step": step}
+
+
+def chosen_on(model: str) -> str | None:
+    """The task on whose scores the model in this folder was chosen in its training; None where it was not on any."""
+    path = Path(model) / CHOSEN
+    return str(json.loads(path.read_text(encoding="utf-8"))["chosen_on"]) if path.is_file() else None

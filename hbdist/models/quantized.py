@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from hbdist.errors import DataError
-from hbdist.utils.caching import cache_folder
+from hbdist.utils.files import cache_folder
 
 WEIGHTS = "weights.q4.safetensors"
 BLOCK = 32

@@ -8,7 +8,7 @@ from typing import Any
 from hbdist.reports import page
 from hbdist.reports.results import Results, Training
 from hbdist.reports.table import label_of
-from hbdist.studies.submit import evaluate_words
+from hbdist.studies.commands import evaluate_words
 
 
 def cost(results: Results) -> Iterator[str]:

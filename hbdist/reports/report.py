@@ -11,7 +11,7 @@ from hbdist.reports.run_page import run_page
 from hbdist.reports.study_page import study_page
 from hbdist.reports.table import make_tables
 from hbdist.runs.record import Record
-from hbdist.studies.study import STUDY, Study
+from hbdist.studies.study import STUDY, StudySpec
 from hbdist.utils.files import write_atomically
 
 
@@ -25,7 +25,7 @@ def report_on(path: Path) -> Path:
     if (path / "config.toml").is_file():
         return run_report(path)
     if path.is_file() or (path / STUDY).is_file():
-        return study_report(Study.load(path))
+        return study_report(StudySpec.load(path))
     if (path / "scores.json").is_file():
         return evaluation_report(path)
     found = f"holds neither config.toml nor {STUDY} nor scores.json" if path.is_dir() else "does not exist"
@@ -60,7 +60,7 @@ def evaluation_report(out: Path) -> Path:
     return path
 
 
-def study_report(study: Study) -> Path:
+def study_report(study: StudySpec) -> Path:
     """Write report.html, results.csv, report.md and report.tex into the study's folder, from what is there of it.
 
     Raises:

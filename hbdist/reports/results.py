@@ -13,11 +13,10 @@ import numpy as np
 from hbdist.config.config import Config, difference
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.scores import read_scores
-from hbdist.launch.command import ENDED
-from hbdist.runs.outcome import Outcome, read_outcome
+from hbdist.runs.outcome import ENDED, Outcome, read_outcome
 from hbdist.runs.record import Record, Scores
 from hbdist.studies.schema import Measure
-from hbdist.studies.study import Baseline, Study, StudyRun
+from hbdist.studies.study import Baseline, StudyRun, StudySpec
 
 MOST_MARKS = 40
 """K, at most: of a curve of one run among many."""
@@ -101,7 +100,7 @@ class Untuned(NamedTuple):
 class Results:
     """All that is there of a study."""
 
-    study: Study
+    study: StudySpec
     runs: tuple[Found, ...]
     untuned: dict[str, tuple[Untuned, ...]]
     """By the measure's name, one a model at most."""
@@ -109,7 +108,7 @@ class Results:
     """What was found and is not shown, in sentences."""
 
     @classmethod
-    def read(cls, study: Study) -> "Results":
+    def read(cls, study: StudySpec) -> "Results":
         """Read all run folders; what is damaged is a reason in its run, not an error.
 
         Raises:

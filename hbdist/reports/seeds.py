@@ -46,7 +46,7 @@ class Estimate:
     """The middle 95 % of what it would be with other questions and seeds; None where ranks do not give the number."""
 
 
-class Ranks:
+class ProcessGroup:
     """The ranks of the models that a measure was taken of, each read once."""
 
     def __init__(self, measure: Measure) -> None:
@@ -72,7 +72,7 @@ class Ranks:
 class Column:
     """One column of a measure: pools its numbers over seeds, and compares them."""
 
-    def __init__(self, ranks: Ranks, name: str) -> None:
+    def __init__(self, ranks: ProcessGroup, name: str) -> None:
         self.ranks, self.name = ranks, name
         self._values: dict[Path, Values | None] = {}
 

@@ -10,7 +10,7 @@ from hbdist.reports.plots import Curve, Spot, Spread
 from hbdist.reports.results import Results
 from hbdist.reports.seeds import DISTANCE, Estimate
 from hbdist.reports.table import CROSS, MONO, SHARE, Row, Table, label_of, show
-from hbdist.studies.study import Study
+from hbdist.studies.study import StudySpec
 
 CAPTIONS = {
     "loss_above_chance": "Loss above chance: the loss less ln(candidates); 0 is guessing, lower is better.",
@@ -40,12 +40,12 @@ def _spread(estimate: Estimate) -> Spread:
     return Spread(estimate.mean, estimate.low, estimate.high)
 
 
-def _line_of(study: Study, values: Mapping[str, Any]) -> str:
+def _line_of(study: StudySpec, values: Mapping[str, Any]) -> str:
     """The line of a chart that a point belongs to: all its axes but the one that plots run along."""
     return label_of({axis: value for axis, value in values.items() if axis != study.x})
 
 
-def _lines(study: Study, rows: Sequence[Row], columns: Sequence[str]) -> dict[str, list[Row]]:
+def _lines(study: StudySpec, rows: Sequence[Row], columns: Sequence[str]) -> dict[str, list[Row]]:
     """The points that have all these numbers, by their lines."""
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -54,7 +54,7 @@ def _lines(study: Study, rows: Sequence[Row], columns: Sequence[str]) -> dict[st
     return lines
 
 
-def _trade_off(study: Study, table: Table) -> Iterator[tuple[str, str]]:
+def _trade_off(study: StudySpec, table: Table) -> Iterator[tuple[str, str]]:
     mono, cross = table.column_of(MONO), table.column_of(CROSS)
 
     def spot(label: str, row: Row) -> Spot:
@@ -75,7 +75,7 @@ def _trade_off(study: Study, table: Table) -> Iterator[tuple[str, str]]:
         )
 
 
-def _along(study: Study, table: Table) -> Iterator[tuple[str, str]]:
+def _along(study: StudySpec, table: Table) -> Iterator[tuple[str, str]]:
     # One level for all points: only where all began with one model.
     untuned = table.untrained[0] if len(study.baselines) == 1 and table.untrained else None
     for column in table.columns:

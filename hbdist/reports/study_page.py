@@ -11,7 +11,7 @@ from hbdist.reports.provenance import cost, provenance, runs
 from hbdist.reports.results import Results
 from hbdist.reports.study_charts import charts
 from hbdist.reports.table import Row, Table, show
-from hbdist.studies.study import Study
+from hbdist.studies.study import StudySpec
 
 LEGEND = (
     "Bold: the best of the grid. ≈: not told from it: the 95 % interval of the difference, on the same questions, holds"
@@ -106,7 +106,7 @@ def _value(value: tuple[Any, dict[str, Any]]) -> str:
     )
 
 
-def _conditions(study: Study) -> str:
+def _conditions(study: StudySpec) -> str:
     words = [
         f"{word} {'; '.join(', '.join(f'{axis} = {value}' for axis, value in one.items()) for one in conditions)}"
         for word, conditions in (("only", study.file.only), ("without", study.file.exclude))
@@ -135,7 +135,7 @@ def _measured(table: Table) -> str:
     return words + "".join(f". Left out: {n:,} queries, {why}" for why, n in (scores.get("left_out") or {}).items())
 
 
-def _table(study: Study, table: Table) -> Iterator[str]:
+def _table(study: StudySpec, table: Table) -> Iterator[str]:
     yield page.heading(f"Results: {table.measure.name}")
     axes, columns = list(study.axes), table.columns
     points = [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hbdist.evaluation.scores import BASELINES
 from hbdist.reports.results import Results, Untuned
-from hbdist.reports.seeds import DISTANCE, Column, Estimate, Ranks, Scored
+from hbdist.reports.seeds import DISTANCE, Column, Estimate, ProcessGroup, Scored
 from hbdist.runs.record import Scores
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Baseline
@@ -115,7 +115,7 @@ def _table(results: Results, own: Measure) -> Table:
     models = results.untuned[own.name]
     untuned = [Row(_label_untuned(one, models), {}, [(one.baseline, one.scores)], 1, one.baseline) for one in models]
     removed = {row.label: _without_language(row, measure) for row in untuned}
-    ranks = Ranks(measure)
+    ranks = ProcessGroup(measure)
     gain = None
     for name in measure.columns:
         column = Column(ranks, name)

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from hbdist.config.config import Config, difference
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.utils.files import write_atomically
+from hbdist.utils.processes import born, machine
 from hbdist.utils.slurm import own_job, state_of
 
 FILE = "running.json"
@@ -26,7 +26,7 @@ DEAD_AFTER = 600.0
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockOwner:
     """A process that has a run folder to itself."""
 
     host: str
@@ -41,7 +41,7 @@ class Holder:
     """How often Slurm had put the job back into the queue."""
 
     @classmethod
-    def here(cls) -> "Holder":
+    def here(cls) -> "LockOwner":
         """This process."""
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
@@ -56,7 +56,7 @@ class Holder:
         """Whether it lives, as far as can be known from here; `path` is its running.json."""
         if self.machine == machine():
             return bool(born(self.pid)) and born(self.pid) == self.born
-        if self.job and self.job == own_job() and self.restarts != Holder.here().restarts:
+        if self.job and self.job == own_job() and self.restarts != LockOwner.here().restarts:
             return False  # Slurm starts a job again only when it has ended
         state = state_of(self.job) if self.job else None
         return _fresh(path) if state is None else state == "running"
@@ -69,7 +69,7 @@ def _fresh(path: Path) -> bool:
         return False
 
 
-class Hold:
+class RunLock:
     """A run folder held by this process from `claim` to `release`."""
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class Hold:
         self._ended = threading.Event()
 
     @classmethod
-    def claim(cls, folder: Path) -> "Hold":
+    def claim(cls, folder: Path) -> "RunLock":
         """Take the folder.
 
         Raises:
@@ -87,14 +87,14 @@ class Hold:
         hold, mine = cls(folder), folder / f".{FILE}.{uuid4().hex[:8]}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(mine, json.dumps(asdict(Holder.here())))
+            write_atomically(mine, json.dumps(asdict(LockOwner.here())))
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be written: {error.strerror}. Set run.folder to a folder that this machine can write to."
             ) from None
         try:
             while not _link(mine, hold.path):
-                _clear(hold.path, refuse_while_held(folder))
+                _clear(hold.path, refuse_while_locked(folder))
         finally:
             mine.unlink(missing_ok=True)
         threading.Thread(target=hold._beat, name="hold", daemon=True).start()
@@ -103,7 +103,7 @@ class Hold:
     def release(self) -> None:
         """Give the folder back; once is enough, twice does no harm."""
         self._ended.set()
-        if _read(self.path) == Holder.here():
+        if _read(self.path) == LockOwner.here():
             self.path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
@@ -114,13 +114,13 @@ class Hold:
                 continue  # a file system that is away for a while
 
 
-def refuse_while_held(folder: Path) -> Holder | None:
+def refuse_while_locked(folder: Path) -> LockOwner | None:
     """The dead holder of a folder, if there is one.
 
     Raises:
         ResumeError: a living process holds it.
     """
-    holder = holder_of(folder)
+    holder = owner_of(folder)
     if holder and holder.alive(folder / FILE):
         raise ResumeError(
             f"{folder} is being worked on by {holder.name}. Wait until it has ended, stop it"
@@ -129,62 +129,16 @@ def refuse_while_held(folder: Path) -> Holder | None:
     return holder
 
 
-def refuse_another_run(stored: Config, config: Config) -> None:
-    """Nothing, where a folder's stored config is that of the run that is to be started in it.
-
-    Raises:
-        ResumeError: it is another run's.
-    """
-    changed = difference(stored, config)
-    if changed:
-        before = difference(config, stored)
-        what = ", ".join(f"{key} = {before[key]!r} there, {value!r} here" for key, value in changed.items())
-        raise ResumeError(
-            f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
-            " that folder."
-        )
-
-
-def holder_of(folder: Path) -> Holder | None:
+def owner_of(folder: Path) -> LockOwner | None:
     """Who has put itself down as the holder of a run folder, alive or not."""
     return _read(folder / FILE)
 
 
-def _read(path: Path) -> Holder | None:
+def _read(path: Path) -> LockOwner | None:
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return LockOwner(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
-
-
-def machine() -> str:
-    """What tells this machine, since it was started, and this container from others; empty where the system does not say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def born(pid: int) -> str:
-    """When a process of this machine began, as the system counts it; empty where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "" if Path("/proc/self/stat").exists() or not _signals(pid) else "unknown"
-    state, *rest = stat.rpartition(")")[2].split()
-    return "" if state in "ZX" else rest[18]
-
-
-def _signals(pid: int) -> bool:
-    """Whether there is such a process, where there is no /proc."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _link(source: Path, target: Path) -> bool:
@@ -200,7 +154,7 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def _clear(path: Path, dead: Holder | None) -> None:
+def _clear(path: Path, dead: LockOwner | None) -> None:
     """Take a dead holder's file away; if another start was quicker, and this is its file, put it back."""
     aside = path.with_name(f".{FILE}.{uuid4().hex[:8]}")
     try:

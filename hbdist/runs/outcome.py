@@ -68,3 +68,7 @@ def read_outcome(folder: Path, name: str = FILE) -> Outcome | None:
         return Outcome(**json.loads((folder / name).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+ENDED = "ended.json"
+"""How a job ended, in its folder: what outcome.json is for a run, also of jobs that are no runs, or never got that far."""

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from hbdist.config.config import Config
+from hbdist.config.criterion import Criterion
 from hbdist.data.batching.mixture import Kind, Mixture, plan_mixture
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 from hbdist.evaluation.scores import describe_cut
 from hbdist.models.parameter_count import count_parameters
-from hbdist.training.model_selection import Criterion
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,17 @@ from typing import Any
 
 import torch
 
-from hbdist.config.config import Config, read_toml
+from hbdist.config.config import Config, read_toml, refuse_another_run
 from hbdist.data.shards.manifest import Manifest, differences
 from hbdist.distributed.engine import Engine
 from hbdist.errors import DataError, HbdistError, ResumeError
 from hbdist.runs import checkpoint
 from hbdist.runs.checkpoint import Position
-from hbdist.runs.lock import Hold, refuse_another_run
+from hbdist.runs.lock import RunLock
 from hbdist.runs.outcome import Outcome, note_outcome, outcome_of
 from hbdist.runs.plan import Plan
+from hbdist.runs.progress import is_worth_a_line, progress_line
 from hbdist.runs.signals import StopFlag
-from hbdist.training.metrics import is_worth_a_line, progress_line
 from hbdist.utils.files import write_atomically
 
 FIRST_WORD = 1.0
@@ -79,21 +79,21 @@ class Run:
             RuntimeError: another rank was lost; the message names it.
         """
         hold = self._claim(engine)
-        engine.peers.at_end = lambda lost: self._note_loss(lost, hold)
+        engine.watchdog.at_end = lambda lost: self._note_loss(lost, hold)
         self.stop.listen()
         try:
             yield
         except HbdistError as error:
-            engine.peers.leave(str(error))
+            engine.watchdog.leave(str(error))
             self._note_failure(Outcome.invalid(error))
             raise
         except Exception as error:
             # A collective that breaks does not say whose connection it was.
-            if isinstance(error, RuntimeError) and (lost := engine.peers.lost_within(FIRST_WORD)):
-                engine.peers.leave()
+            if isinstance(error, RuntimeError) and (lost := engine.watchdog.lost_within(FIRST_WORD)):
+                engine.watchdog.leave()
                 self._note_failure(Outcome("failed", 1, lost))
                 raise RuntimeError(lost) from None
-            engine.peers.leave(f"{type(error).__name__}: {error}")
+            engine.watchdog.leave(f"{type(error).__name__}: {error}")
             self._note_failure(Outcome.failed(error))
             raise
         finally:
@@ -101,17 +101,17 @@ class Run:
             if hold:
                 hold.release()
 
-    def _claim(self, engine: Engine) -> Hold | None:
+    def _claim(self, engine: Engine) -> RunLock | None:
         hold = refused = None
         try:
-            hold = Hold.claim(self.folder) if self.is_main else None
+            hold = RunLock.claim(self.folder) if self.is_main else None
         except HbdistError as error:
             refused = error
-        if refused := engine.from_main(refused):
+        if refused := engine.broadcast_object(refused):
             raise refused
         return hold
 
-    def _note_loss(self, lost: str, hold: Hold | None) -> None:
+    def _note_loss(self, lost: str, hold: RunLock | None) -> None:
         # The main thread is stuck, and will not come back to it.
         if outcome_of(self.folder) is None:
             note_outcome(self.folder, Outcome("failed", 1, lost))
@@ -153,8 +153,8 @@ class Run:
         """
         found = checkpoint.latest(self.folder / "checkpoints")
         seen = (manifest.fingerprint, found.name if found else None)
-        theirs = engine.from_main(seen)
-        if engine.agree(seen != theirs):
+        theirs = engine.broadcast_object(seen)
+        if engine.any_rank(seen != theirs):
             raise ResumeError(
                 f"Ranks see different shards or checkpoints: rank 0 {theirs}, this one {seen}. Put {manifest.root} and"
                 f" {self.folder} where all nodes see the same files."

@@ -17,7 +17,7 @@ from hbdist.launch.resources import Resources
 from hbdist.memory.arithmetic import bytes_of_parameters, gradient_traffic, loss_traffic, score_bytes, vector_bytes
 from hbdist.models.parameter_count import count_parameters
 from hbdist.studies.schema import Assumptions
-from hbdist.studies.study import Study, StudyRun
+from hbdist.studies.study import StudyRun, StudySpec
 
 GPUS_PER_NODE = 8
 """Where the study's [resources] do not say it."""
@@ -142,7 +142,7 @@ class Cost:
         return None if seconds is None else seconds * self.config.steps * self.gpus / 3600
 
 
-def plan_text(study: Study, gpus: Sequence[int] = (), tokens_per_second: float | None = None) -> str:
+def plan_text(study: StudySpec, gpus: Sequence[int] = (), tokens_per_second: float | None = None) -> str:
     """The plan of a study for people: its runs, and what each kind of them takes on each number of GPUs.
 
     Args:
@@ -182,7 +182,7 @@ def _kinds(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
     return together
 
 
-def _gpus_per_node(study: Study) -> int:
+def _gpus_per_node(study: StudySpec) -> int:
     asked = {key: value for key, value in study.file.resources.items() if key != "at_once"}
     return Resources.read(asked, source=f"{study.path}, [resources]").gpus_per_node or GPUS_PER_NODE
 
@@ -199,7 +199,7 @@ def _dimensions(name: str) -> int | None:
     return values.get("hidden_size") or values.get("d_model")
 
 
-def _opening(study: Study, assumed: Assumptions, per_node: int) -> list[str]:
+def _opening(study: StudySpec, assumed: Assumptions, per_node: int) -> list[str]:
     points = len(study.points())
     measured = ", ".join(measure.name for measure in study.measures)
     rate = f"{assumed.tokens_per_second:,.0f} tokens/s a GPU" if assumed.tokens_per_second else "no speed, so no times"
@@ -224,7 +224,7 @@ def _opening(study: Study, assumed: Assumptions, per_node: int) -> list[str]:
     ]
 
 
-def _unused(study: Study, assumed: Assumptions) -> list[str]:
+def _unused(study: StudySpec, assumed: Assumptions) -> list[str]:
     """What [plan] says of models that no run has: a misspelt name would go unnoticed."""
     models = {run.config.model.name for run in study.runs}
     strange = sorted({*assumed.parameters, *assumed.dimensions} - models)

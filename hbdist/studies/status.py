@@ -17,10 +17,11 @@ from hbdist.evaluation.scores import read_scores
 from hbdist.launch import Handle, find_handle
 from hbdist.launch.handle import JOB
 from hbdist.runs.lock import FILE as HELD
-from hbdist.runs.lock import holder_of
+from hbdist.runs.lock import owner_of
 from hbdist.runs.outcome import read_outcome
 from hbdist.studies.schema import Measure
-from hbdist.studies.study import Measured, Study, StudyRun
+from hbdist.studies.study import Measured, StudyRun, StudySpec
+from hbdist.utils.slurm import asked_together
 
 State = Literal[
     "missing", "pending", "running", "done", "failed", "invalid", "interrupted", "cancelled", "unknown", "changed"
@@ -97,7 +98,13 @@ class RunStatus:
         return found[0] if found else f"its log is in {self.run.folder / 'logs'}; then `hbdist study retry`"
 
 
-def status_of(study: Study, run: StudyRun) -> RunStatus:
+def statuses_of(study: StudySpec) -> list[RunStatus]:
+    """Return how far each run of a study is."""
+    with asked_together():
+        return [status_of(study, run) for run in study.runs]
+
+
+def status_of(study: StudySpec, run: StudyRun) -> RunStatus:
     """How far a run is: by its folder, else by whoever was asked to train it."""
     last = _last_steps(run.folder / "metrics.jsonl")
     state, problem = _training(run)
@@ -114,7 +121,7 @@ def status_of(study: Study, run: StudyRun) -> RunStatus:
     )
 
 
-def _measures_of(study: Study, model: Measured) -> dict[str, State]:
+def _measures_of(study: StudySpec, model: Measured) -> dict[str, State]:
     return {measure.name: measured_state(model, measure) for measure in study.measures}
 
 
@@ -150,7 +157,7 @@ def scores_of(model: Measured, measure: Measure) -> dict[str, Any] | None:
     return scores if same_cut and same_task and asked == measure.task else None
 
 
-def handles_of(study: Study) -> list[Handle]:
+def handles_of(study: StudySpec) -> list[Handle]:
     """Of all that was submitted for a study, also for what it does not ask for any more: trainings, evaluations, the report."""
     trainings = [path.parent for path in sorted(study.folder.glob(f"*/{JOB}")) if path.parent.name != REPORT]
     evaluations = [path.parent for path in sorted(study.folder.glob(f"*/evaluation/*/{JOB}"))]
@@ -176,7 +183,7 @@ def _training(run: StudyRun) -> tuple[State, str]:
             return "changed", f"{run.folder} holds another run: {what}"
     outcome = read_outcome(run.folder)
     state: State = handle.state if handle else outcome.state if outcome else "interrupted" if started else "missing"
-    holder = holder_of(run.folder) if state not in (*LIVE, "done") else None
+    holder = owner_of(run.folder) if state not in (*LIVE, "done") else None
     if holder and holder.alive(run.folder / HELD):
         state = "running"  # somebody has started it without a study
     if state == "pending" and handle:
@@ -184,7 +191,7 @@ def _training(run: StudyRun) -> tuple[State, str]:
     return state, outcome.message if outcome and state in ("failed", "invalid") else ""
 
 
-def _best(study: Study, run: StudyRun) -> str:
+def _best(study: StudySpec, run: StudyRun) -> str:
     measure = study.measures[0]
     try:
         scores = scores_of(run, measure)
@@ -197,7 +204,7 @@ def _best(study: Study, run: StudyRun) -> str:
     return f"validation loss {min(losses):.3f}" if losses else ""
 
 
-def table(study: Study, statuses: Sequence[RunStatus]) -> Table:
+def table(study: StudySpec, statuses: Sequence[RunStatus]) -> Table:
     """All runs and untuned models, for the terminal."""
     done = sum(status.complete for status in statuses)
     shown = Table(title=f"{study.name}: {done} of {len(statuses)} runs trained and measured", title_justify="left")
@@ -222,7 +229,7 @@ def table(study: Study, statuses: Sequence[RunStatus]) -> Table:
     return shown
 
 
-def problems(study: Study, statuses: Sequence[RunStatus]) -> list[str]:
+def problems(study: StudySpec, statuses: Sequence[RunStatus]) -> list[str]:
     """A line for each run, and each measure, that needs somebody: what happened, and what to try."""
     lines = [
         f"{status.run.name}: {': '.join(part for part in (status.state, status.problem) if part)}"

@@ -1,19 +1,14 @@
-"""A study: its runs and where they live, what is measured of them, and the verbs that start, watch and stop them."""
+"""Study as its file states it: its runs and their folders, and what is measured of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from hbdist.config.config import Config, plain, read_toml
 from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError
 from hbdist.studies.grid import expand, identity
 from hbdist.studies.schema import Measure, StudyFile
-
-if TYPE_CHECKING:
-    from hbdist.launch import Handle
-    from hbdist.studies.status import RunStatus
-    from hbdist.studies.submit import Submission
 
 STUDY, BASE = "study.toml", "base.toml"
 """Copies of a study's file and of its base config, in its folder: alone enough to go on with it."""
@@ -51,8 +46,8 @@ class StudyRun(Measured):
 
 
 @dataclass(frozen=True)
-class Study:
-    """A grid of runs. Make it with `Study.load`."""
+class StudySpec:
+    """Study as its file states it: the grid of runs, their folders, what is measured of them."""
 
     path: Path
     """The file it was read from."""
@@ -63,7 +58,7 @@ class Study:
     runs: tuple[StudyRun, ...]
 
     @classmethod
-    def load(cls, path: str | Path) -> "Study":
+    def load(cls, path: str | Path) -> Self:
         """Read a study's file, or the folder of a study that was submitted, and expand it. Starts nothing, writes nothing.
 
         A run whose config is that of a folder with another name (since an axis was added, say) lives in that folder.
@@ -137,43 +132,6 @@ class Study:
         for run in self.runs:
             together.setdefault(str(run.values), []).append(run)
         return [tuple(runs) for runs in together.values()]
-
-    def status(self) -> "list[RunStatus]":
-        """How far each run is; see `status.status_of`."""
-        from hbdist.studies.status import status_of
-        from hbdist.utils.slurm import asked_together
-
-        with asked_together():
-            return [status_of(self, run) for run in self.runs]
-
-    def missing(self) -> list[StudyRun]:
-        """Runs of which a training or a measurement is not done yet."""
-        return [status.run for status in self.status() if not status.complete]
-
-    def submit(self, *, set_aside: bool = False, **resources: Any) -> "Submission":
-        """Start what is missing: trainings, evaluations, the report; see `submit.submit`.
-
-        Args:
-            set_aside: move folders that hold another run than the study wants now away, and train anew.
-            resources: instead of those in [resources]: cluster="slurm", nodes=4, at_once=2 …
-        """
-        from hbdist.studies.submit import submit
-
-        return submit(self, resources, set_aside=set_aside)
-
-    def retry(self, **resources: Any) -> "Submission":
-        """As `submit`, with the runs that failed."""
-        from hbdist.studies.submit import submit
-
-        return submit(self, resources, again=True)
-
-    def cancel(self) -> "list[Handle]":
-        """Stop all that is waiting or running; returns what was stopped."""
-        from hbdist.studies.submit import cancel
-        from hbdist.utils.slurm import asked_together
-
-        with asked_together():
-            return cancel(self)
 
 
 def _runs(file: StudyFile, base: Path, source: Path, folder: Path) -> tuple[StudyRun, ...]:

@@ -9,10 +9,12 @@ from typing import Any
 
 from hbdist.errors import ConfigError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
+from hbdist.studies.commands import evaluate_words, train_words
 from hbdist.studies.schema import Measure
-from hbdist.studies.status import LIVE, REPORT, RunStatus, handles_of, measured_state, problems
-from hbdist.studies.study import BASE, STUDY, Baseline, Measured, Study, StudyRun
+from hbdist.studies.status import LIVE, REPORT, RunStatus, handles_of, measured_state, problems, statuses_of
+from hbdist.studies.study import BASE, STUDY, Measured, StudyRun, StudySpec
 from hbdist.utils.files import write_atomically
+from hbdist.utils.slurm import asked_together
 
 STARTABLE = ("missing", "interrupted", "cancelled", "unknown")
 """States of what a submission starts, anew or where it stopped. A run that lives after all refuses a second start."""
@@ -48,7 +50,7 @@ class Submission:
 
 
 def submit(
-    study: Study, resources: Mapping[str, Any] | None = None, *, set_aside: bool = False, again: bool = False
+    study: StudySpec, resources: Mapping[str, Any] | None = None, *, set_aside: bool = False, again: bool = False
 ) -> Submission:
     """Start what is missing, in this order: trainings, their evaluations as each is done, the report when all have ended.
 
@@ -63,7 +65,7 @@ def submit(
     """
     values, at_once = _resources(study, resources or {})
     given, shapes = _read(study, values), _shapes(study, values)
-    statuses = study.status()
+    statuses = statuses_of(study)
     moved = _set_aside(study, [status for status in statuses if status.state == "changed"], allowed=set_aside)
     waits = (*STARTABLE, "changed", *(FAILED if again else ()))
     to_train = [status.run for status in statuses if status.state in waits]
@@ -93,42 +95,19 @@ def submit(
     return Submission(trainings, evaluations, report, moved, left)
 
 
-def cancel(study: Study) -> list[Handle]:
+def cancel(study: StudySpec) -> list[Handle]:
     """Stop all jobs of a study that wait or run; returns them."""
     stopped = []
-    # What waits for others goes first: it would begin when they end.
-    for handle in reversed(handles_of(study)):
-        if handle.state in LIVE:
-            handle.cancel()
-            stopped.append(handle)
+    with asked_together():
+        # What waits for others goes first: it would begin when they end.
+        for handle in reversed(handles_of(study)):
+            if handle.state in LIVE:
+                handle.cancel()
+                stopped.append(handle)
     return stopped
 
 
-def evaluate_words(model: Measured, measure: Measure) -> tuple[str, ...]:
-    """The command line, after `hbdist`, that measures this model."""
-    if isinstance(model, Baseline):
-        settings = model.model
-        words = ["evaluate", settings.name, "--pooling", settings.pooling]
-        words += ["--query-prefix", settings.query_prefix, "--document-prefix", settings.document_prefix]
-        if settings.language_token != "keep":
-            words += ["--language-token", settings.language_token]
-        if settings.language_token == "fixed":
-            words += ["--fixed-language", settings.fixed_language]
-    else:
-        words = ["evaluate", str(model.folder / "model")]
-    words += ["--task", measure.task, "--out", str(model.evaluation(measure))]
-    words += ["--data", measure.data] if measure.data else []
-    words += ["--languages", ",".join(measure.languages)] if measure.languages else []
-    words += ["--questions", str(measure.questions)] if measure.questions else []
-    return tuple(words)
-
-
-def train_words(run: StudyRun) -> tuple[str, ...]:
-    """The command line that trains this run, or goes on with it; its config is written when it is submitted."""
-    return ("train", str(run.folder / "config.toml"))
-
-
-def _train(study: Study, runs: Sequence[StudyRun], resources: Resources, at_once: int | None) -> list[Handle]:
+def _train(study: StudySpec, runs: Sequence[StudyRun], resources: Resources, at_once: int | None) -> list[Handle]:
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.folder / "config.toml", run.config.to_toml())
@@ -138,7 +117,7 @@ def _train(study: Study, runs: Sequence[StudyRun], resources: Resources, at_once
 
 
 def _in_order(
-    study: Study, measures: Sequence[Measure], trained: Sequence[StudyRun], training: Mapping[str, Handle]
+    study: StudySpec, measures: Sequence[Measure], trained: Sequence[StudyRun], training: Mapping[str, Handle]
 ) -> Iterator[tuple[list[tuple[Measured, Measure]], list[Handle] | None]]:
     """What can be measured now, and then what waits for a training each: the jobs at the same places."""
     yield [(model, one) for one in measures for model in [*(study.baselines if one.baseline else ()), *trained]], None
@@ -148,7 +127,7 @@ def _in_order(
 
 
 def _evaluate(
-    study: Study,
+    study: StudySpec,
     asked: Sequence[tuple[Measured, Measure]],
     after: Sequence[Handle] | None,
     resources: Resources,
@@ -174,13 +153,13 @@ def _evaluate(
     return submit_all(commands, resources, names=names, folder=study.folder, after=before, at_once=at_once)
 
 
-def _is_reported(study: Study) -> bool:
+def _is_reported(study: StudySpec) -> bool:
     """There is a report, or there will be one."""
     asked = find_handle(study.folder / REPORT)
     return (study.folder / "report.html").is_file() or (asked is not None and asked.state in LIVE)
 
 
-def _report(study: Study, resources: Resources) -> Handle:
+def _report(study: StudySpec, resources: Resources) -> Handle:
     """Write the report when all has ended that waits or runs now; an earlier wish for it is withdrawn."""
     earlier = find_handle(study.folder / REPORT)
     if earlier and earlier.state in LIVE:
@@ -193,7 +172,7 @@ def _report(study: Study, resources: Resources) -> Handle:
     return submit_all([command], one, names=[REPORT], folder=study.folder, after=live or None, after_any=True)[0]
 
 
-def _resources(study: Study, more: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+def _resources(study: StudySpec, more: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     """What [resources] and the caller give, and how many may run at the same time."""
     here = "slurm" if "SLURM_JOB_ID" in os.environ else "local"
     values = {"cluster": here, **study.file.resources, **more}
@@ -203,14 +182,14 @@ def _resources(study: Study, more: Mapping[str, Any]) -> tuple[dict[str, Any], i
     return values, most
 
 
-def _read(study: Study, values: Mapping[str, Any], measure: Measure | None = None) -> Resources:
+def _read(study: StudySpec, values: Mapping[str, Any], measure: Measure | None = None) -> Resources:
     """These resources, with those that a measure has of its own."""
     own = measure.resources if measure else {}
     where = f"[[measure]] {measure.name}, resources" if measure and own else "[resources]"
     return Resources.read({**values, **own}, source=f"{study.path}, {where}")
 
 
-def _shapes(study: Study, values: Mapping[str, Any]) -> list[tuple[Resources, list[Measure]]]:
+def _shapes(study: StudySpec, values: Mapping[str, Any]) -> list[tuple[Resources, list[Measure]]]:
     """The measures whose evaluations are submitted together, and what each of these is given.
 
     An array on Slurm waits for an array, job by job: one a measure. On a workstation all that are alike wait in one queue.
@@ -226,7 +205,7 @@ def _shapes(study: Study, values: Mapping[str, Any]) -> list[tuple[Resources, li
     return shapes
 
 
-def _set_aside(study: Study, changed: Sequence[RunStatus], *, allowed: bool) -> list[Path]:
+def _set_aside(study: StudySpec, changed: Sequence[RunStatus], *, allowed: bool) -> list[Path]:
     """Move the folders of other runs away."""
     if changed and not allowed:
         lines = "; ".join(status.problem for status in changed[:3]) + ("; …" if len(changed) > 3 else "")
@@ -252,7 +231,7 @@ def _set_aside(study: Study, changed: Sequence[RunStatus], *, allowed: bool) -> 
     return moved
 
 
-def write_copies(study: Study) -> None:
+def write_copies(study: StudySpec) -> None:
     """Put the study's file and its base config into its folder.
 
     Raises:

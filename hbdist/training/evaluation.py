@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from hbdist.config.config import Config
+from hbdist.config.criterion import Criterion
 from hbdist.config.sections import EvaluationSection
 from hbdist.distributed.engine import Engine
-from hbdist.distributed.process_group import Ranks
+from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import ConfigError, HbdistError
 from hbdist.evaluation.evaluate import evaluate
 from hbdist.evaluation.metrics.summary import language_numbers, relevant_languages
@@ -28,7 +29,6 @@ from hbdist.evaluation.tasks.task import NO_CANDIDATE, RetrievalTask
 from hbdist.models.backbone import position_limit
 from hbdist.models.encoder import MOST_TOKENS, Encoder, encode_tokens
 from hbdist.models.tokenizer import TextKind, Tokenize, make_chunks, pad
-from hbdist.training.model_selection import Criterion
 
 BIAS = ("rank_distance", "same_language_share@10")
 """What a line of evaluation.jsonl has of the bias measures."""
@@ -48,7 +48,7 @@ class Evaluations:
         self.tasks = load_tasks(config.evaluation) if config.evaluation.every else {}
         for task in self.tasks.values():
             encoder.tokenize.check(task.languages)
-        self.ranks = Ranks.of_training() if self.tasks else Ranks()
+        self.ranks = ProcessGroup.of_training() if self.tasks else ProcessGroup()
         if self.criterion and self.criterion.task:
             there = score_names(self.tasks[self.criterion.task])
             if self.criterion.metric not in there:
@@ -86,7 +86,7 @@ class Evaluations:
             "task_fingerprint": task.fingerprint,
             **{setting: scores[setting] for setting in SETTINGS},
             "bias": scores["bias"] and {key: scores["bias"][key] for key in BIAS if key in scores["bias"]},
-            "truncated": int(self.ranks.sum(np.array([encoder.cut]))[0]),
+            "truncated": int(self.ranks.all_reduce_sum(np.array([encoder.cut]))[0]),
             "seconds": perf_counter() - started,
         }
 
@@ -129,7 +129,7 @@ class InTraining:
         ids, cut = self.tokenize(texts, kind, languages)
         self.cut += cut
         chunks = make_chunks(ids, encode_tokens(self.engine.device))
-        idle = self.engine.most(len(chunks)) - len(chunks) if self.engine.lockstep else 0
+        idle = self.engine.all_reduce_max(len(chunks)) - len(chunks) if self.engine.lockstep else 0
         vector_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
         done = 0
         for chunk in chunks:
@@ -139,7 +139,7 @@ class InTraining:
                 progress(done, len(texts))
         for _ in range(idle):
             self._forward([[self.tokenize.pad_token_id]])
-        if self.engine.agree(not np.isfinite(vector_ND).all()):
+        if self.engine.any_rank(not np.isfinite(vector_ND).all()):
             raise FloatingPointError(
                 "the model gives vectors that are not finite. A lower optimizer.lr, more optimizer.warmup_steps or a higher"
                 " loss.temperature usually helps."

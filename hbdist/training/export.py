@@ -10,10 +10,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hbdist.config.config import Config
+from hbdist.config.criterion import Criterion
 from hbdist.config.sections import LossSection, ModelSection
 from hbdist.models.encoder import Encoder
-from hbdist.models.pretrained import MODULES, OWN
-from hbdist.training.model_selection import CHOSEN, Criterion, chosen_file
+from hbdist.models.pretrained import CHOSEN, MODULES, OWN, chosen_file
 
 
 def export(

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from hbdist.config.config import Config
-from hbdist.distributed.collectives import sum_over_ranks, traffic, world_size
+from hbdist.distributed.collectives import max_over_ranks, sum_over_ranks, traffic
 from hbdist.loss.infonce import LossParts
-from hbdist.training.loader import RankBatch
+from hbdist.training.batch import RankBatch
 
 
 class Meter:
@@ -59,7 +58,8 @@ class Meter:
         size = self.config.batch.size - int(skipped)
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
-        waited, peak = self._largest([self.waited, float(peak_bytes(self.device))])
+        own = [self.waited, float(peak_bytes(self.device))]
+        waited, peak = max_over_ranks(torch.tensor(own, dtype=torch.float64, device=self.device)).tolist()
         received, self.received = traffic() - self.received, traffic()
         return {
             "step": batch.step + 1,
@@ -85,40 +85,9 @@ class Meter:
             "peak_bytes": int(peak),
         }
 
-    def _largest(self, numbers: list[float]) -> list[float]:
-        tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        if world_size() > 1:
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return tensor.tolist()
-
 
 def peak_bytes(device: torch.device) -> int:
     """Most memory this process has held so far: of the GPU where there is one, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def progress_line(metrics: dict[str, Any], *, steps: int, rate: float) -> str:
-    """One line with stable columns.
-
-    Args:
-        rate: steps a second, lately.
-    """
-    step, seconds = metrics["step"], metrics["seconds"]
-    left = (steps - step) / rate if rate else 0
-    return (
-        f"step {step:>{len(str(steps))}}/{steps} {step / steps:>4.0%}"
-        f"  {'mono ' if metrics['mono_share'] == 1 else 'cross' if metrics['mono_share'] == 0 else 'mixed'}"
-        f"  loss {metrics['loss']:>6.3f} ({metrics['loss_above_chance']:+.2f} to chance)"
-        f"  acc {metrics['accuracy']:>4.0%}  |g| {metrics['grad_norm']:>6.2f}  lr {metrics['lr']:.1e}"
-        f"  {metrics['pairs'] / seconds:>6,.0f} pairs/s  {metrics['tokens'] / seconds:>9,.0f} tok/s"
-        f"  pad {metrics['padding']:>4.0%}  {metrics['peak_bytes'] / 1e9:>5.1f} GB"
-        f"  data {metrics['data_seconds'] / seconds:>4.0%}  eta {int(left // 60)}m{int(left % 60):02d}"
-    )
-
-
-def is_worth_a_line(step: int, steps: int) -> bool:
-    """Whether a log, which keeps every line, gets one for this update: all at first, then ever fewer."""
-    interval = 1 if step <= 50 else 10 if step <= 500 else 100
-    return step % interval == 0 or step == steps

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hbdist.config.config import Config
 
 
-class Trained(nn.Module):
+class TrainingModule(nn.Module):
     """Token ids → text vectors and τ.
 
     B texts of one forward pass · L tokens, padded · D dimensions

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from hbdist.config.config import Config
+from hbdist.config.criterion import Criterion
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.engine import Engine
 from hbdist.models.encoder import Encoder
@@ -18,13 +19,13 @@ from hbdist.runs import checkpoint
 from hbdist.runs.run import Run
 from hbdist.training import evaluation as during
 from hbdist.training import validation
-from hbdist.training.model_selection import Best, Criterion
+from hbdist.training.model_selection import Best
 from hbdist.training.step import ContrastiveStep
 
 VALIDATION, EVALUATION = "validation.jsonl", "evaluation.jsonl"
 
 
-class Judge:
+class TrainingMonitor:
     """The judge of one run, on every rank. Knows what a run that goes on has found already.
 
     Raises:
@@ -41,7 +42,7 @@ class Judge:
         self.best = Best(criterion) if criterion else None
         self._seen: set[tuple[int, str]] = set()
         lines = [*run.logged(VALIDATION), *run.logged(EVALUATION)]
-        lines, kept = engine.from_main((lines, checkpoint.steps(self.checkpoints)))
+        lines, kept = engine.broadcast_object((lines, checkpoint.steps(self.checkpoints)))
         for line in lines:
             # A task that has been cut otherwise since then is another one.
             if "task" not in line or self.evaluations.know(line):

@@ -20,7 +20,7 @@ from hbdist.distributed.collectives import row_counts
 from hbdist.loss.contrastive import score_globally
 from hbdist.loss.infonce import LossParts
 from hbdist.training.activations import ActivationBudget
-from hbdist.training.loader import Chunk, RankBatch
+from hbdist.training.batch import Chunk, RankBatch
 
 
 class Gradients(Protocol):
@@ -41,17 +41,17 @@ class Gradients(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's loss; ranks are averaged, unless it is held."""
 
-    def hold(self) -> AbstractContextManager[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """Forward and backward passes inside are not averaged over the ranks yet: one outside, later, does it for all."""
 
-    def agree(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether the flag is up on any rank; all ranks call it."""
 
     @property
     def lockstep(self) -> bool:
         """Ranks must make equal numbers of forward and backward passes."""
 
-    def most(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of the ranks' numbers; all ranks call it."""
 
 
@@ -97,7 +97,7 @@ class ContrastiveStep:
             return []
         one = chunks[0]
         idle = Chunk(one.input_ids_BL[:1], one.attention_mask_BL[:1], one.places_B[:1])
-        return [idle] * (self.engine.most(len(chunks)) - len(chunks))
+        return [idle] * (self.engine.all_reduce_max(len(chunks)) - len(chunks))
 
     def _in_one_pass(self, batch: RankBatch, chunks: Sequence[Chunk], encode: "ChunkEncoder") -> LossParts:
         encoded = [encode(number, chunk) for number, chunk in enumerate(chunks)]
@@ -117,7 +117,7 @@ class ContrastiveStep:
         loss.backward()
         for number, (chunk, cached_BD) in enumerate(zip(chunks, vectors, strict=True)):
             last = number + 1 == len(chunks)
-            with nullcontext() if last else self.engine.hold():
+            with nullcontext() if last else self.engine.no_sync():
                 vector_BD, again = encode(number, chunk)
                 sent_back = (vector_BD * (0 if cached_BD.grad is None else cached_BD.grad)).sum()
                 if isinstance(tau, Tensor) and tau.grad is not None:
@@ -161,7 +161,7 @@ class ContrastiveStep:
             self.budget = self._measure(chunks, encode)
         tokens = sum(chunk.input_ids_BL.numel() for chunk in chunks)
         # One answer for all: the two ways call DDP and the gathers in another order.
-        one_pass = not self.engine.agree(not self.budget.fits(tokens))
+        one_pass = not self.engine.any_rank(not self.budget.fits(tokens))
         if one_pass != self.one_pass:
             self.one_pass = one_pass
             how = "one pass" if one_pass else "two passes (gradient cache)"
@@ -172,7 +172,7 @@ class ContrastiveStep:
         # The longest texts: attention may keep more a token the longer they are.
         number = max(range(len(chunks)), key=lambda place: chunks[place].input_ids_BL.shape[1])
         # Inside hold: this forward pass has no backward, and DDP would wait for one.
-        with self.engine.hold():
+        with self.engine.no_sync():
             return ActivationBudget.measure(
                 self.model,
                 lambda: encode(number, chunks[number])[0],

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from hbdist.config.config import Config
-from hbdist.data.build.recipe import VALIDATION
-from hbdist.data.shards.manifest import FILE, Manifest
+from hbdist.data.shards.manifest import FILE, VALIDATION, Manifest
 from hbdist.distributed.collectives import sum_over_ranks
 from hbdist.distributed.engine import Engine
 from hbdist.errors import ConfigError
@@ -40,7 +39,7 @@ class Validation:
         self.sets: dict[str, Batches] = {}
         for where in held_out(config) if settings.every else ():
             manifest = Manifest.load(where)
-            rates = engine.from_main(measure_token_rates(manifest, tokenize))
+            rates = engine.broadcast_object(measure_token_rates(manifest, tokenize))
             own = validation_config(config, manifest, filtered=not settings.shards)
             self.sets[name_of(where)] = Batches(
                 own, manifest, tokenize, token_rates=rates, rank=engine.rank, world=engine.world

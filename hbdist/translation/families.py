@@ -14,10 +14,11 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from hbdist.data.shards.write import sha256
 from hbdist.errors import ConfigError, DataError
+from hbdist.models.language_codes import FLORES, flores_code
 from hbdist.models.language_tokens import LanguageTokens
-from hbdist.translation.languages import FLORES, OPUS, flores_code
+from hbdist.translation.languages import OPUS
+from hbdist.utils.files import sha256
 
 KINDS = ("m2m_100", "nllb-moe", "marian")
 """What the configs of translation models call their kind; M2M100 and the dense NLLB are one."""

@@ -3,32 +3,7 @@
 import unicodedata
 from functools import cache
 
-
-def _table(entries: str) -> dict[str, str]:
-    return dict(entry.split("=") for entry in entries.split())
-
-
-FLORES = _table("""
-    af=afr_Latn am=amh_Ethi ar=arb_Arab as=asm_Beng ast=ast_Latn ay=ayr_Latn az=azj_Latn ba=bak_Cyrl be=bel_Cyrl
-    bem=bem_Latn bg=bul_Cyrl bn=ben_Beng bo=bod_Tibt bs=bos_Latn ca=cat_Latn ceb=ceb_Latn cs=ces_Latn cy=cym_Latn
-    da=dan_Latn de=deu_Latn ee=ewe_Latn el=ell_Grek en=eng_Latn eo=epo_Latn es=spa_Latn et=est_Latn eu=eus_Latn
-    fa=pes_Arab ff=fuv_Latn fi=fin_Latn fil=tgl_Latn fj=fij_Latn fo=fao_Latn fon=fon_Latn fr=fra_Latn ga=gle_Latn
-    gd=gla_Latn gl=glg_Latn gn=grn_Latn gu=guj_Gujr ha=hau_Latn he=heb_Hebr hi=hin_Deva hr=hrv_Latn ht=hat_Latn
-    hu=hun_Latn hy=hye_Armn id=ind_Latn ig=ibo_Latn ilo=ilo_Latn is=isl_Latn it=ita_Latn ja=jpn_Jpan jv=jav_Latn
-    ka=kat_Geor kk=kaz_Cyrl km=khm_Khmr kn=kan_Knda ko=kor_Hang ku=kmr_Latn ky=kir_Cyrl lb=ltz_Latn lg=lug_Latn
-    ln=lin_Latn lo=lao_Laoo lt=lit_Latn lv=lvs_Latn mg=plt_Latn mi=mri_Latn mk=mkd_Cyrl ml=mal_Mlym mn=khk_Cyrl
-    mr=mar_Deva ms=zsm_Latn mt=mlt_Latn my=mya_Mymr nb=nob_Latn ne=npi_Deva nl=nld_Latn nn=nno_Latn no=nob_Latn
-    ns=nso_Latn ny=nya_Latn oc=oci_Latn om=gaz_Latn or=ory_Orya pa=pan_Guru pl=pol_Latn ps=pbt_Arab pt=por_Latn
-    qu=quy_Latn ro=ron_Latn ru=rus_Cyrl rw=kin_Latn sd=snd_Arab si=sin_Sinh sk=slk_Latn sl=slv_Latn sm=smo_Latn
-    sn=sna_Latn so=som_Latn sq=als_Latn sr=srp_Cyrl ss=ssw_Latn st=sot_Latn su=sun_Latn sv=swe_Latn sw=swh_Latn
-    ta=tam_Taml te=tel_Telu tg=tgk_Cyrl th=tha_Thai ti=tir_Ethi tk=tuk_Latn tl=tgl_Latn tn=tsn_Latn tr=tur_Latn
-    tt=tat_Cyrl tw=twi_Latn ug=uig_Arab uk=ukr_Cyrl ur=urd_Arab uz=uzn_Latn vi=vie_Latn wo=wol_Latn xh=xho_Latn
-    yi=ydd_Hebr yo=yor_Latn yue=yue_Hant zh=zho_Hans zh_Hans=zho_Hans zh_Hant=zho_Hant zu=zul_Latn
-""")
-"""Our code → that of FLORES-200 and NLLB-200, language_Script (arXiv 2207.04672, table 1)."""
-
-M2M100 = _table("fil=tl nb=no zh_Hans=zh")
-"""Our code → M2M100's, where they differ (arXiv 2010.11125)."""
+from hbdist.models.language_codes import _table, flores_code
 
 OPUS = _table("""
     ar=ara az=aze et=est fa=fas lv=lav mg=mlg mn=mon ms=msa ne=nep no=nor or=ori ps=pus sq=sqi sw=swa uz=uzb yi=yid
@@ -115,11 +90,6 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
     }.items()
 }
 """Words that texts of any subject are full of, for languages of the Latin script."""
-
-
-def flores_code(language: str) -> str:
-    """The FLORES-200 code of one of ours; a code that has none stands for itself."""
-    return FLORES.get(language, language)
 
 
 def script_of(language: str) -> str | None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hbdist.data.build.staging import BROKEN_UNICODE, EMPTY_DOCUMENT, EMPTY_NEGATIVE, EMPTY_QUERY, REPEATED_ID
+from hbdist.data.formats.lines import BLANK_LINE, json_records
 from hbdist.data.shards.manifest import check_language
-from hbdist.data.shards.write import sha256
-from hbdist.data.sources.rows import ANYTHING, BLANK_LINE, FIELDS, Row, json_records, row_of
+from hbdist.data.sources.rows import ANYTHING, FIELDS, Row, row_of
 from hbdist.errors import ConfigError, DataError
+from hbdist.utils.files import sha256
 
 LANGUAGE_FIELDS = ("query_lang", "document_lang", "lang")
 EXPECTED = "an object with query and document"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.data.shards.manifest import check_language
-from hbdist.distributed.process_group import place as place_of
+from hbdist.distributed.rendezvous import place as place_of
 from hbdist.errors import ConfigError
 from hbdist.translation.families import Family, family_of
 from hbdist.translation.generate import Decoding, Translation, Translator, check_limits, precision

@@ -1,4 +1,4 @@
-"""Ranks: who they are by a launcher's environment, and what they tell one another over real gloo processes."""
+"""ProcessGroup: who they are by a launcher's environment, and what they tell one another over real gloo processes."""
 
 import os
 import re
@@ -11,7 +11,8 @@ import pytest
 import torch.distributed as dist
 from ranks import on_ranks
 
-from hbdist.distributed.process_group import Ranks, first_node, meeting_point, place
+from hbdist.distributed.process_group import ProcessGroup
+from hbdist.distributed.rendezvous import first_node, meeting_point, place
 from hbdist.errors import ConfigError, DataError
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "41"}
@@ -62,33 +63,33 @@ def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
 
 
 def test_one_process_alone_speaks_with_itself() -> None:
-    ranks = Ranks()
+    ranks = ProcessGroup()
     assert ranks.is_main
-    assert ranks.gather("x") == ["x"]
-    assert ranks.from_main(5) == 5
-    assert ranks.sum(np.array([1, 2])).tolist() == [1, 2]
-    with pytest.raises(DataError, match="broken"), ranks.together():
+    assert ranks.all_gather_object("x") == ["x"]
+    assert ranks.broadcast_object(5) == 5
+    assert ranks.all_reduce_sum(np.array([1, 2])).tolist() == [1, 2]
+    with pytest.raises(DataError, match="broken"), ranks.raise_together():
         raise DataError("broken")
 
 
 def speak() -> dict[str, object]:
-    ranks = Ranks.of_training()
+    ranks = ProcessGroup.of_training()
     own = np.array([[ranks.rank, 10]])
     said: dict[str, object] = {
         "is_main": ranks.is_main,
-        "sum": ranks.sum(own).tolist(),
-        "max": ranks.max(own / 2).tolist(),
+        "sum": ranks.all_reduce_sum(own).tolist(),
+        "max": ranks.all_reduce_max(own / 2).tolist(),
         "own": own.tolist(),
-        "gather": ranks.gather({"rank": ranks.rank}),
-        "from_main": ranks.from_main(f"of {ranks.rank}"),
+        "gather": ranks.all_gather_object({"rank": ranks.rank}),
+        "broadcast_object": ranks.broadcast_object(f"of {ranks.rank}"),
     }
     try:
-        with ranks.together():
+        with ranks.raise_together():
             if ranks.rank == 1:
                 raise DataError("only rank 1 sees this")
     except DataError as error:
         said["error"] = str(error)
-    ranks.wait()
+    ranks.barrier()
     assert dist.get_world_size() == ranks.world
     return said
 
@@ -102,7 +103,7 @@ def test_what_ranks_tell_one_another_is_the_same_on_all_of_them() -> None:
         "sum": [[3, 30]],
         "max": [[1.0, 5.0]],
         "gather": [{"rank": 0}, {"rank": 1}, {"rank": 2}],
-        "from_main": "of 0",
+        "broadcast_object": "of 0",
         "error": "only rank 1 sees this",
     }
 
@@ -113,7 +114,7 @@ from hbdist.distributed.process_group import joined
 with joined() as ranks:
     if ranks.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    ranks.gather("all here?")
+    ranks.all_gather_object("all here?")
 """
 
 

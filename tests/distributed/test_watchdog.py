@@ -14,12 +14,12 @@ RANK = """
 import json, os, sys, time
 from pathlib import Path
 import hbdist.distributed.watchdog
-from hbdist.distributed.watchdog import Peers
+from hbdist.distributed.watchdog import Watchdog
 
 folder, rank, world, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 hbdist.distributed.watchdog.GRACE = float(sys.argv[5])
 
-def from_main(value):
+def broadcast_object(value):
     box = folder / "box.json"
     if rank == 0:
         box.with_suffix(".part").write_text(json.dumps(value))
@@ -31,17 +31,17 @@ def from_main(value):
         time.sleep(0.01)
     return json.loads(box.read_text())
 
-peers = Peers.join(rank, world, from_main)
-peers.at_end = lambda lost: print("at the end:", lost, flush=True)
+watchdog = Watchdog.join(rank, world, broadcast_object)
+watchdog.at_end = lambda lost: print("at the end:", lost, flush=True)
 print("joined", flush=True)
 sys.stdin.readline()
 if end == "leave":
-    peers.leave()
+    watchdog.leave()
 elif end == "fail":
-    peers.leave("DataError: no such shard")
+    watchdog.leave("DataError: no such shard")
 elif end == "own error":
-    print("met", peers.lost_within(10), flush=True)
-    peers.leave()
+    print("met", watchdog.lost_within(10), flush=True)
+    watchdog.leave()
     time.sleep(2 * hbdist.distributed.watchdog.GRACE)
     sys.exit(2)
 else:
@@ -49,7 +49,7 @@ else:
 """
 
 
-class Ranks:
+class ProcessGroup:
     """Ranks that have joined, each of which goes on once it is told."""
 
     def __init__(self, folder: Path, ends: list[str], *, grace: float = 0.2, go: bool = True) -> None:
@@ -96,7 +96,7 @@ def _on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("killed", [2, 0])
 def test_a_killed_rank_ends_all_others_and_is_named(killed: int, tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, ["wait"] * 3)
+    ranks = ProcessGroup(tmp_path, ["wait"] * 3)
     begun = time.monotonic()
     ranks.processes[killed].send_signal(signal.SIGKILL)
     lost = f"{ranks.name(killed)} is gone: it was killed or crashed, or its machine was lost"
@@ -110,14 +110,14 @@ def test_a_killed_rank_ends_all_others_and_is_named(killed: int, tmp_path: Path)
 
 
 def test_ranks_that_say_goodbye_end_nobody(tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, ["leave"] * 3)
+    ranks = ProcessGroup(tmp_path, ["leave"] * 3)
     for rank in (1, 0, 2):
         ranks.go_on(rank)
         assert ranks.end(rank) == (0, "", "")
 
 
 def test_what_one_rank_failed_of_is_told_by_all(tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, ["wait", "wait", "fail"])
+    ranks = ProcessGroup(tmp_path, ["wait", "wait", "fail"])
     ranks.go_on(2)
     for rank in (0, 1):
         code, out, _ = ranks.end(rank)
@@ -127,7 +127,7 @@ def test_what_one_rank_failed_of_is_told_by_all(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_is_about_to_end_keeps_its_own_exit_status(tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, ["own error", "wait"], grace=1.0)
+    ranks = ProcessGroup(tmp_path, ["own error", "wait"], grace=1.0)
     ranks.go_on(0)
     ranks.processes[1].kill()
     code, out, errors = ranks.end(0)
@@ -137,7 +137,7 @@ def test_a_rank_that_is_about_to_end_keeps_its_own_exit_status(tmp_path: Path) -
 
 
 def test_a_stranger_at_the_door_changes_nothing(tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, ["leave"] * 2, go=False)
+    ranks = ProcessGroup(tmp_path, ["leave"] * 2, go=False)
     box = tmp_path / "box.json"
     while not box.exists():
         time.sleep(0.01)

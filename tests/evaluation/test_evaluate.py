@@ -14,14 +14,14 @@ import pytrec_eval
 from rich.console import Console
 from stand_ins import HashEncoder, made_task
 
+from hbdist.cli.score_tables import table
 from hbdist.config.config import ModelSection
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.evaluate import evaluate, evaluate_to, model_fingerprint
 from hbdist.evaluation.metrics.bootstrap import compare
 from hbdist.evaluation.metrics.per_query import read_per_query, values_of
-from hbdist.evaluation.metrics.retrieval import METRICS
 from hbdist.evaluation.output import write_scores
-from hbdist.evaluation.scores import SETTINGS, table
+from hbdist.evaluation.scores import METRICS, SETTINGS
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 

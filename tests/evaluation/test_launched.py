@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, TIMEOUT, environment
 
-from hbdist.evaluation.__main__ import main
+from hbdist.cli import main
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -60,7 +60,7 @@ def test_the_status_is_2_for_wrong_input_and_only_rank_0_speaks(
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, said in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
-        assert main(["model", "--out", str(tmp_path)]) == 2
+        assert main(["evaluate", "model", "--out", str(tmp_path)]) == 2
         assert capsys.readouterr().err.count("nothing says where they meet") == said
-        assert main(["model"]) == 2
+        assert main(["evaluate", "model"]) == 2
         assert ("--out" in capsys.readouterr().err) is bool(said)

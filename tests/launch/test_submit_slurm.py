@@ -17,7 +17,7 @@ from hbdist.errors import ConfigError, ResumeError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
 from hbdist.launch.job import become_a_rank
 from hbdist.launch.snapshot import outside_of_jobs
-from hbdist.runs.lock import refuse_while_held
+from hbdist.runs.lock import refuse_while_locked
 
 pytest_plugins = ["slurm_cluster.fixture"]
 
@@ -68,7 +68,7 @@ def test_a_job_that_is_told_to_stop_saves_and_goes_on_and_nobody_else_takes_its_
     with pytest.raises(
         ResumeError, match=rf"worked on by job {handle.id}, process \d+ on node1\. Wait .*scancel {handle.id}"
     ):
-        refuse_while_held(folder)
+        refuse_while_locked(folder)
 
     slurm.run("scancel", "--signal=USR2", handle.id, check=True)
     wait_for(lambda: "interrupted after step" in said(handle), "a checkpoint")

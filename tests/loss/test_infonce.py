@@ -113,8 +113,8 @@ def slow_loss(
 def _strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every claim holds however the scores are cut and the clashes found."""
     if request.param != "one strip":
-        monkeypatch.setattr(sizes, "STRIP_SCORES", 1)
-        monkeypatch.setattr(sizes, "STRIP_QUERIES", 3)
+        monkeypatch.setattr(sizes, "TILE_SCORES", 1)
+        monkeypatch.setattr(sizes, "TILE_QUERIES", 3)
         monkeypatch.setattr(strips, "PRODUCT_DOCUMENTS", 4)
         monkeypatch.setattr(strips, "CACHED_SCORES", 13)
     if request.param == "clashes compared":

@@ -23,13 +23,13 @@ from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 from hbdist.memory.fit import LARGEST_BATCH, SMALLEST_CHUNK, UNITS, Fit, parse_memory
 from hbdist.memory.text_lengths import Lengths, chunk_shapes
-from hbdist.memory.trial_step import Rehearsal
+from hbdist.memory.trial_step import TrialStep
 from hbdist.models.encoder import Encoder
 from hbdist.training.activations import ActivationBudget, Activations
 from hbdist.training.loader import Batches, measure_token_rates
 
 GB = 10**9
-MEASURED = Rehearsal(
+MEASURED = TrialStep(
     device="cpu",
     interpreter=GB // 2,
     parameters=20_000_000,

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from hbdist.errors import DataError
 from hbdist.models.quantized import WEIGHTS, dequantise, is_packed, read_weights, unpack
-from hbdist.utils.caching import cache_folder
+from hbdist.utils.files import cache_folder
 
 DEMO = Path(__file__).parents[2] / "models" / "me5-small-demo"
 

@@ -37,7 +37,7 @@ from hbdist.reports.report import report_on, study_report
 from hbdist.reports.results import Found, Results
 from hbdist.reports.study_page import headline
 from hbdist.reports.table import Table, make_tables
-from hbdist.studies.study import Study
+from hbdist.studies.api import Study
 from hbdist.studies.submit import write_copies
 
 

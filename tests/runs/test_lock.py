@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from hbdist.errors import ConfigError, ResumeError
-from hbdist.runs.lock import DEAD_AFTER, FILE, Hold, Holder, holder_of, refuse_while_held
+from hbdist.runs.lock import DEAD_AFTER, FILE, LockOwner, RunLock, owner_of, refuse_while_locked
 
 CLAIM = """
 import sys, time
 from pathlib import Path
 from hbdist.errors import ResumeError
-from hbdist.runs.lock import Hold
+from hbdist.runs.lock import RunLock
 try:
-    hold = Hold.claim(Path(sys.argv[1]))
+    hold = RunLock.claim(Path(sys.argv[1]))
 except ResumeError as error:
     print(error, flush=True)
 else:
@@ -46,22 +46,22 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Holder:
+def holder(tmp_path: Path) -> LockOwner:
     """This very process, with nothing of a job that the tests may run in."""
-    return replace(Holder.here(), job="", restarts=0)
+    return replace(LockOwner.here(), job="", restarts=0)
 
 
-def put(folder: Path, holder: Holder, *, age: float = 0) -> None:
+def put(folder: Path, holder: LockOwner, *, age: float = 0) -> None:
     (folder / FILE).write_text(json.dumps(asdict(holder)), encoding="utf-8")
     os.utime(folder / FILE, times=(time.time() - age,) * 2)
 
 
 def assert_free(folder: Path) -> None:
     """This process can take the folder, has it then, and can give it back."""
-    hold = Hold.claim(folder)
-    assert holder_of(folder) == Holder.here()
+    hold = RunLock.claim(folder)
+    assert owner_of(folder) == LockOwner.here()
     hold.release()
-    assert holder_of(folder) is None
+    assert owner_of(folder) is None
 
 
 def test_a_second_start_is_refused_by_name_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -78,48 +78,48 @@ def test_a_killed_holder_counts_as_dead_at_once(tmp_path: Path) -> None:
     with claiming(tmp_path) as first:
         assert said(first) == "held\n"
         first.kill()
-    assert holder_of(tmp_path) is not None
+    assert owner_of(tmp_path) is not None
     assert_free(tmp_path)
 
 
-def test_a_process_that_was_given_the_number_of_a_dead_one_holds_nothing(tmp_path: Path, holder: Holder) -> None:
+def test_a_process_that_was_given_the_number_of_a_dead_one_holds_nothing(tmp_path: Path, holder: LockOwner) -> None:
     put(tmp_path, holder)
     with pytest.raises(ResumeError, match=f"worked on by process {os.getpid()} on"):
-        refuse_while_held(tmp_path)
+        refuse_while_locked(tmp_path)
     earlier = replace(holder, born="1")
     put(tmp_path, earlier)
-    assert refuse_while_held(tmp_path) == earlier
+    assert refuse_while_locked(tmp_path) == earlier
     assert_free(tmp_path)
 
 
 @pytest.mark.parametrize(("age", "lives"), [(0, True), (DEAD_AFTER - 60, True), (DEAD_AFTER + 60, False)])
 def test_on_another_machine_the_last_sign_of_life_decides(
-    age: float, lives: bool, tmp_path: Path, holder: Holder
+    age: float, lives: bool, tmp_path: Path, holder: LockOwner
 ) -> None:
     put(tmp_path, replace(holder, machine="another", host="node7"), age=age)
     if lives:
         with pytest.raises(ResumeError, match=rf"worked on by process {os.getpid()} on node7"):
-            Hold.claim(tmp_path)
+            RunLock.claim(tmp_path)
     else:
         assert_free(tmp_path)
 
 
 def test_a_job_that_slurm_starts_again_is_the_same_run(
-    tmp_path: Path, holder: Holder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, holder: LockOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, replace(holder, machine="another", job="17_3", restarts=0))
     monkeypatch.setenv("PATH", "")  # no Slurm to ask
     with pytest.raises(ResumeError, match=r"job 17_3, process .*\(scancel 17_3\)"):
-        refuse_while_held(tmp_path)
+        refuse_while_locked(tmp_path)
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     with pytest.raises(ResumeError):
-        refuse_while_held(tmp_path)
+        refuse_while_locked(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert_free(tmp_path)
 
 
-def test_of_many_starts_at_once_one_gets_the_folder_of_a_dead_holder(tmp_path: Path, holder: Holder) -> None:
+def test_of_many_starts_at_once_one_gets_the_folder_of_a_dead_holder(tmp_path: Path, holder: LockOwner) -> None:
     put(tmp_path, replace(holder, born="1"))
     started = [
         subprocess.Popen(
@@ -135,15 +135,15 @@ def test_of_many_starts_at_once_one_gets_the_folder_of_a_dead_holder(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_lost_the_folder_does_not_take_the_next_ones_file(tmp_path: Path, holder: Holder) -> None:
-    hold = Hold.claim(tmp_path)
+def test_who_lost_the_folder_does_not_take_the_next_ones_file(tmp_path: Path, holder: LockOwner) -> None:
+    hold = RunLock.claim(tmp_path)
     other = replace(holder, pid=1, host="node7")
     put(tmp_path, other)
     hold.release()
-    assert holder_of(tmp_path) == other
+    assert owner_of(tmp_path) == other
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/run cannot be written: Not a directory\. Set run\.folder"):
-        Hold.claim(tmp_path / "file" / "run")
+        RunLock.claim(tmp_path / "file" / "run")

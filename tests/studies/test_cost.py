@@ -11,9 +11,9 @@ from small_studies import write_base, write_study
 from hbdist.cli import main
 from hbdist.config.config import Config
 from hbdist.distributed.zero import Zero
+from hbdist.studies.api import Study
 from hbdist.studies.cost import Cost, plan_text
 from hbdist.studies.schema import Assumptions
-from hbdist.studies.study import Study
 
 NOTHING = Assumptions()
 

@@ -24,7 +24,8 @@ from hbdist.models.encoder import Encoder
 from hbdist.studies.cost import Cost
 from hbdist.studies.schema import Assumptions
 from hbdist.training.loader import Batches, measure_token_rates
-from hbdist.training.module import Trained
+from hbdist.training.module import TrainingModule
+from hbdist.training.optimizer import make_optimizer
 from hbdist.training.step import ContrastiveStep
 
 STEPS = 2
@@ -81,19 +82,20 @@ def train_one(config: Config, warm: bool = False) -> Training:
     manifest, encoder = Manifest.load(config.data.shards), Encoder.load(config.model)
     rates = measure_token_rates(manifest, encoder.tokenize)
     batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
-    model = engine.prepare(Trained(encoder, config), config.optimizer)
+    module = TrainingModule(encoder, config)
+    model = engine.prepare(module, make_optimizer(module, config.optimizer))
     contrast = ContrastiveStep(model, config, engine, say=lambda _: None)
     steps, tokens, pairs = [], 0, 0
     for number in range(config.steps):
         batch = batches[number]
         tokens, pairs = tokens + batch.counts.padded_tokens, pairs + len(batch.block_B)
-        chunks = engine.most(len(batch.chunks))
+        chunks = engine.all_reduce_max(len(batch.chunks))
         sockets, loss = quiet_sockets(), traffic()
         with Received() as received:
             contrast(batch)
             engine.update(config.optimizer.lr)
         steps.append(Step(dict(received.bytes), traffic() - loss, quiet_sockets() - sockets, chunks))
-    engine.peers.leave()
+    engine.watchdog.leave()
     budget = contrast.budget
     return Training(steps, tokens / pairs, budget.bytes_per_token if budget else 0.0, peak() - before)
 

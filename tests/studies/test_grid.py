@@ -12,8 +12,8 @@ from small_studies import MEASURE, write_base, write_study
 
 from hbdist.config.config import Config, difference
 from hbdist.errors import ConfigError
+from hbdist.studies.api import Study
 from hbdist.studies.schema import Measure
-from hbdist.studies.study import Study
 from hbdist.studies.submit import write_copies
 
 VALUES: dict[str, list[Any]] = {

@@ -18,8 +18,8 @@ from hbdist.data.shards.manifest import Group, Manifest, View
 from hbdist.evaluation.evaluate import evaluate
 from hbdist.evaluation.tasks.registry import load_task
 from hbdist.runs.plan import Plan
+from hbdist.studies.api import Study
 from hbdist.studies.cost import plan_text
-from hbdist.studies.study import Study
 
 ROOT = Path(__file__).parents[2]
 FULL = ("batch-size", "low-resource-ratio", "miracl-alignment", "domain-shift", "m2m100-precision")

@@ -17,10 +17,11 @@ from hbdist.cli import main
 from hbdist.config.config import Config
 from hbdist.errors import ConfigError
 from hbdist.launch import find_handle
-from hbdist.runs.lock import born
+from hbdist.studies.api import Study
+from hbdist.studies.commands import evaluate_words
 from hbdist.studies.status import RunStatus, handles_of, problems, scores_of, status_of
-from hbdist.studies.study import Study, StudyRun
-from hbdist.studies.submit import evaluate_words
+from hbdist.studies.study import StudyRun
+from hbdist.utils.processes import born
 
 GOOD_AND_BAD = """
 [[zip]]

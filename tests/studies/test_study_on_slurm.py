@@ -8,7 +8,7 @@ from small_studies import MEASURE, write_study
 
 from hbdist.errors import ConfigError
 from hbdist.launch import Handle
-from hbdist.studies.study import Study
+from hbdist.studies.api import Study
 
 pytest_plugins = ["slurm_cluster.fixture"]
 

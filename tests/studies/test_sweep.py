@@ -10,7 +10,7 @@ from small_studies import MEASURE, write_base, write_sentences, write_study
 from whole_runs import losses, train_here, wait_for
 
 from hbdist.cli import main
-from hbdist.studies.study import Study
+from hbdist.studies.api import Study
 
 pytest_plugins = ["slurm_cluster.fixture"]
 

@@ -11,7 +11,8 @@ import numpy as np
 from hbdist.evaluation.metrics.language_bias import random_rank_distance, rank_distance
 from hbdist.evaluation.metrics.per_query import PerQuery, write_per_query
 from hbdist.evaluation.metrics.retrieval import NO_RANK, macro_mean, mean_metrics
-from hbdist.studies.study import Study, StudyRun
+from hbdist.studies.api import Study
+from hbdist.studies.study import StudyRun
 
 POOL = 400
 """Candidates of a language."""

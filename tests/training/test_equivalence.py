@@ -23,8 +23,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from hbdist.config.config import Config
 from hbdist.distributed.collectives import sum_over_ranks
 from hbdist.distributed.engine import Engine
-from hbdist.training.loader import BatchCounts, Chunk, RankBatch
-from hbdist.training.module import Trained
+from hbdist.training.batch import BatchCounts, Chunk, RankBatch
+from hbdist.training.module import TrainingModule
+from hbdist.training.optimizer import make_optimizer
 from hbdist.training.step import ContrastiveStep
 
 PAIRS, WORDS, LENGTH, WIDTH = 13, 50, 6, 24
@@ -132,9 +133,9 @@ def gradients(
     with tempfile.TemporaryDirectory() as folder:
         configs = [make_config(case, stage, Path(folder), precision) for case in CASES]
         engine = Engine.start(configs[0], environment)
-        trained = Trained(WordEncoder(dropout), configs[0]).to(dtype)
+        trained = TrainingModule(WordEncoder(dropout), configs[0]).to(dtype)
         size = sum(parameter.numel() for parameter in trained.parameters())
-        model = engine.prepare(trained, configs[0].optimizer)
+        model = engine.prepare(trained, make_optimizer(trained, configs[0].optimizer))
         count_ddp(model)
         for case, config in zip(CASES, configs, strict=True):
             hard, _, masks, chunks, _ = case
@@ -255,8 +256,8 @@ def not_finite(stage: int) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(CASES[0], stage, Path(folder))
         engine = Engine.start(config)
-        trained = Trained(WordEncoder(), config)
-        model = engine.prepare(trained, config.optimizer)
+        trained = TrainingModule(WordEncoder(), config)
+        model = engine.prepare(trained, make_optimizer(trained, config.optimizer))
         before = engine.weights()
         batch = rank_batch(engine.rank, engine.world, 0, "none", 1)
         vector_BD, _ = model(batch.chunks[0].input_ids_BL, batch.chunks[0].attention_mask_BL)

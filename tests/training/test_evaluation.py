@@ -17,7 +17,7 @@ from whole_runs import main_here, train_here
 
 from hbdist.config.sections import EvaluationSection
 from hbdist.errors import ConfigError, DataError
-from hbdist.training.model_selection import chosen_on
+from hbdist.models.pretrained import chosen_on
 
 SENTENCES = 14
 PASSAGES = ["evaluation.tasks=['xquad-r']", "evaluation.languages=['en','th']", "evaluation.questions=6"]

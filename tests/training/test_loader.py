@@ -19,7 +19,8 @@ from hbdist.errors import DataError
 from hbdist.loss.masks import NO_IDENTITY
 from hbdist.models.encoder import Encoder
 from hbdist.models.tokenizer import Tokenize
-from hbdist.training.loader import Batches, RankBatch, measure_token_rates
+from hbdist.training.batch import RankBatch
+from hbdist.training.loader import Batches, measure_token_rates
 
 ITEM, PASSAGE, TEXT, QUERY = range(4)
 

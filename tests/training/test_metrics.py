@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from hbdist.config.config import Config
 from hbdist.loss.infonce import LossParts
-from hbdist.training.loader import BatchCounts, RankBatch
-from hbdist.training.metrics import Meter, is_worth_a_line, progress_line
+from hbdist.runs.progress import is_worth_a_line, progress_line
+from hbdist.training.batch import BatchCounts, RankBatch
+from hbdist.training.metrics import Meter
 
 METRICS = {
     *("temperature", "suspected", "exchanged_bytes", "skipped"),

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from made_groups import MANIFEST
 
 from hbdist.config.config import Config, difference
+from hbdist.config.criterion import Criterion
 from hbdist.errors import ConfigError
 from hbdist.runs.plan import Plan
-from hbdist.training.model_selection import Best, Criterion
+from hbdist.training.model_selection import Best
 
 
 def config(steps: int = 9, **sections: dict[str, Any]) -> Config:

@@ -17,7 +17,8 @@ from hbdist.distributed.engine import Engine
 from hbdist.errors import DataError
 from hbdist.models.encoder import Encoder
 from hbdist.training.loader import Batches, measure_token_rates
-from hbdist.training.module import Trained
+from hbdist.training.module import TrainingModule
+from hbdist.training.optimizer import make_optimizer
 from hbdist.training.step import ContrastiveStep
 
 
@@ -38,10 +39,12 @@ def first_step(model: Path, shards: Path) -> tuple[list[str], Tensor, float, int
     manifest = Manifest.load(shards)
     engine = Engine.start(config)
     encoder = Encoder.load(config.model)
-    trained = Trained(encoder, config)
+    trained = TrainingModule(encoder, config)
     rates = measure_token_rates(manifest, encoder.tokenize)
     batch = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)[0]
-    parts = ContrastiveStep(engine.prepare(trained, config.optimizer, None), config, engine, say=print)(batch)
+    parts = ContrastiveStep(
+        engine.prepare(trained, make_optimizer(trained, config.optimizer)), config, engine, say=print
+    )(batch)
     sums = sum_over_ranks(torch.tensor([float(parts.loss.detach()), len(batch.block_B), len(batch.counts.unreadable)]))
     gradient = torch.cat([parameter.grad.flatten() for parameter in trained.parameters() if parameter.grad is not None])
     loss, pairs, skipped = sums.tolist()

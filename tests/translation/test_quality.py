@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hbdist.models.language_codes import FLORES
 from hbdist.translation import quality as gates
-from hbdist.translation.languages import FLORES, FUNCTION_WORDS, SCRIPTS, script_of, unicode_script
+from hbdist.translation.languages import FUNCTION_WORDS, SCRIPTS, script_of, unicode_script
 from hbdist.translation.quality import fault, language_check, numbers
 from hbdist.translation.segments import join, split
 

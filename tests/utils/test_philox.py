@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_schedule import plain_order
 
-from hbdist.data.batching.window_cache import PLAIN_SORT, Recent, permutation, random_words, stable_order
+from hbdist.data.batching.window_cache import Recent
+from hbdist.utils.philox import PLAIN_SORT, permutation, random_words, stable_order
 
 
 def test_random_words_are_what_they_always_were() -> None:

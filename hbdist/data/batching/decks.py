@@ -13,8 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from hbdist.data.batching.window_cache import Recent, by_label, permutation
+from hbdist.data.batching.window_cache import Recent
 from hbdist.errors import ConfigError
+from hbdist.utils.philox import by_label, permutation
 
 DEAL = 65_536
 LARGEST_DEAL = 1 << 24

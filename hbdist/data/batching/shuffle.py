@@ -9,8 +9,9 @@ from itertools import pairwise
 import numpy as np
 
 from hbdist.data.batching.decks import runs
-from hbdist.data.batching.window_cache import Recent, permutation
+from hbdist.data.batching.window_cache import Recent
 from hbdist.data.shards.manifest import Group
+from hbdist.utils.philox import permutation
 
 WINDOW_SHARDS = 8
 """Shards that are open at once a group: rows are shuffled inside such a window, windows are read one after another."""

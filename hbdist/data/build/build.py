@@ -11,14 +11,14 @@ from typing import Any
 
 from hbdist.data.build.parallel_layout import PARTS, AlignTask, TextsTask, align, note_group, write_language
 from hbdist.data.build.readers import files_of
-from hbdist.data.build.recipe import VALIDATION, Recipe
+from hbdist.data.build.recipe import Recipe
 from hbdist.data.build.staging import Staged
 from hbdist.data.build.statistics import STATISTICS, GroupSize, Statistics
 from hbdist.data.build.tasks import Built, GroupTask, LanguageTask, Pace, exclude, read_language, write_group
 from hbdist.data.build.workspace import Workplace, locked, workplace
-from hbdist.data.shards.manifest import FILE, VERSION, Group, Manifest, Texts
-from hbdist.data.shards.write import sha256
+from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Group, Manifest, Texts
 from hbdist.errors import ConfigError, DataError
+from hbdist.utils.files import sha256
 from hbdist.utils.workers import Progress, in_parallel, silent
 
 Dropped = dict[str, Counter[str]]
@@ -272,12 +272,12 @@ def _is_intact(manifest: Manifest) -> bool:
 
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    for holder in manifest.holders:
-        for shard in holder.shards:
+    for shard_set in manifest.shard_sets:
+        for shard in shard_set.shards:
             yield shard.path, shard.sha256
             yield shard.index, shard.index_sha256
-        if isinstance(holder, Group) and holder.view:
-            yield holder.view.path, holder.view.sha256
+        if isinstance(shard_set, Group) and shard_set.view:
+            yield shard_set.view.path, shard_set.view.sha256
 
 
 def _has_all(manifest: Manifest, plan: Recipe) -> bool:

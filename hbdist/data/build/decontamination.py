@@ -8,7 +8,8 @@ from typing import Any
 
 from hbdist.data.build.recipe import Decontaminate
 from hbdist.data.build.text_keys import is_spaceless, words_of
-from hbdist.data.sources.rows import Row, json_records, numbered_lines
+from hbdist.data.formats.lines import json_records, numbered_lines
+from hbdist.data.sources.rows import Row
 from hbdist.errors import DataError
 
 CONTAMINATED_QUERY = "query in an evaluation set"

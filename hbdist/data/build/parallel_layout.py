@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbdist.data.build.pairing import places_of
-from hbdist.data.build.recipe import VALIDATION, DatasetRecipe, Recipe
+from hbdist.data.build.recipe import DatasetRecipe, Recipe
 from hbdist.data.build.staging import BLOCK, StagedRows
 from hbdist.data.build.tasks import Built, GroupTask, choose
 from hbdist.data.build.text_keys import KEY
 from hbdist.data.build.workspace import WORK, Workplace
-from hbdist.data.shards.language_sample import LanguageSample
-from hbdist.data.shards.manifest import Group, Texts, View
+from hbdist.data.shards.manifest import VALIDATION, Group, Texts, View
 from hbdist.data.shards.open_files import ROW
-from hbdist.data.shards.write import sha256, write_texts
+from hbdist.data.shards.sample import LanguageSample
+from hbdist.data.shards.write import write_texts
+from hbdist.utils.files import sha256
 from hbdist.utils.workers import count
 
 TRAINING = "training"

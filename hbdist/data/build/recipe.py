@@ -9,11 +9,8 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, mod
 
 from hbdist.config.config import nearest
 from hbdist.config.sections import Section
-from hbdist.data.shards.manifest import Language, Name
+from hbdist.data.shards.manifest import VALIDATION, Language, Name
 from hbdist.errors import ConfigError
-
-VALIDATION = "validation"
-"""Folder, in a shard folder, of the pairs that were held out; itself a shard folder."""
 
 
 def _locate(path: Path, info: ValidationInfo) -> Path:

@@ -10,11 +10,11 @@ import numpy as np
 
 from hbdist.data.build.decontamination import CONTAMINATED_TRANSLATION
 from hbdist.data.build.pairing import HELD_OUT, Pairs, capped, distinct, not_among, translated, without_copies
-from hbdist.data.build.recipe import VALIDATION, DatasetRecipe, Recipe
+from hbdist.data.build.recipe import DatasetRecipe, Recipe
 from hbdist.data.build.staging import CONTAMINATED, Staged, StagedRows, stage
 from hbdist.data.build.statistics import GroupSize
 from hbdist.data.build.workspace import Workplace
-from hbdist.data.shards.manifest import Group
+from hbdist.data.shards.manifest import VALIDATION, Group
 from hbdist.data.shards.write import write_shards
 from hbdist.errors import DataError
 from hbdist.utils.workers import BEAT_S, Progress

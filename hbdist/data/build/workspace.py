@@ -16,9 +16,9 @@ from uuid import uuid4
 from pydantic import TypeAdapter, ValidationError
 
 from hbdist.data.shards.manifest import FILE
-from hbdist.data.shards.write import sha256
 from hbdist.data.sources.rows import SourceUnavailableError
 from hbdist.errors import HbdistError
+from hbdist.utils.files import sha256
 
 Result = TypeVar("Result")
 WORK = ".build"

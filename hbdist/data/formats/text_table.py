@@ -16,7 +16,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from hbdist.data.sources.rows import byte_lines, damage
+from hbdist.data.formats.lines import byte_lines, damage
 from hbdist.errors import DataError
 
 Parse = Callable[[str], tuple[str, str]]

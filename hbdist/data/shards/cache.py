@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from hbdist.data.shards.remote import Remote
 from hbdist.errors import ConfigError, DataError
-from hbdist.utils.caching import cache_folder
+from hbdist.utils.files import cache_folder
 
 CACHE_GB = 50.0
 LOCKS = 64

@@ -226,5 +226,5 @@ class Texts:
         return min(self.shard_rows, self.rows - self.windows[number] * self.shard_rows)
 
 
-Holder = Group | Texts
+ShardSet = Group | Texts
 """Of shards."""

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hbdist.data.shards.groups import (
     Group,
-    Holder,
     Language,
     Name,
     Shard,
     Shards,
+    ShardSet,
     Texts,
     View,
     check_language,
@@ -34,11 +34,11 @@ __all__ = [
     "FILE",
     "VERSION",
     "Group",
-    "Holder",
     "Language",
     "Manifest",
     "Name",
     "Shard",
+    "ShardSet",
     "Shards",
     "Texts",
     "View",
@@ -87,22 +87,22 @@ class Manifest:
         """SHA-256 (hex) of what the rows are and in which order, wherever the folder lies and whatever its files'
         names. It is of the stored bytes: the same pairs have another one in the other layout."""
         digest = hashlib.sha256()
-        for holder in self.holders:
-            digest.update(f"{holder.name}\n{_lines(holder)}".encode())
+        for shard_set in self.shard_sets:
+            digest.update(f"{shard_set.name}\n{_lines(shard_set)}".encode())
         return digest.hexdigest()
 
     @property
-    def holders(self) -> tuple[Holder, ...]:
+    def shard_sets(self) -> tuple[ShardSet, ...]:
         """All that has shards: the groups, and then the texts."""
         return *self.groups, *self.texts
 
     @cached_property
     def texts_of(self) -> Mapping[tuple[str, str], int]:
-        """(dataset, language) → the place of its texts among the holders."""
+        """(dataset, language) → the place of its texts among the shard_sets."""
         return {(one.dataset, one.language): place for place, one in enumerate(self.texts, len(self.groups))}
 
     def sides(self, group: Group) -> tuple[int, int]:
-        """The places, among the holders, of the texts that a view's queries and its documents are in."""
+        """The places, among the shard_sets, of the texts that a view's queries and its documents are in."""
         return self.texts_of[group.dataset, group.query_lang], self.texts_of[group.dataset, group.document_lang]
 
     @property
@@ -170,16 +170,16 @@ class Manifest:
             "dropped": {dataset: dict(reasons) for dataset, reasons in self.dropped.items()},
         }
         head = json.dumps(values, ensure_ascii=False, indent=1).removesuffix("\n}")
-        lists: dict[str, tuple[Holder, ...]] = {"texts": self.texts} if self.texts else {}
+        lists: dict[str, tuple[ShardSet, ...]] = {"texts": self.texts} if self.texts else {}
         lists["groups"] = self.groups
         tail = ",\n".join(f' "{name}": [\n' + ",\n".join(map(_line, held)) + "\n]" for name, held in lists.items())
         write_atomically(Path(root) / FILE, f"{head},\n{tail}}}\n")
 
 
-def _line(holder: Holder) -> str:
-    values = {one.name: getattr(holder, one.name) for one in fields(holder)}
-    if isinstance(holder, Group):
-        del values["shards" if holder.view else "view"]
+def _line(shard_set: ShardSet) -> str:
+    values = {one.name: getattr(shard_set, one.name) for one in fields(shard_set)}
+    if isinstance(shard_set, Group):
+        del values["shards" if shard_set.view else "view"]
     return json.dumps(values, ensure_ascii=False, default=_plain)
 
 
@@ -187,12 +187,14 @@ def _plain(value: Shards | View) -> dict[str, Any]:
     return value.columns if isinstance(value, Shards) else vars(value)
 
 
-def _lines(holder: Holder) -> str:
-    """What the rows of a holder are: a line a file, with its rows and its digest."""
-    if isinstance(holder, Group) and holder.view:
-        return f"{holder.view.rows} {holder.view.sha256} of {holder.view.shard_rows}\n"
-    head = f"{holder.rows} of {holder.shard_rows} in {holder.windows}\n" if isinstance(holder, Texts) else ""
-    lines = (f"{rows} {sha256}\n" for rows, sha256 in zip(holder.shards.rows, holder.shards.sha256, strict=True))
+def _lines(shard_set: ShardSet) -> str:
+    """What the rows of a shard_set are: a line a file, with its rows and its digest."""
+    if isinstance(shard_set, Group) and shard_set.view:
+        return f"{shard_set.view.rows} {shard_set.view.sha256} of {shard_set.view.shard_rows}\n"
+    head = (
+        f"{shard_set.rows} of {shard_set.shard_rows} in {shard_set.windows}\n" if isinstance(shard_set, Texts) else ""
+    )
+    lines = (f"{rows} {sha256}\n" for rows, sha256 in zip(shard_set.shards.rows, shard_set.shards.sha256, strict=True))
     return head + "".join(lines)
 
 
@@ -244,5 +246,9 @@ def _difference(name: str, *sides: tuple[Manifest, Group | None]) -> Iterator[st
 
 
 def _content(manifest: Manifest, group: Group) -> list[str]:
-    sides = [manifest.holders[place] for place in manifest.sides(group)] if group.view else []
-    return [_lines(holder) for holder in (group, *sides)]
+    sides = [manifest.shard_sets[place] for place in manifest.sides(group)] if group.view else []
+    return [_lines(shard_set) for shard_set in (group, *sides)]
+
+
+VALIDATION = "validation"
+"""Folder, in a shard folder, of the pairs that were held out; itself a shard folder."""

@@ -32,14 +32,14 @@ class Tar:
 
 
 class Opened:
-    """Files of a shard folder by who holds them (their place in the manifest, as `Manifest.holders` has it).
+    """Files of a shard folder by who holds them (their place in the manifest, as `Manifest.shard_sets` has it).
 
     Args:
         limit: indexes, tars, and views that stay open at a time: so many of each.
 
     Attributes:
-        tar: (holder, number of its shard) → the shard. Raises OSError, ValueError.
-        index: (holder, number of its shard) → the shard's index, of INDEX. Raises OSError, ValueError.
+        tar: (shard_set, number of its shard) → the shard. Raises OSError, ValueError.
+        index: (shard_set, number of its shard) → the shard's index, of INDEX. Raises OSError, ValueError.
         view: group that is a view → the rows of its pairs, of ROW. Raises OSError, ValueError.
     """
 
@@ -54,23 +54,23 @@ class _Files:
     """How each kind is opened. Apart from `Opened`, which else would refer to itself and so be closed late."""
 
     def __init__(self, manifest: Manifest, cache: Cache) -> None:
-        self.root, self.holders, self.cache = manifest.root, manifest.holders, cache
+        self.root, self.shard_sets, self.cache = manifest.root, manifest.shard_sets, cache
 
-    def tar(self, holder: int, number: int) -> Tar:
-        shard = self.holders[holder].shards[number]
+    def tar(self, shard_set: int, number: int) -> Tar:
+        shard = self.shard_sets[shard_set].shards[number]
         return Tar(self._open(shard.path, shard.sha256, shard.bytes), shard)
 
-    def index(self, holder: int, number: int) -> NDArray[np.void]:
-        shard = self.holders[holder].shards[number]
+    def index(self, shard_set: int, number: int) -> NDArray[np.void]:
+        shard = self.shard_sets[shard_set].shards[number]
         with open(self._open(shard.index, shard.index_sha256), "rb") as file:
-            return map_index(file, shard.index, self.holders[holder].index_rows(number))
+            return map_index(file, shard.index, self.shard_sets[shard_set].index_rows(number))
 
     def view(self, group: int) -> NDArray[np.uint32]:
-        holder = self.holders[group]
-        assert isinstance(holder, Group), holder.name
-        assert holder.view, holder.name
-        with open(self._open(holder.view.path, holder.view.sha256), "rb") as file:
-            return map_array(file, ROW, holder.view.rows)
+        shard_set = self.shard_sets[group]
+        assert isinstance(shard_set, Group), shard_set.name
+        assert shard_set.view, shard_set.name
+        with open(self._open(shard_set.view.path, shard_set.view.sha256), "rb") as file:
+            return map_array(file, ROW, shard_set.view.rows)
 
     def _open(self, path: str, digest: str, size: int | None = None) -> int:
         return open_file(self.root, path, digest, size=size, cache=self.cache)

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbdist.data.shards.cache import CACHE_GB, Cache
-from hbdist.data.shards.language_sample import LanguageSample, decode_one, pair_of
-from hbdist.data.shards.manifest import Group, Holder, Manifest
+from hbdist.data.shards.manifest import Group, Manifest, ShardSet
 from hbdist.data.shards.open_files import Opened
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import Pair, decode
+from hbdist.data.shards.sample import LanguageSample, Pair, decode, decode_one, pair_of
 from hbdist.errors import ConfigError, DataError
 
 __all__ = ["Pair", "ShardReader"]
@@ -68,12 +67,12 @@ class ShardReader:
         """
         row_P = np.asarray(rows, np.int64)
         chars_2P = np.empty((2, len(row_P)), np.int64)
-        for holder, found_P, sides in self._sides(group, row_P):
-            for _, number, places, inside in self._by_shard(np.full_like(found_P, holder), found_P):
+        for shard_set, found_P, sides in self._sides(group, row_P):
+            for _, number, places, inside in self._by_shard(np.full_like(found_P, shard_set), found_P):
                 try:
-                    entries = self._index(holder, number)[inside]
+                    entries = self._index(shard_set, number)[inside]
                 except _DAMAGES as error:
-                    fault = _Fault(error, self._path(holder, number))
+                    fault = _Fault(error, self._path(shard_set, number))
                     raise self._explained(fault, group, int(row_P[places[0]])) from None
                 for side in sides:
                     chars_2P[side, places] = entries["document_chars" if side else "query_chars"]
@@ -100,34 +99,34 @@ class ShardReader:
         """
         group_P, row_P = np.asarray(groups, np.int64), np.asarray(rows, np.int64)
         assert group_P.shape == row_P.shape, f"{group_P.shape} groups for {row_P.shape} rows"
-        holder_2P, found_2P = np.stack((group_P, group_P)), np.stack((row_P, row_P))
+        shard_set_2P, found_2P = np.stack((group_P, group_P)), np.stack((row_P, row_P))
         faults: dict[int, DataError] = {}
         viewed = np.flatnonzero(self._is_view[group_P])
         for here in _runs(*_sorted(viewed, group_P)):
             group = int(group_P[here[0]])
             try:
-                for holder, found, sides in self._sides(group, row_P[here]):
+                for shard_set, found, sides in self._sides(group, row_P[here]):
                     for side in sides:
-                        holder_2P[side, here], found_2P[side, here] = holder, found
+                        shard_set_2P[side, here], found_2P[side, here] = shard_set, found
             except DataError as error:
                 faults |= dict.fromkeys(here.tolist(), error)
-        return self._pairs(group_P, row_P, holder_2P, found_2P, faults)
+        return self._pairs(group_P, row_P, shard_set_2P, found_2P, faults)
 
     def _pairs(
         self,
         group_P: NDArray[np.int64],
         row_P: NDArray[np.int64],
-        holder_2P: NDArray[np.int64],
+        shard_set_2P: NDArray[np.int64],
         found_2P: NDArray[np.int64],
         faults: dict[int, DataError],
     ) -> list[Pair | DataError]:
-        """Pairs from where the samples of their queries and documents are; the same sample where the holder is the same."""
+        """Pairs from where the samples of their queries and documents are; the same sample where the shard_set is the same."""
         sound = np.ones(len(group_P), bool)
         sound[list(faults)] = False
-        of_two = np.flatnonzero(sound & (holder_2P[_QUERY] != holder_2P[_DOCUMENT]))
+        of_two = np.flatnonzero(sound & (shard_set_2P[_QUERY] != shard_set_2P[_DOCUMENT]))
         firsts = np.flatnonzero(sound)
         samples = self._samples(
-            np.concatenate((holder_2P[_QUERY, firsts], holder_2P[_DOCUMENT, of_two])),
+            np.concatenate((shard_set_2P[_QUERY, firsts], shard_set_2P[_DOCUMENT, of_two])),
             np.concatenate((found_2P[_QUERY, firsts], found_2P[_DOCUMENT, of_two])),
         )
         queries = dict(zip(firsts.tolist(), samples, strict=False))
@@ -151,7 +150,7 @@ class ShardReader:
         return self._explained(fault, group, row)
 
     def _sides(self, group: int, row_P: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64], tuple[int, ...]]]:
-        """Where rows of a group are: a holder, the rows there, and whether queries, documents or both are to be had there.
+        """Where rows of a group are: a shard_set, the rows there, and whether queries, documents or both are to be had there.
 
         Raises:
             DataError: it is a view, and cannot be read.
@@ -170,37 +169,39 @@ class ShardReader:
         return [(query, found_P, (_QUERY,)), (document, found_P, (_DOCUMENT,))]
 
     def _by_shard(
-        self, holder_S: NDArray[np.int64], row_S: NDArray[np.int64]
+        self, shard_set_S: NDArray[np.int64], row_S: NDArray[np.int64]
     ) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each shard that holds some of the rows: its holder, its number there, their places, their numbers in it.
+        """For each shard that holds some of the rows: its shard_set, its number there, their places, their numbers in it.
 
         Shard after shard and forward in each, as disks read fastest, and so that each is opened once.
         """
-        order = np.lexsort((row_S, holder_S))
-        for of_holder in _runs(order, holder_S[order]):
-            place, wanted = int(holder_S[of_holder[0]]), row_S[of_holder]
-            holder = self._holders[place]
-            if isinstance(holder, Group):
-                assert 0 <= wanted[0] <= wanted[-1] < holder.starts[-1], f"rows outside group {place}"
-            number_S, inside_S = holder.locate(wanted)
+        order = np.lexsort((row_S, shard_set_S))
+        for of_holder in _runs(order, shard_set_S[order]):
+            place, wanted = int(shard_set_S[of_holder[0]]), row_S[of_holder]
+            shard_set = self._shard_sets[place]
+            if isinstance(shard_set, Group):
+                assert 0 <= wanted[0] <= wanted[-1] < shard_set.starts[-1], f"rows outside group {place}"
+            number_S, inside_S = shard_set.locate(wanted)
             for places in _runs(np.arange(len(wanted)), number_S):
                 yield place, int(number_S[places[0]]), of_holder[places], inside_S[places]
 
-    def _samples(self, holder_S: NDArray[np.int64], row_S: NDArray[np.int64]) -> list[Sample]:
+    def _samples(self, shard_set_S: NDArray[np.int64], row_S: NDArray[np.int64]) -> list[Sample]:
         samples: dict[int, Sample] = {}
-        for holder, number, places, inside in self._by_shard(holder_S, row_S):
-            for place, found in zip(places.tolist(), self._read(holder, number, inside), strict=True):
-                samples[place] = _Fault(found, self._path(holder, number)) if isinstance(found, Exception) else found
+        for shard_set, number, places, inside in self._by_shard(shard_set_S, row_S):
+            for place, found in zip(places.tolist(), self._read(shard_set, number, inside), strict=True):
+                samples[place] = _Fault(found, self._path(shard_set, number)) if isinstance(found, Exception) else found
         return [samples[place] for place in range(len(row_S))]
 
-    def _read(self, holder: int, number: int, inside: NDArray[np.int64]) -> Iterator[Pair | LanguageSample | Exception]:
+    def _read(
+        self, shard_set: int, number: int, inside: NDArray[np.int64]
+    ) -> Iterator[Pair | LanguageSample | Exception]:
         """The samples at these places of a shard; what is wrong where one cannot be read."""
         try:
-            entries, tar = self._index(holder, number)[inside], self._opened.tar(holder, number)
+            entries, tar = self._index(shard_set, number)[inside], self._opened.tar(shard_set, number)
         except _DAMAGES as error:
             yield from [error] * len(inside)
             return
-        whole = self._holders[holder]
+        whole = self._shard_sets[shard_set]
         for offset, size in zip(entries["offset"].tolist(), entries["size"].tolist(), strict=True):
             try:
                 payload = os.pread(tar.file, size, offset)
@@ -213,13 +214,13 @@ class ShardReader:
             except _DAMAGES as error:
                 yield error
 
-    def _index(self, holder: int, number: int) -> NDArray[np.void]:
+    def _index(self, shard_set: int, number: int) -> NDArray[np.void]:
         if number < 0:
             raise ValueError("the texts have no such row")
-        return self._opened.index(holder, number)
+        return self._opened.index(shard_set, number)
 
-    def _path(self, holder: int, number: int) -> str:
-        whole = self._holders[holder]
+    def _path(self, shard_set: int, number: int) -> str:
+        whole = self._shard_sets[shard_set]
         return whole.shards.paths[number] if number >= 0 else whole.name
 
     def _explained(self, fault: _Fault, group: int, row: int) -> DataError:
@@ -242,8 +243,8 @@ class ShardReader:
         )
 
     @cached_property
-    def _holders(self) -> tuple[Holder, ...]:
-        return self.manifest.holders
+    def _shard_sets(self) -> tuple[ShardSet, ...]:
+        return self.manifest.shard_sets
 
     @cached_property
     def _is_view(self) -> NDArray[np.bool_]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hbdist.data.build.recipe import VALIDATION
 from hbdist.data.shards.cache import CACHE_GB, Cache
-from hbdist.data.shards.manifest import FILE, Manifest
+from hbdist.data.shards.manifest import FILE, VALIDATION, Manifest
 from hbdist.data.shards.remote import Remote
 from hbdist.data.shards.verify_parts import parts_of, problems_of
 from hbdist.errors import DataError
@@ -85,10 +84,14 @@ def _strangers(manifest: Manifest) -> Iterator[str]:
     """Tars that the manifest does not know, but a pipeline that reads `**/*.tar` would read."""
     if isinstance(manifest.root, Remote):
         return
-    known = {shard.path for holder in manifest.holders for shard in holder.shards}
+    known = {shard.path for shard_set in manifest.shard_sets for shard in shard_set.shards}
     held_out = manifest.root / VALIDATION
     if (held_out / FILE).is_file():  # a shard folder of its own
-        known |= {f"{VALIDATION}/{shard.path}" for holder in Manifest.load(held_out).holders for shard in holder.shards}
+        known |= {
+            f"{VALIDATION}/{shard.path}"
+            for shard_set in Manifest.load(held_out).shard_sets
+            for shard in shard_set.shards
+        }
     for path in sorted(manifest.root.rglob("*.tar")):
         if (name := path.relative_to(manifest.root).as_posix()) not in known:
             yield f"{name}: is not in the manifest"
@@ -98,7 +101,7 @@ def _report(manifest: Manifest) -> CheckReport:
     pairs: Counter[tuple[str, str]] = Counter()
     for group in manifest.groups:
         pairs[group.query_lang, group.document_lang] += group.rows
-    shards = [shard for holder in manifest.holders for shard in holder.shards]
+    shards = [shard for shard_set in manifest.shard_sets for shard in shard_set.shards]
     return CheckReport(
         root=manifest.root,
         fingerprint=manifest.fingerprint,

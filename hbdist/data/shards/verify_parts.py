@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbdist.data.shards.cache import Cache, open_file
-from hbdist.data.shards.language_sample import decode_one
-from hbdist.data.shards.manifest import Group, Holder, Manifest, Shard, Texts, View
+from hbdist.data.shards.manifest import Group, Manifest, Shard, ShardSet, Texts, View
 from hbdist.data.shards.open_files import ROW, map_array, map_index
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import decode
+from hbdist.data.shards.sample import decode, decode_one
 from hbdist.errors import DataError
 
 
@@ -30,13 +29,13 @@ class Part:
     """A group, or the texts of a language, to be checked."""
 
     root: Path | Remote
-    holder: Holder
+    shard_set: ShardSet
     views: tuple[Group, ...]
-    """Of the holder, if it is a language's texts: it must have their rows."""
+    """Of the shard_set, if it is a language's texts: it must have their rows."""
     cache: Cache
 
     def __str__(self) -> str:
-        return self.holder.name
+        return self.shard_set.name
 
     def open(self, path: str, digest: str, size: int | None = None) -> BufferedReader:
         return open(open_file(self.root, path, digest, size=size, cache=self.cache), "rb")
@@ -49,8 +48,8 @@ def parts_of(manifest: Manifest, cache: Cache) -> Iterator[Part]:
         if group.view:
             for place in set(manifest.sides(group)):
                 views[place].append(group)
-    for place, holder in enumerate(manifest.holders):
-        yield Part(manifest.root, holder, tuple(views[place]), cache)
+    for place, shard_set in enumerate(manifest.shard_sets):
+        yield Part(manifest.root, shard_set, tuple(views[place]), cache)
 
 
 def problems_of(part: Part) -> list[str]:
@@ -59,13 +58,13 @@ def problems_of(part: Part) -> list[str]:
     Raises:
         StoreError: a remote store does not answer.
     """
-    holder, problems = part.holder, []
-    if isinstance(holder, Group) and holder.view:
-        return [f"{holder.view.path}: {problem}" for problem in _check_view(part, holder.view)]
-    for number, shard in enumerate(holder.shards):
+    shard_set, problems = part.shard_set, []
+    if isinstance(shard_set, Group) and shard_set.view:
+        return [f"{shard_set.view.path}: {problem}" for problem in _check_view(part, shard_set.view)]
+    for number, shard in enumerate(shard_set.shards):
         problems += [f"{shard.path}: {problem}" for problem in _check_shard(part, number, shard)]
-    if isinstance(holder, Texts) and not problems:
-        problems += _check_rows(part, holder)
+    if isinstance(shard_set, Texts) and not problems:
+        problems += _check_rows(part, shard_set)
     return problems
 
 
@@ -79,7 +78,7 @@ def _check_shard(part: Part, number: int, shard: Shard) -> Iterator[str]:
             file = yield from _check_file(part, what, path, digest, size)
             files += [opened.enter_context(file)] if file else []
         if len(files) == 2:
-            yield from _check_samples(part.holder, number, *files)
+            yield from _check_samples(part.shard_set, number, *files)
 
 
 def _check_view(part: Part, view: View) -> Iterator[str]:
@@ -135,21 +134,21 @@ def _check_bytes(file: BufferedReader, digest: str, size: int | None) -> Iterato
         yield "has changed (its SHA-256 is not the manifest's)"
 
 
-def _check_samples(holder: Holder, number: int, tar: BufferedReader, index: BufferedReader) -> Iterator[str]:
+def _check_samples(shard_set: ShardSet, number: int, tar: BufferedReader, index: BufferedReader) -> Iterator[str]:
     """Walk the tar and its index side by side. The first row that is wrong is named: what comes after it may only
     follow from it."""
-    shard = holder.shards[number]
-    row = first = _first_row(holder, number)
+    shard = shard_set.shards[number]
+    row = first = _first_row(shard_set, number)
     try:
-        entries = map_index(index, shard.index, holder.index_rows(number))
-        rows = [first + place for place in _places(holder, entries)]
+        entries = map_index(index, shard.index, shard_set.index_rows(number))
+        rows = [first + place for place in _places(shard_set, entries)]
         if len(rows) != shard.rows:
             raise ValueError(f"the index has {len(rows)} samples, the manifest {shard.rows}")
         members = _members(tar)
         for row in rows:
             if (found := next(members, None)) is None:
                 raise ValueError(f"the tar ends, the manifest has {shard.rows} rows")
-            entry = _entry(*found, holder, row)
+            entry = _entry(*found, shard_set, row)
             if entries[row - first].item() != entry:
                 raise ValueError(
                     f"the index has {entries[row - first].item()} as offset, size and lengths, the tar {entry}"
@@ -161,13 +160,17 @@ def _check_samples(holder: Holder, number: int, tar: BufferedReader, index: Buff
         yield f"row {row}: {error}"
 
 
-def _first_row(holder: Holder, number: int) -> int:
-    return int(holder.starts[number]) if isinstance(holder, Group) else holder.windows[number] * holder.shard_rows
+def _first_row(shard_set: ShardSet, number: int) -> int:
+    return (
+        int(shard_set.starts[number])
+        if isinstance(shard_set, Group)
+        else shard_set.windows[number] * shard_set.shard_rows
+    )
 
 
-def _places(holder: Holder, entries: NDArray[np.void]) -> list[int]:
+def _places(shard_set: ShardSet, entries: NDArray[np.void]) -> list[int]:
     """Of the samples in an index."""
-    return list(range(len(entries))) if isinstance(holder, Group) else np.flatnonzero(entries["size"]).tolist()
+    return list(range(len(entries))) if isinstance(shard_set, Group) else np.flatnonzero(entries["size"]).tolist()
 
 
 def _members(tar: BufferedReader) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -186,14 +189,14 @@ def _members(tar: BufferedReader) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             yield member, file.read()
 
 
-def _entry(member: tarfile.TarInfo, payload: bytes, holder: Holder, row: int) -> tuple[int, int, int, int]:
+def _entry(member: tarfile.TarInfo, payload: bytes, shard_set: ShardSet, row: int) -> tuple[int, int, int, int]:
     """What the index should say of a sample."""
-    if isinstance(holder, Texts):
+    if isinstance(shard_set, Texts):
         if member.name != f"{row:09d}.json":
             raise ValueError(f"the member {member.name!r}; expected {row:09d}.json, as in the other languages")
-        text = decode_one(payload, language=holder.language)
+        text = decode_one(payload, language=shard_set.language)
         return member.offset_data, member.size, len(text.query), len(text.document)
-    pair = decode(payload, dataset=holder.dataset)
-    if (pair.query_lang, pair.document_lang) != (holder.query_lang, holder.document_lang):
+    pair = decode(payload, dataset=shard_set.dataset)
+    if (pair.query_lang, pair.document_lang) != (shard_set.query_lang, shard_set.document_lang):
         raise ValueError(f"a pair of {pair.query_lang}-{pair.document_lang}")
     return member.offset_data, member.size, len(pair.query), len(pair.document)

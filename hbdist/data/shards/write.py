@@ -1,6 +1,5 @@
 """One shard as files: a plain WebDataset tar of JSON members, and its index."""
 
-import hashlib
 import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
@@ -8,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hbdist.data.shards.language_sample import LanguageSample, encode_one
 from hbdist.data.shards.manifest import Shard, Shards, Texts
-from hbdist.data.shards.sample import INDEX, Pair, encode
+from hbdist.data.shards.sample import INDEX, LanguageSample, Pair, encode, encode_one
+from hbdist.utils.files import sha256
 
 Sample = tuple[int, bytes, int, int]
 """Its row in the shard, its JSON, the characters of its query and of its document."""
@@ -74,12 +73,6 @@ def tar_header(name: str, size: int) -> bytes:
     header[_SIZE] = digits
     header[_CHECKSUM] = b"%06o\0 " % (_SUM + sum(name_bytes) + sum(digits))
     return bytes(header)
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_shard(samples: Iterable[Sample], *, root: Path, stem: str, first: int, rows: int) -> Shard:

@@ -5,17 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from hbdist.data.sources.rows import (
-    ANYTHING,
-    BLANK_LINE,
-    Field,
-    Row,
-    identifier,
-    json_records,
-    numbered_lines,
-    row_of,
-    text_at,
-)
+from hbdist.data.formats.lines import BLANK_LINE, json_records, numbered_lines
+from hbdist.data.sources.rows import ANYTHING, Field, Row, identifier, row_of, text_at
 from hbdist.errors import DataError
 
 NO_ANSWER = "no answer"

@@ -16,8 +16,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hbdist.data.formats.lines import numbered_lines
 from hbdist.data.formats.text_table import TextTable, beir_entry, tsv_entry
-from hbdist.data.sources.rows import Row, numbered_lines
+from hbdist.data.sources.rows import Row
 from hbdist.errors import DataError
 
 NOT_RELEVANT = "judged not relevant"

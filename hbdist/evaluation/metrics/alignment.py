@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hbdist.data.batching.window_cache import permutation
 from hbdist.evaluation.metrics.retrieval import macro_mean
+from hbdist.utils.philox import permutation
 
 TILE = 1024
 """T."""

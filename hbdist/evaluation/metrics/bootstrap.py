@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from hbdist.data.batching.window_cache import random_words
 from hbdist.evaluation.metrics.per_query import PerQuery, Values, values_of
 from hbdist.evaluation.scores import SETTINGS
+from hbdist.utils.philox import random_words
 
 DRAWS = 10_000
 LEVEL = 0.95

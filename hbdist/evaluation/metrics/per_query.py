@@ -31,7 +31,7 @@ class PerQuery:
     """The number of what its questions are drawn by, such as the paragraph, shared by translations: queries of one
     cluster are not independent of one another."""
     pool_QR: np.ndarray
-    """Ranks in the whole pool; NO_RANK where a query has no such candidate, or the task no such setting."""
+    """ProcessGroup in the whole pool; NO_RANK where a query has no such candidate, or the task no such setting."""
     own_QR: np.ndarray
     """Ranks among the candidates of the relevant one's own language; NO_RANK alike."""
     relevant_language_QR: np.ndarray

@@ -16,7 +16,7 @@ from hbdist.evaluation.metrics.language_removal import REMOVALS
 from hbdist.evaluation.metrics.per_query import PerQuery
 from hbdist.evaluation.metrics.retrieval import NO_RANK, TOP, Ranking
 from hbdist.evaluation.scores import SETTINGS
-from hbdist.evaluation.tasks.corpus import Collection
+from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import RetrievalTask
 
 RankVectors = Callable[[np.ndarray, np.ndarray], Ranking]
@@ -64,7 +64,7 @@ def clusters(task: RetrievalTask) -> dict[str, int]:
     for question, places in task.relevance.items():
         for place in places:
             # What lies on disk are whole passages.
-            paragraph = place if isinstance(task.candidates, Collection) else task.candidates[place][:2]
+            paragraph = place if isinstance(task.candidates, Corpus) else task.candidates[place][:2]
             parent[root(question)] = root(found.setdefault(paragraph, question))
     numbers: dict[str, int] = {}
     return {question: numbers.setdefault(root(question), len(numbers)) for question in task.relevance}

@@ -19,10 +19,9 @@ from typing import Any, Literal
 import numpy as np
 
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.corpus import Collection
+from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import RetrievalTask
-from hbdist.utils.caching import cache_folder
-from hbdist.utils.files import write_atomically
+from hbdist.utils.files import cache_folder, write_atomically
 
 IN_MEMORY_BYTES = 256 << 20
 """Vectors of a pool that take no more, in float32, are held in memory by every rank, and are not kept."""
@@ -173,7 +172,7 @@ class Parts:
 
 def corpus_fingerprint(task: RetrievalTask) -> str:
     """sha256 of the candidates' texts and languages, in their order; queries do not count."""
-    if isinstance(task.candidates, Collection):
+    if isinstance(task.candidates, Corpus):
         parse = task.candidates.parse
         return hashlib.sha256(f"{parse.__module__}.{parse.__qualname__} {task.candidates.digest}".encode()).hexdigest()
     digest = hashlib.sha256()

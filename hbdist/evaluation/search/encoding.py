@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from hbdist.distributed.process_group import Ranks
+from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import DataError
 from hbdist.evaluation.search.embeddings import (
     SORTED_ROWS,
@@ -80,7 +80,7 @@ def candidates_of(task: RetrievalTask, span: range) -> Texts:
 
 
 def encode_whole(
-    encoder: TextEncoder, texts: Texts, kind: Kind, *, ranks: Ranks, parts: Parts, progress: Told | None = None
+    encoder: TextEncoder, texts: Texts, kind: Kind, *, ranks: ProcessGroup, parts: Parts, progress: Told | None = None
 ) -> np.ndarray:
     """The vectors of all texts, on all ranks: float32 [N, D].
 
@@ -102,7 +102,7 @@ def encode_whole(
         progress=progress,
     )
     own = {number: np.asarray(parts.read(number)) for number in parts.own(ranks.rank, ranks.world)}
-    found = {number: vector_ND for share in ranks.gather(own) for number, vector_ND in share.items()}
+    found = {number: vector_ND for share in ranks.all_gather_object(own) for number, vector_ND in share.items()}
     vector_ND = np.empty((len(order_N), found[0].shape[1]), dtype=np.float32)
     for number, part_ND in found.items():
         vector_ND[order_N[parts.rows_of(number)]] = part_ND
@@ -118,7 +118,7 @@ def vectors_of(
     whole: bool,
     model: str,
     fingerprint: str,
-    ranks: Ranks,
+    ranks: ProcessGroup,
 ) -> Iterator[Parts]:
     """Where the candidates' vectors go: in memory, or on disk, where they stay only if their model has a fingerprint.
 
@@ -135,10 +135,10 @@ def vectors_of(
         return
     corpus = corpus_fingerprint(task) if fingerprint else ""
     name = folder_name(model=fingerprint, corpus=corpus, precision=vectors.precision, rows=rows, by_length=whole)
-    name = name if fingerprint else ranks.from_main(f"once-{uuid4().hex[:16]}")
+    name = name if fingerprint else ranks.broadcast_object(f"once-{uuid4().hex[:16]}")
     folder = (vectors.folder or default_folder()) / name
     parts = Parts(total, rows, vectors.precision, folder=folder, dimensions=dimensions)
-    with ranks.together():
+    with ranks.raise_together():
         if ranks.is_main:
             parts.describe(model=model, task=task.name)
     try:
@@ -153,7 +153,7 @@ def encode_parts(
     texts_of: Callable[[int], Texts],
     kind: Kind,
     *,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     parts: Parts,
     progress: Told | None = None,
 ) -> None:
@@ -171,18 +171,18 @@ def encode_parts(
     done = total - sum(len(parts.span(number)) for number in missing)
     tell: Told = progress or (lambda done, total: None)
     tell(done, total)
-    turns = int(ranks.max(np.array([len(missing)]))[0])
+    turns = int(ranks.all_reduce_max(np.array([len(missing)]))[0])
     blocks = -(-min(parts.rows, parts.total) // BLOCK)
     for turn in range(turns):
         busy = turn < len(missing)
         # What one rank meets, all hear before they go on: in training they meet in the encoder too, and would wait there.
-        with ranks.together():
+        with ranks.raise_together():
             texts = texts_of(missing[turn]) if busy else Texts([], [])
 
         def told(count: int, before: int = done) -> None:
             tell(before + count, total)
 
-        with ranks.together():
+        with ranks.raise_together():
             vector_ND = _encode_part(encoder, texts, kind, blocks=blocks, tell=told)
             if busy:
                 parts.write(missing[turn], vector_ND)

@@ -2,7 +2,8 @@
 
 A rank is one plus how many candidates come before (see `hbdist.evaluation.metrics.retrieval`), so parts of the pool are
 counted one by one and the counts added up. What a candidate scores must be the same to the last bit when it is counted
-and when it is compared with; so each product is made of the same tile every time, and where tiles begin follows from the task alone.
+and when it is compared with; so each product is made of the same tile every time, and where tiles begin follows from
+the task alone.
 
     Q queries · R relevant candidates of a query, padded · D dimensions · K candidates at the top · T queries of a tile
     S neighbouring candidates in one language · H hits, the scores that are high enough to matter

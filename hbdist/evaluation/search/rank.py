@@ -12,11 +12,12 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from hbdist.distributed.process_group import Ranks
-from hbdist.evaluation.metrics.retrieval import NO_RANK, TOP, Ranking, rank_in_tiles, rows_of_share
+from hbdist.distributed.process_group import ProcessGroup
+from hbdist.evaluation.metrics.retrieval import NO_RANK, TOP, Ranking
 from hbdist.evaluation.metrics.summary import relevant_languages
 from hbdist.evaluation.search.embeddings import Parts
 from hbdist.evaluation.search.faiss_index import Approximate
+from hbdist.evaluation.search.in_memory import rank_in_tiles, rows_of_share
 from hbdist.evaluation.search.partitioned import (
     Products,
     Segment,
@@ -34,7 +35,12 @@ MERGED_QUERIES = 1_024
 
 
 def rank_whole(
-    query_QD: np.ndarray, candidate_CD: np.ndarray, task: RetrievalTask, *, ranks: Ranks, progress: Told | None = None
+    query_QD: np.ndarray,
+    candidate_CD: np.ndarray,
+    task: RetrievalTask,
+    *,
+    ranks: ProcessGroup,
+    progress: Told | None = None,
 ) -> Ranking:
     """Rank a pool whose vectors all ranks hold; all ranks get the whole ranking. Arguments as of `rank_in_tiles`."""
     own = rank_in_tiles(
@@ -46,7 +52,7 @@ def rank_whole(
         share=(ranks.rank, ranks.world),
         progress=progress,
     )
-    shares = ranks.gather(own)
+    shares = ranks.all_gather_object(own)
     rows_Q = np.concatenate([rows_of_share(len(query_QD), (rank, ranks.world)) for rank in range(ranks.world)])
     order_Q = rows_Q.argsort()
     return Ranking(
@@ -59,7 +65,7 @@ def rank_in_parts(
     parts: Parts,
     task: RetrievalTask,
     *,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     index: Approximate | None = None,
     progress: Told | None = None,
 ) -> Ranking:
@@ -94,7 +100,7 @@ def _exactly(
     task: RetrievalTask,
     asked: dict[int, np.ndarray],
     *,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     progress: Told | None,
 ) -> Ranking:
     own = parts.own(ranks.rank, ranks.world)
@@ -105,7 +111,7 @@ def _exactly(
         unranked_QI=task.unranked,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    score_QR = ranks.max(relevant_scores(products, task.relevant))
+    score_QR = ranks.all_reduce_max(relevant_scores(products, task.relevant))
     tally = Tally(task.relevant, score_QR, relevant_languages(task), top=TOP)
     total = sum(len(parts.span(number)) for number in own)
     count(products, tally, progress=(lambda done: progress(done, total)) if progress else None)
@@ -121,7 +127,7 @@ def _approximately(
     asked: dict[int, np.ndarray],
     index: Approximate,
     *,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     progress: Told | None,
 ) -> Ranking:
     found = list(_lists(query_QD, parts, task, asked, index, ranks=ranks, progress=progress))
@@ -130,7 +136,7 @@ def _approximately(
         for column, relevant_Q in enumerate(task.relevant.T):
             hit_H = relevant_Q[rows][row_H] == place_H
             score_QR[rows[row_H[hit_H]], column] = score_H[hit_H]
-    score_QR = ranks.max(score_QR)
+    score_QR = ranks.all_reduce_max(score_QR)
     tally = Tally(task.relevant, score_QR, relevant_languages(task), top=TOP)
     for rows, row_H, place_H, score_H, language in found:
         tally.add(rows, row_H, place_H, score_H, language=language)
@@ -151,7 +157,7 @@ def _lists(
     asked: dict[int, np.ndarray],
     index: Approximate,
     *,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     progress: Told | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]]:
     """What an index of this rank's candidates of each language finds: queries, and of each hit which of them, place, score."""
@@ -178,17 +184,17 @@ def _segments(parts: Parts, own: range, task: RetrievalTask) -> Iterator[Segment
         yield from cut_by_language(parts.span(number).start, parts.read(number), stops)
 
 
-def _merged(tally: Tally, ranks: Ranks) -> Ranking:
+def _merged(tally: Tally, ranks: ProcessGroup) -> Ranking:
     """What all ranks counted, added up, and the best of their best."""
     present_QR = tally.relevant_QR >= 0
     pool_QR, own_QR = (
-        np.where(present_QR, 1 + ranks.sum(count_QR), NO_RANK) for count_QR in (tally.pool_QR, tally.own_QR)
+        np.where(present_QR, 1 + ranks.all_reduce_sum(count_QR), NO_RANK) for count_QR in (tally.pool_QR, tally.own_QR)
     )
     tops: list[tuple[np.ndarray, np.ndarray]] = []
     top = tally.top_QK.shape[1]
     for first in range(0, len(pool_QR), MERGED_QUERIES):
         some = slice(first, first + MERGED_QUERIES)
-        shares = ranks.gather((tally.top_QK[some], tally.top_score_QK[some]))
+        shares = ranks.all_gather_object((tally.top_QK[some], tally.top_score_QK[some]))
         place_QN = np.concatenate([place_QK for place_QK, _ in shares], axis=1)
         score_QN = np.concatenate([score_QK for _, score_QK in shares], axis=1)
         row_N = np.repeat(np.arange(len(place_QN)), place_QN.shape[1])

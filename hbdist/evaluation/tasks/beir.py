@@ -8,9 +8,9 @@ The corpus is read from disk, never all in memory.
 from pathlib import Path
 
 from hbdist.data.formats.judgements import Judged, beir_judgements, json_object, numbered_lines
+from hbdist.data.formats.squad import plain_or_gzipped
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.corpus import Collection
-from hbdist.evaluation.tasks.squad import plain_or_gzipped
+from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "beir"
@@ -44,7 +44,7 @@ def load_beir(folder: Path, *, split: str = "test") -> RetrievalTask:
         for language, part in judged.items()
     }
     corpora = {language: [_file(one, "corpus")] for language, one in folders.items()}
-    candidates = Collection.read(corpora, parse=_entry, wanted=wanted, expected=_LINE)
+    candidates = Corpus.read(corpora, parse=_entry, wanted=wanted, expected=_LINE)
     queries: list[Query] = []
     relevance: dict[str, tuple[int, ...]] = {}
     grades: dict[str, tuple[int, ...]] = {}

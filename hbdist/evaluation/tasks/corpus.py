@@ -63,7 +63,7 @@ class _Part:
         return self.ids[self.ends[number - 1] if number else 0 : self.ends[number]].decode()
 
 
-class Collection(Sequence[Candidate]):
+class Corpus(Sequence[Candidate]):
     """The candidates of some languages, one passage a line. Reading on from where the last read ended costs no search.
 
     Args:
@@ -84,7 +84,7 @@ class Collection(Sequence[Candidate]):
     @classmethod
     def read(
         cls, files: Mapping[str, Sequence[Path]], *, parse: Parse, wanted: Mapping[str, Set[str]], expected: str
-    ) -> "Collection":
+    ) -> "Corpus":
         """Read every line once, to know where it stands and that all are whole.
 
         Args:
@@ -105,9 +105,9 @@ class Collection(Sequence[Candidate]):
         start = self.slices[language].start
         return {identifier: start + number for identifier, number in part.wanted.items()}
 
-    def only(self, languages: Sequence[str]) -> "Collection":
+    def only(self, languages: Sequence[str]) -> "Corpus":
         """The candidates of these languages."""
-        return Collection([part for part in self.parts if part.language in languages], self.parse)
+        return Corpus([part for part in self.parts if part.language in languages], self.parse)
 
     @property
     def ids(self) -> "PassageIds":
@@ -172,7 +172,7 @@ class Collection(Sequence[Candidate]):
 class PassageIds(Sequence[str]):
     """Ids for TREC files, as "sw-39#0": language and published id."""
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(self, collection: Corpus) -> None:
         self.collection = collection
 
     def __len__(self) -> int:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.data.formats.judgements import json_object, trec_judgements, tsv_texts
+from hbdist.data.formats.squad import plain_or_gzipped
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.corpus import Collection
-from hbdist.evaluation.tasks.squad import plain_or_gzipped
+from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "miracl"
@@ -77,7 +77,7 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
         )
     judged = {language: trec_judgements(_file(folder, "qrels", language), again=_SOURCE) for language in read}
     relevant_ids = {language: {doc for docs in part.values() for doc in docs} for language, part in judged.items()}
-    candidates = Collection.read(
+    candidates = Corpus.read(
         read,
         parse=_passage,
         wanted=relevant_ids,
@@ -143,7 +143,7 @@ def _topics(folder: Path, language: str) -> list[tuple[str, Path]]:
     return [(language, own), *sorted((match[1], own.parent / match[0]) for match in found if match)]
 
 
-def _places(candidates: Collection, language: str, relevant: Set[str]) -> dict[str, int]:
+def _places(candidates: Corpus, language: str, relevant: Set[str]) -> dict[str, int]:
     places = candidates.places(language)
     if missing := sorted(relevant - set(places)):
         raise DataError(
@@ -153,7 +153,7 @@ def _places(candidates: Collection, language: str, relevant: Set[str]) -> dict[s
     return places
 
 
-def _subset(folder: Path, candidates: Collection) -> str:
+def _subset(folder: Path, candidates: Corpus) -> str:
     """The name of the subset; empty if the corpora are whole.
 
     Raises:

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hbdist.data.formats.squad import paragraphs, plain_or_gzipped, read_json
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.sentences import sentence_breaks
-from hbdist.evaluation.tasks.squad import paragraphs, plain_or_gzipped, read_json, read_sentences
+from hbdist.evaluation.tasks.squad import read_sentences
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "mlqa-r"

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hbdist.errors import ConfigError
-from hbdist.evaluation.metrics.retrieval import METRICS
-from hbdist.evaluation.scores import SETTINGS, Setting
-from hbdist.evaluation.tasks.corpus import Candidate, Collection
+from hbdist.evaluation.scores import METRICS, SETTINGS, Setting
+from hbdist.evaluation.tasks.corpus import Candidate, Corpus
 
 NO_CANDIDATE = -1
 """Fills the places of `relevant` that a question does not need."""
@@ -50,7 +49,7 @@ class RetrievalTask:
     name: str
     languages: tuple[str, ...]
     queries: tuple[Query, ...]
-    candidates: tuple[Candidate, ...] | Collection
+    candidates: tuple[Candidate, ...] | Corpus
     """In memory, or on disk: read those in parts, as `candidate_texts` does."""
     relevance: Mapping[str, tuple[int, ...]]
     """Question id → places of its relevant candidates in the pool, over all languages."""
@@ -71,7 +70,7 @@ class RetrievalTask:
 
     def __post_init__(self) -> None:
         assert list(self.languages) == sorted(set(self.languages))
-        in_memory = () if isinstance(self.candidates, Collection) else (self.candidates,)
+        in_memory = () if isinstance(self.candidates, Corpus) else (self.candidates,)
         for texts in (self.queries, *in_memory):
             order = [self.languages.index(text.language) for text in texts]
             assert all(before <= after for before, after in pairwise(order)), "languages do not stand together"
@@ -85,7 +84,7 @@ class RetrievalTask:
     @cached_property
     def candidate_slices(self) -> dict[str, slice]:
         """Where the candidates of each language stand in the pool; empty for a language of queries alone."""
-        if isinstance(self.candidates, Collection):
+        if isinstance(self.candidates, Corpus):
             lengths = {language: part.stop - part.start for language, part in self.candidates.slices.items()}
             return _stretches({language: lengths.get(language, 0) for language in self.languages})
         return _slices(self.languages, [candidate.language for candidate in self.candidates])
@@ -118,7 +117,7 @@ class RetrievalTask:
 
         Where none is published, the place among the candidates of that language, as "en-000123".
         """
-        if isinstance(self.candidates, Collection):
+        if isinstance(self.candidates, Corpus):
             return self.candidates.ids
         return [
             f"{language}-{candidate.id or f'{number:06d}'}"
@@ -129,9 +128,9 @@ class RetrievalTask:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the task as it is after cuts: ids, texts, relevance, metrics."""
-        on_disk = isinstance(self.candidates, Collection)
+        on_disk = isinstance(self.candidates, Corpus)
         values = asdict(replace(self, candidates=()) if on_disk else self)
-        if isinstance(self.candidates, Collection):
+        if isinstance(self.candidates, Corpus):
             values["candidates"] = self.candidates.digest
         return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()
 
@@ -194,8 +193,8 @@ class RetrievalTask:
             cut_to=replace(self.cut_to, languages=languages),
         )
 
-    def _candidates_in(self, languages: Sequence[str]) -> "tuple[Candidate, ...] | Collection":
-        if isinstance(self.candidates, Collection):
+    def _candidates_in(self, languages: Sequence[str]) -> "tuple[Candidate, ...] | Corpus":
+        if isinstance(self.candidates, Corpus):
             return self.candidates.only(languages)
         return tuple(candidate for candidate in self.candidates if candidate.language in languages)
 

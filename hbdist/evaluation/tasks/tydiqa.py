@@ -7,9 +7,9 @@ high. Questions are not translations of one another, so there is neither a cross
 
 from pathlib import Path
 
+from hbdist.data.formats.squad import paragraphs, plain_or_gzipped, read_json
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
-from hbdist.evaluation.tasks.squad import paragraphs, plain_or_gzipped, read_json
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "tydiqa"

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from hbdist.data.formats.squad import plain_or_gzipped, read_json
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
-from hbdist.evaluation.tasks.squad import plain_or_gzipped, read_json
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "wikihop"

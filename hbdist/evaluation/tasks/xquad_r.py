@@ -7,9 +7,10 @@ Sentence and paragraph, as LAReQA's own models see it: the sentence, a line brea
 from pathlib import Path
 from typing import Any
 
+from hbdist.data.formats.squad import plain_or_gzipped
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
-from hbdist.evaluation.tasks.squad import plain_or_gzipped, read_sentences
+from hbdist.evaluation.tasks.squad import read_sentences
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "xquad-r"

@@ -18,8 +18,8 @@ from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.batching.decks import DEAL
 from hbdist.data.batching.mixture import plan_mixture
 from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_ranks
-from hbdist.data.batching.window_cache import random_words
 from hbdist.data.shards.manifest import Group
+from hbdist.utils.philox import random_words
 
 GOLDEN = Path(__file__).parent / "golden_batches.json"
 LANGUAGES = ("ar", "de", "en", "zh")

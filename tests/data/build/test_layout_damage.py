@@ -17,8 +17,9 @@ from hbdist.data.build.build import build
 from hbdist.data.shards.manifest import FILE, Group, Manifest, Shard, Shards, Texts, differences
 from hbdist.data.shards.read import Pair, ShardReader
 from hbdist.data.shards.verify import check
-from hbdist.data.shards.write import sha256, tar_header
+from hbdist.data.shards.write import tar_header
 from hbdist.errors import DataError
+from hbdist.utils.files import sha256
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from stores import serving
 from two_layouts import LANGUAGES, all_of, as_parallel, both, build_parallel, with_holes
 
 from hbdist.data.build.build import build
-from hbdist.data.build.recipe import VALIDATION
 from hbdist.data.build.statistics import STATISTICS
-from hbdist.data.shards.manifest import Manifest
+from hbdist.data.shards.manifest import VALIDATION, Manifest
 from hbdist.data.shards.read import ShardReader
 from hbdist.data.shards.verify import check
 from hbdist.errors import DataError
@@ -140,7 +139,8 @@ def test_both_layouts_give_the_same_batches_on_one_rank_and_on_two(tmp_path: Pat
     from hbdist.config.config import Config
     from hbdist.config.sections import ModelSection
     from hbdist.models.encoder import Encoder
-    from hbdist.training.loader import Batches, Chunk, measure_token_rates
+    from hbdist.training.batch import Chunk
+    from hbdist.training.loader import Batches, measure_token_rates
 
     rows = with_holes(120)
     for language, its in rows.items():

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from hbdist.data.batching.window_cache import permutation
 from hbdist.evaluation.metrics.alignment import (
     NO_ITEM,
     alignment,
@@ -21,6 +20,7 @@ from hbdist.evaluation.metrics.alignment import (
     uniformity,
 )
 from hbdist.evaluation.metrics.consistency import consistency, list_agreement, neighbour_agreement
+from hbdist.utils.philox import permutation
 
 LANGUAGES = ["de", "en", "th"]
 

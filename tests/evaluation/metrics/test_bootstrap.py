@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from hbdist.cli.score_tables import table
 from hbdist.errors import DataError
 from hbdist.evaluation.metrics import bootstrap
 from hbdist.evaluation.metrics.bootstrap import compare, confidence, difference, draw_clusters, interval
 from hbdist.evaluation.metrics.language_bias import rank_distance
 from hbdist.evaluation.metrics.per_query import PerQuery, Values, read_per_query, values_of, write_per_query
 from hbdist.evaluation.metrics.retrieval import NO_RANK, metrics
-from hbdist.evaluation.scores import table
 
 seeds = st.integers(0, 2**32 - 1)
 

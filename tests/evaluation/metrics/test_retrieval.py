@@ -1,4 +1,4 @@
-"""Ranks and metrics against slow references: a float64 argsort, and pytrec_eval."""
+"""ProcessGroup and metrics against slow references: a float64 argsort, and pytrec_eval."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,9 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbdist.evaluation.metrics.retrieval import (
-    METRICS,
-    NO_RANK,
-    Ranking,
-    macro_mean,
-    mean_metrics,
-    metrics,
-    rank_in_tiles,
-    rank_relevant,
-    top_candidates,
-)
+from hbdist.evaluation.metrics.retrieval import NO_RANK, Ranking, macro_mean, mean_metrics, metrics
+from hbdist.evaluation.scores import METRICS
+from hbdist.evaluation.search.in_memory import rank_in_tiles, rank_relevant, top_candidates
 
 TREC_NAMES = dict(
     zip(METRICS, ("map", "ndcg_cut_10", "recall_1", "recall_10", "P_1", "P_10", "recip_rank"), strict=True)

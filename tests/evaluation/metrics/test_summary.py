@@ -5,7 +5,7 @@ import pytest
 
 from hbdist.evaluation.evaluate import summarise
 from hbdist.evaluation.metrics.alignment import NO_ITEM
-from hbdist.evaluation.metrics.retrieval import Ranking, rank_in_tiles
+from hbdist.evaluation.metrics.retrieval import Ranking
 from hbdist.evaluation.metrics.summary import (
     clusters,
     more_bias,
@@ -14,6 +14,7 @@ from hbdist.evaluation.metrics.summary import (
     question_places,
     without_language,
 )
+from hbdist.evaluation.search.in_memory import rank_in_tiles
 from hbdist.evaluation.tasks.task import Candidate, Query, RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 

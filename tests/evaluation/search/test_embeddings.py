@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins import BatchEncoder, HashEncoder, made_task
 
-from hbdist.distributed.process_group import Ranks
+from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import DataError
 from hbdist.evaluation.evaluate import evaluate
 from hbdist.evaluation.search.embeddings import (
@@ -180,7 +180,7 @@ from pathlib import Path
 from stand_ins import BatchEncoder, made_task
 from hbdist.evaluation.search.encoding import candidates_of, encode_parts
 from hbdist.evaluation.search.embeddings import Parts
-from hbdist.distributed.process_group import Ranks
+from hbdist.distributed.process_group import ProcessGroup
 
 class Killed(BatchEncoder):
     calls = 0
@@ -192,7 +192,7 @@ class Killed(BatchEncoder):
 
 task = made_task()
 parts = Parts(450, 50, "float32", folder=Path(sys.argv[1]), dimensions=32)
-encode_parts(Killed(), lambda number: candidates_of(task, parts.span(number)), "document", ranks=Ranks(), parts=parts)
+encode_parts(Killed(), lambda number: candidates_of(task, parts.span(number)), "document", ranks=ProcessGroup(), parts=parts)
 """
 
 
@@ -207,17 +207,19 @@ def test_after_a_kill_only_what_is_missing_is_encoded_and_nothing_differs(tmp_pa
     parts = Parts(450, 50, "float32", folder=tmp_path / "set", dimensions=32)
     assert [number for number in parts.numbers if parts.has(number)] == [0, 1, 2]
     encoder, seen = BatchEncoder(), []
-    encode_parts(encoder, text_of, "document", ranks=Ranks(), parts=parts, progress=lambda *told: seen.append(told))
+    encode_parts(
+        encoder, text_of, "document", ranks=ProcessGroup(), parts=parts, progress=lambda *told: seen.append(told)
+    )
     assert len(encoder.encoded) == 300
     assert seen[0] == (150, 450)
     assert seen[-1] == (450, 450)
     whole = Parts(450, 50, "float32")
-    encode_parts(BatchEncoder(), text_of, "document", ranks=Ranks(), parts=whole)
+    encode_parts(BatchEncoder(), text_of, "document", ranks=ProcessGroup(), parts=whole)
     for number in whole.numbers:
         np.testing.assert_array_equal(parts.read(number), whole.read(number))
 
 
 def test_vectors_come_back_in_the_order_of_the_texts() -> None:
     texts = Texts([f"{'x' * (n * 7 % 13)} {n}" for n in range(1_300)], ["en"] * 1_300)
-    found = encode_whole(HashEncoder(), texts, "query", ranks=Ranks(), parts=Parts(1_300, 512, "float32"))
+    found = encode_whole(HashEncoder(), texts, "query", ranks=ProcessGroup(), parts=Parts(1_300, 512, "float32"))
     np.testing.assert_array_equal(found, HashEncoder().encode(texts.texts, "query"))

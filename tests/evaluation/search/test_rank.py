@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ranks import on_ranks
 from stand_ins import BatchEncoder, HashEncoder, made_task
 
-from hbdist.distributed.process_group import Ranks
+from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import DataError
 from hbdist.evaluation import evaluate as benchmark
 from hbdist.evaluation.evaluate import evaluate
@@ -192,7 +192,7 @@ def over_ranks(folder: str) -> list[dict]:
     """The scores of whole and of parts, by all ranks."""
     torch.set_num_threads(1)
     vectors.LEAST_ROWS = vectors.MOST_ROWS = 40
-    ranks, task, found = Ranks.of_training(), made_task(questions=200), []
+    ranks, task, found = ProcessGroup.of_training(), made_task(questions=200), []
     for bytes_in_memory in (1 << 30, 0):
         benchmark.IN_MEMORY_BYTES = bytes_in_memory
         found.append(evaluate(BatchEncoder(), task, model="m", ranks=ranks, vectors=Keeping(Path(folder))).scores)

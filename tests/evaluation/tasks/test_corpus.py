@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import hbdist.evaluation.tasks.corpus
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.corpus import STRIDE, Candidate, Collection
+from hbdist.evaluation.tasks.corpus import STRIDE, Candidate, Corpus
 
 COUNTS = {"de": (STRIDE + 3, 5), "en": (7, 0, 2 * STRIDE)}
 """Passages of each file of a language."""
@@ -42,7 +42,7 @@ def expected() -> list[Candidate]:
 
 
 @pytest.fixture(scope="module", params=[".jsonl", ".jsonl.gz"])
-def collection(request, expected, tmp_path_factory) -> Collection:
+def collection(request, expected, tmp_path_factory) -> Corpus:
     folder, files = tmp_path_factory.mktemp("corpus"), {}
     rest = iter(expected)
     for language, counts in COUNTS.items():
@@ -52,7 +52,7 @@ def collection(request, expected, tmp_path_factory) -> Collection:
             lines = [line for number, row in enumerate(rows) for line in ((row,) if number % 9 else ("", row))]
             files[language].append(write(folder / f"{language}-{file}{request.param}", lines))
     wanted = {"de": {"de#0", "de#1029", "de#9999"}, "en": {"en#7"}}
-    return Collection.read(files, parse=parse, wanted=wanted, expected="an object with id and text")
+    return Corpus.read(files, parse=parse, wanted=wanted, expected="an object with id and text")
 
 
 def test_all_candidates_come_in_the_order_of_languages_and_files(collection, expected):
@@ -113,15 +113,15 @@ def test_texts_stay_on_disk(tmp_path):
     path = write(tmp_path / "en.jsonl", lines)
     tracemalloc.start()
     try:
-        collection = Collection.read({"en": [path]}, parse=parse, wanted={"en": set()}, expected="")
+        collection = Corpus.read({"en": [path]}, parse=parse, wanted={"en": set()}, expected="")
         assert sum(len(candidate.text) for candidate in collection) == 10_000_000
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
 
 
-def read(path: Path) -> Collection:
-    return Collection.read({"en": [path]}, parse=parse, wanted={"en": set()}, expected="an object with id and text")
+def read(path: Path) -> Corpus:
+    return Corpus.read({"en": [path]}, parse=parse, wanted={"en": set()}, expected="an object with id and text")
 
 
 def test_a_line_that_is_not_as_expected_is_named(tmp_path):

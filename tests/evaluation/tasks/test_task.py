@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbdist.errors import ConfigError
-from hbdist.evaluation.tasks.corpus import Candidate, Collection
+from hbdist.evaluation.tasks.corpus import Candidate, Corpus
 from hbdist.evaluation.tasks.task import NO_CANDIDATE, Query, RetrievalTask
 
 LANGUAGES = ("ar", "de", "en")
@@ -27,7 +27,7 @@ def make(seed: int = 0, *, folder: Path | None = None) -> RetrievalTask:
     of = {x: [place for place, one in enumerate(candidates) if one.language == x] for x in LANGUAGES}
     asked = {"en": range(12), "ar": range(0, 12, 3), "de": range(0, 12, 2)}
     relevance = {f"q{q}": tuple(int(generator.choice(of[x])) for x in LANGUAGES if q in asked[x]) for q in range(12)}
-    pool: tuple[Candidate, ...] | Collection = candidates
+    pool: tuple[Candidate, ...] | Corpus = candidates
     if folder:
         pool = on_disk(candidates, folder)
     return RetrievalTask(
@@ -41,13 +41,13 @@ def make(seed: int = 0, *, folder: Path | None = None) -> RetrievalTask:
     )
 
 
-def on_disk(candidates: tuple[Candidate, ...], folder: Path) -> Collection:
+def on_disk(candidates: tuple[Candidate, ...], folder: Path) -> Corpus:
     for language in LANGUAGES:
         rows = [json.dumps([one.id, one.text]) for one in candidates if one.language == language]
         (folder / f"{language}.jsonl").write_text("\n".join(rows) + "\n")
     files = {language: [folder / f"{language}.jsonl"] for language in LANGUAGES}
     wanted = {language: set[str]() for language in LANGUAGES}
-    return Collection.read(files, parse=lambda line: tuple(json.loads(line)), wanted=wanted, expected="")
+    return Corpus.read(files, parse=lambda line: tuple(json.loads(line)), wanted=wanted, expected="")
 
 
 def graded_texts(task: RetrievalTask, question: str) -> set[tuple[str, int]]:

@@ -1,0 +1,58 @@
+"""Where ranks meet when no launcher says it: rank, world and address from SLURM's variables."""
+
+import re
+from collections.abc import Mapping
+
+from hbdist.errors import ConfigError
+
+FIRST_PORT, PORTS = 15_000, 15_000
+"""Where SLURM's tasks meet: below the ports that systems hand out by themselves."""
+
+
+def place(environment: Mapping[str, str]) -> tuple[int, int]:
+    """This process's rank and how many there are, as RANK and WORLD_SIZE say, else as SLURM does; (0, 1) where none do.
+
+    Raises:
+        ConfigError: they do not fit together.
+    """
+    names = ("RANK", "WORLD_SIZE")
+    if "WORLD_SIZE" not in environment and "RANK" not in environment:
+        # Unlike SLURM_NTASKS, which a batch script that runs once has too, this is set by srun alone.
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+        if names[1] not in environment:
+            return 0, 1
+    rank, world = (environment.get(name, "") for name in names)
+    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
+        raise ConfigError(
+            f"{names[0]}={rank} and {names[1]}={world} do not fit together. Set both as a launcher does, or neither."
+        )
+    return int(rank), int(world)
+
+
+def meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Address and port of rank 0: MASTER_ADDR and MASTER_PORT, else the first node of SLURM's step and a port that
+    follows from the job.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    if "MASTER_ADDR" in environment and environment.get("MASTER_PORT", "").isdigit():
+        return environment["MASTER_ADDR"], environment["MASTER_PORT"]
+    nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
+    if not (nodes and job.isdigit()):
+        raise ConfigError(
+            "Several processes were started, and nothing says where they meet: MASTER_ADDR and MASTER_PORT are not set."
+            " Start them with `accelerate launch`, `torchrun` or `srun`, which say it."
+        )
+    step = environment.get("SLURM_STEP_ID", "0")
+    number = int(job) * 31 + (int(step) if step.isdigit() else 0)
+    return first_node(nodes), str(FIRST_PORT + number % PORTS)
+
+
+def first_node(nodes: str) -> str:
+    """The first name of a list as SLURM writes it: "gpu[07-09,12],cpu1" → "gpu07"; of a single one, the loopback."""
+    if "," not in nodes and "[" not in nodes:
+        return "127.0.0.1"  # a machine need not know itself by its name
+    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    assert found, f"a node list that begins with nothing: {nodes!r}"
+    return "".join(part or "" for part in found.groups())
