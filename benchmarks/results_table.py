@@ -43,9 +43,8 @@ SOURCE = "The first lines of benchmarks/results_table.py say what is expected."
 def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
     """One row, in a process of its own: what was found, seconds, and the most memory that the process held; or, under
     `reason`, why it cannot be measured."""
-    from hbdist.encoder import Encoder, settings_of
-
     from hbdist.errors import HbdistError
+    from hbdist.models.encoder import Encoder, settings_of
 
     started = time.perf_counter()
     settings = settings_of(model)
@@ -63,8 +62,8 @@ def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
 
 def retrieval(row: str, encoder: Any, folder: str) -> dict[str, Any]:
     """The scores of `hbdist evaluate`."""
-    from hbdist.evaluation.benchmark import evaluate
-    from hbdist.evaluation.tasks.catalog import load_task
+    from hbdist.evaluation.evaluate import evaluate
+    from hbdist.evaluation.tasks.registry import load_task
 
     task = tydiqa_files(Path(folder)) if row == "tydiqa" else None
     return {"scores": evaluate(encoder, task or load_task(row, Path(folder)), model="").scores}
@@ -72,9 +71,8 @@ def retrieval(row: str, encoder: Any, folder: str) -> dict[str, Any]:
 
 def tydiqa_files(folder: Path) -> Any:
     """TyDi QA's gold passages from one file of questions and one of passages a language; None if there are none."""
-    from hbdist.evaluation.tasks.collection import Candidate
-    from hbdist.evaluation.tasks.formats import json_object, numbered_lines
-
+    from hbdist.data.formats.judgements import json_object, numbered_lines
+    from hbdist.evaluation.tasks.corpus import Candidate
     from hbdist.evaluation.tasks.task import Query, RetrievalTask
     from hbdist.evaluation.tasks.tydiqa import NOTE, QUESTIONS
 
@@ -113,9 +111,8 @@ def translations(row: str, encoder: Any, folder: str) -> dict[str, Any]:
 
 def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
     """The same sentences in all languages."""
-    from hbdist.evaluation.alignment import alignment
-    from hbdist.evaluation.measures import question_places
-
+    from hbdist.evaluation.metrics.alignment import alignment
+    from hbdist.evaluation.metrics.summary import question_places
     from hbdist.evaluation.tasks.parallel import load_parallel
 
     task = load_parallel(folder)
@@ -128,8 +125,8 @@ def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
 
 def with_english(encoder: Any, folder: Path) -> dict[str, Any]:
     """Sentences of each language and their English translations, which are others for each language."""
-    from hbdist.evaluation.alignment import pair_alignment
-    from hbdist.evaluation.tasks.formats import json_object, numbered_lines
+    from hbdist.data.formats.judgements import json_object, numbered_lines
+    from hbdist.evaluation.metrics.alignment import pair_alignment
 
     rows = {
         path.name.split(".")[0]: [json_object(line, ("text", "en")) for _, line in numbered_lines(path, SOURCE)]
@@ -187,8 +184,8 @@ def rows(model: str, data: Path, work: Path, only: list[str]) -> dict[str, dict[
     Args:
         only: those to be measured now; of others, what is kept stands.
     """
-    from hbdist.encoder import settings_of
-    from hbdist.evaluation.benchmark import model_fingerprint
+    from hbdist.evaluation.evaluate import model_fingerprint
+    from hbdist.models.encoder import settings_of
 
     found: dict[str, dict[str, Any]] = {}
     of_model = model_fingerprint(settings_of(model))

@@ -80,8 +80,8 @@ def test_a_job_runs_the_code_as_it_was_submitted(quick: Command, tmp_path: Path)
     before = submit_all([quick], HERE, names=["before"], folder=tmp_path)
     (handle,) = submit_all([quick], HERE, names=["look"], folder=tmp_path / "later", after=before)
     (submission,) = (tmp_path / "later" / "submissions").iterdir()
-    copy = submission / "code" / "hbdist" / "plan.py"
-    assert copy.read_bytes() == (ROOT / "hbdist" / "plan.py").read_bytes()
+    copy = submission / "code" / "hbdist" / "runs" / "plan.py"
+    assert copy.read_bytes() == (ROOT / "hbdist" / "runs" / "plan.py").read_bytes()
     with copy.open("a") as file:
         file.write("print('this is the copy')\n")
     assert handle.result(timeout=60).state == "done"

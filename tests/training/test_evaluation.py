@@ -103,11 +103,12 @@ def test_scores_in_training_are_those_of_the_exported_model(
 
 ONE_RANK_WITHOUT_ROOM = """
 import os, sys
-from hbdist.evaluation import benchmark, vectors
+from hbdist.evaluation import evaluate
+from hbdist.evaluation.search import embeddings
 from hbdist.train import main
 
-benchmark.IN_MEMORY_BYTES = 0
-vectors.LEAST_ROWS = vectors.MOST_ROWS = 8
+evaluate.IN_MEMORY_BYTES = 0
+embeddings.LEAST_ROWS = embeddings.MOST_ROWS = 8
 os.environ["HBDIST_CACHE"] = os.path.join(sys.argv[1], os.environ["RANK"])
 with open(os.environ["HBDIST_CACHE"] + ".pid", "w") as file:
     file.write(str(os.getpid()))

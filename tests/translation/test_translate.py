@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import ROOT
 from tiny_translators import ENGLISH, make_m2m100, make_marian, spell
 
 from hbdist.data.build.build import build
@@ -148,7 +149,7 @@ def place(rank: int) -> dict[str, str]:
         "RANK": str(rank),
         "WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}",
     }
     return os.environ | own
 

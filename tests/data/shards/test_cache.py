@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from launching import ROOT
 from reads_remotely import all_of, digest
 from stores import Store, serving
 
@@ -19,7 +20,7 @@ from hbdist.data.shards.read import ShardReader
 from hbdist.data.shards.remote import Remote
 from hbdist.errors import DataError
 
-READER = Path(__file__).with_name("reads_remotely.py")
+READER = ROOT / "tests/support/reads_remotely.py"
 KB = 1000
 
 

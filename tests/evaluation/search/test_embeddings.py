@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from launching import ROOT
 from stand_ins import BatchEncoder, HashEncoder, made_task
 
 from hbdist.distributed.process_group import ProcessGroup
@@ -202,7 +203,7 @@ def test_after_a_kill_only_what_is_missing_is_encoded_and_nothing_differs(tmp_pa
         return Texts([one.text for one in chosen], [one.language for one in chosen])
 
     command = [sys.executable, "-c", KILLED, str(tmp_path / "set")]
-    done = subprocess.run(command, cwd=Path(__file__).parent, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT / "tests/support", timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     parts = Parts(450, 50, "float32", folder=tmp_path / "set", dimensions=32)
     assert [number for number in parts.numbers if parts.has(number)] == [0, 1, 2]
