@@ -1,11 +1,12 @@
-"""Language codes: ours, FLORES-200's and M2M100's."""
+"""Language codes of hbdist, FLORES-200 and M2M100."""
 
 
-def _table(entries: str) -> dict[str, str]:
+def parse_table(entries: str) -> dict[str, str]:
+    """Return the mapping that `KEY=VALUE` entries, separated by white space, spell out."""
     return dict(entry.split("=") for entry in entries.split())
 
 
-FLORES = _table("""
+FLORES = parse_table("""
     af=afr_Latn am=amh_Ethi ar=arb_Arab as=asm_Beng ast=ast_Latn ay=ayr_Latn az=azj_Latn ba=bak_Cyrl be=bel_Cyrl
     bem=bem_Latn bg=bul_Cyrl bn=ben_Beng bo=bod_Tibt bs=bos_Latn ca=cat_Latn ceb=ceb_Latn cs=ces_Latn cy=cym_Latn
     da=dan_Latn de=deu_Latn ee=ewe_Latn el=ell_Grek en=eng_Latn eo=epo_Latn es=spa_Latn et=est_Latn eu=eus_Latn
@@ -22,13 +23,12 @@ FLORES = _table("""
     tt=tat_Cyrl tw=twi_Latn ug=uig_Arab uk=ukr_Cyrl ur=urd_Arab uz=uzn_Latn vi=vie_Latn wo=wol_Latn xh=xho_Latn
     yi=ydd_Hebr yo=yor_Latn yue=yue_Hant zh=zho_Hans zh_Hans=zho_Hans zh_Hant=zho_Hant zu=zul_Latn
 """)
-"""Our code → that of FLORES-200 and NLLB-200, language_Script (arXiv 2207.04672, table 1)."""
+"""hbdist code → code of FLORES-200 and NLLB-200, language_Script (arXiv 2207.04672, table 1)."""
 
-
-M2M100 = _table("fil=tl nb=no zh_Hans=zh")
-"""Our code → M2M100's, where they differ (arXiv 2010.11125)."""
+M2M100 = parse_table("fil=tl nb=no zh_Hans=zh")
+"""hbdist code → M2M100 code, where they differ (arXiv 2010.11125)."""
 
 
 def flores_code(language: str) -> str:
-    """The FLORES-200 code of one of ours; a code that has none stands for itself."""
+    """Return the FLORES-200 code of an hbdist language code, or the code itself if FLORES-200 has none."""
     return FLORES.get(language, language)

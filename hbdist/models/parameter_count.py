@@ -1,4 +1,4 @@
-"""How many parameters the encoder of a model has, from the headers of its files: known before anything is loaded."""
+"""The number of parameters of a model's encoder, from the headers of its files, without loading any weights."""
 
 import math
 from pathlib import Path
@@ -7,41 +7,39 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
 UNUSED = {"decoder", "lm_head", "cls", "pooler"}
-"""Names of parts that no text vector needs, which are not loaded."""
+"""Names of modules that are not loaded, because encoding a text does not use them."""
 EMBEDDING = "encoder.embed_tokens.weight"
-"""What some files hold a second time as shared.weight."""
+"""Name under which some files store `shared.weight` a second time."""
 
 
 def count_parameters(name: str) -> int | None:
-    """The numbers in the safetensors files of a folder, or of a Hugging Face model that was fetched before; else None.
+    """Return the number of parameters in the safetensors files of a folder or of a model in the Hugging Face cache.
 
     Decoders, language-model heads and poolers do not count; an embedding that encoder and decoder share counts once.
+    None if there are no such files, or they cannot be read.
     """
     if Path(name).is_dir():
         files = sorted((*Path(name).glob("*.safetensors"), *Path(name).glob("*_Dense/*.safetensors")))
     else:
         try:
             cached = (try_to_load_from_cache(name, file) for file in ("model.safetensors", "2_Dense/model.safetensors"))
-            files = [Path(found) for found in cached if isinstance(found, str)]
-        except ValueError:  # no name that the hub could have
+            files = [Path(path) for path in cached if isinstance(path, str)]
+        except ValueError:  # not a valid name on the hub
             return None
     try:
-        return sum(_numbers(sizes) for sizes in map(_sizes, files)) or None
+        return sum(map(_count, files)) or None
     except (OSError, SafetensorError):
-        return None  # whoever loads it will say what is wrong with it
+        return None  # loading the model reports the error
 
 
-def _sizes(path: Path) -> dict[str, int]:
+def _count(path: Path) -> int:
     with safe_open(path, framework="np") as file:
-        return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-def _numbers(sizes: dict[str, int]) -> int:
-    # Two weights of a packed model share a byte; their scales are none.
+        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    # In a packed model, two weights share a byte, and the scales are not parameters.
     return sum(
-        2 * count if key.endswith(".q4") else count
-        for key, count in sizes.items()
-        if not (key.endswith(".scale") and f"{key.removesuffix('.scale')}.q4" in sizes)
-        and not UNUSED & set(key.split("."))
-        and not (key.endswith(EMBEDDING) and key.replace(EMBEDDING, "shared.weight") in sizes)
+        2 * size if name.endswith(".q4") else size
+        for name, size in sizes.items()
+        if not (name.endswith(".scale") and f"{name.removesuffix('.scale')}.q4" in sizes)
+        and not UNUSED & set(name.split("."))
+        and not (name.endswith(EMBEDDING) and name.replace(EMBEDDING, "shared.weight") in sizes)
     )

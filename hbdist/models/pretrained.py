@@ -1,7 +1,7 @@
-"""The files of a model by its name, in a folder or on the hub, and what those of sentence-transformers say of its use."""
+"""Files of a pretrained model, in a folder or on the hub, and the settings that it was saved with."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,19 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from hbdist.config.criterion import Criterion
-from hbdist.errors import ConfigError
+from hbdist.errors import ConfigError, DataError
 
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-"""The modules of sentence-transformers that are known here, in the order they must have."""
-OWN = "hbdist.json"
-"""In an exported folder: the settings for which sentence-transformers has no place."""
+"""Supported modules of sentence-transformers, in the order that a model must have them."""
+SETTINGS_FILE = "hbdist.json"
+"""File in an exported folder with the settings that the files of sentence-transformers cannot express."""
+CHOSEN_FILE = "chosen.json"
+"""File in the folder of a model that model selection chose: {"chosen_on", "metric", "step"}."""
 
 
 @dataclass(frozen=True)
 class SavedSettings:
-    """What a model folder says of its own use; None where it says nothing."""
+    """Settings that a model was saved with; None where its files do not name one."""
 
     pooling: str | None = None
     query_prefix: str | None = None
@@ -30,38 +32,38 @@ class SavedSettings:
     fixed_language: str | None = None
 
     @classmethod
-    def of(cls, name: str) -> "SavedSettings":
-        """What the model of this name or folder says.
+    def read(cls, name: str) -> "SavedSettings":
+        """Read the settings of a model by its name on the hub or its folder.
 
         Raises:
-            ConfigError: it has a part that is not known here.
+            ConfigError: the model has a module that is not supported.
         """
-        path = next((path for kind, path in saved_modules(name) if kind == "Pooling"), "1_Pooling")
+        path = next((path for kind, path in read_modules(name) if kind == "Pooling"), "1_Pooling")
         pooling = read_json(name, f"{path}/config.json") or {}
-        modes = [  # older versions have a flag for each, as pooling_mode_cls_token or pooling_mode_mean_tokens
+        modes = [  # older versions write one flag per mode: pooling_mode_cls_token, pooling_mode_mean_tokens
             key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token")
             for key, on in pooling.items()
             if key.startswith("pooling_mode_") and on
         ]
         mode = pooling.get("pooling_mode") or "+".join(modes) or None
-        own = read_json(name, OWN) or {}
-        use = read_json(name, "config_sentence_transformers.json")
-        if use is None:
+        own = read_json(name, SETTINGS_FILE) or {}
+        usage = read_json(name, "config_sentence_transformers.json")
+        if usage is None:
             return cls(mode, **own)
-        prompts = use.get("prompts", {})  # a model of sentence-transformers that names no prompts has none
+        prompts = usage.get("prompts", {})  # a sentence-transformers model without prompts was trained without prefixes
         return cls(mode, prompts.get("query", ""), prompts.get("document", prompts.get("passage", "")), **own)
 
 
-def saved_modules(name: str) -> list[tuple[str, str]]:
-    """Kind and path of each module of sentence-transformers, in their order; none where the model is not one of theirs.
+def read_modules(name: str) -> list[tuple[str, str]]:
+    """Return the (kind, path) of a model's sentence-transformers modules, in order; empty if it has no modules.json.
 
     Raises:
-        ConfigError: a kind is not known here, or they stand in another order than MODULES.
+        ConfigError: a kind is not supported, or the order is not that of MODULES.
     """
     modules = [(module["type"].split(".")[-1], module["path"]) for module in read_json(name, "modules.json") or []]
     kinds = [kind for kind, _ in modules]
     unknown = sorted(set(kinds) - set(MODULES))
-    expected = f"Expected {', '.join(MODULES[:-1])} and {MODULES[-1]} alone, in this order."
+    expected = f"Expected only {', '.join(MODULES[:-1])} and {MODULES[-1]}, in this order: use another model."
     if unknown:
         raise ConfigError(f"{name} has a {' and a '.join(unknown)} module of sentence-transformers. {expected}")
     if kinds != sorted(kinds, key=MODULES.index) or ("Dense" in kinds and "Pooling" not in kinds):
@@ -70,33 +72,33 @@ def saved_modules(name: str) -> list[tuple[str, str]]:
 
 
 def read_json(name: str, file: str) -> Any:
-    """A JSON file of the model; None where it has none."""
-    path = find(name, file)
+    """Read a JSON file of the model; return None if the model does not have the file."""
+    path = find_file(name, file)
     return json.loads(path.read_text(encoding="utf-8")) if path else None
 
 
-def find(name: str, file: str) -> Path | None:
-    """Where a file of the model of this name or folder lies, fetched from the hub if need be; None if it has none."""
+def find_file(name: str, file: str) -> Path | None:
+    """Return the path of a model's file, downloading it from the hub if necessary; None if the model does not have it."""
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
     with quiet():
         try:
-            found = cached_file(
+            path = cached_file(
                 name,
                 file,
                 _raise_exceptions_for_gated_repo=False,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
             )
-        except OSError:  # there is no such model: loading it says so
+        except OSError:  # the model does not exist: loading it reports that
             return None
-    return Path(found) if found else None
+    return Path(path) if path else None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers reports missing weights that are not used here; what is missing otherwise is an error of ours."""
+    """Silence the log and the progress bars of transformers; missing weights that matter are reported by our own errors."""
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -106,16 +108,25 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
 
 
-CHOSEN = "chosen.json"
-"""In the folder of a model that was chosen on an evaluation task: {"chosen_on", "metric", "step"}."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def chosen_file(criterion: Criterion, step: int) -> Mapping[str, Any]:
-    """What chosen.json holds."""
+def incomplete(model: str, weights: Collection[str]) -> DataError:
+    """Return the error for a model whose files lack the `weights` or have them in other shapes."""
+    return DataError(
+        f"{model} lacks {len(weights)} weights of its architecture (or has them in another shape), among them"
+        f" {min(weights)}: they would be random. Use a complete model."
+    )
+
+
+def selection_record(criterion: Criterion, step: int) -> Mapping[str, Any]:
+    """Return the content of CHOSEN_FILE."""
     return {"chosen_on": criterion.task, "metric": criterion.metric, "step": step}
 
 
 def chosen_on(model: str) -> str | None:
-    """The task on whose scores the model in this folder was chosen in its training; None where it was not on any."""
-    path = Path(model) / CHOSEN
+    """Return the evaluation task that the model in this folder was chosen on; None if it was not chosen on any."""
+    path = Path(model) / CHOSEN_FILE
     return str(json.loads(path.read_text(encoding="utf-8"))["chosen_on"]) if path.is_file() else None

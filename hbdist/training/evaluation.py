@@ -27,7 +27,7 @@ from hbdist.evaluation.scores import SETTINGS
 from hbdist.evaluation.tasks.registry import load_task
 from hbdist.evaluation.tasks.task import NO_CANDIDATE, RetrievalTask
 from hbdist.models.backbone import position_limit
-from hbdist.models.encoder import MOST_TOKENS, Encoder, encode_tokens
+from hbdist.models.encoder import MOST_TOKENS, Encoder, encoding_chunk_tokens
 from hbdist.models.tokenizer import TextKind, Tokenize, make_chunks, pad
 
 BIAS = ("rank_distance", "same_language_share@10")
@@ -128,7 +128,7 @@ class InTraining:
         """
         ids, cut = self.tokenize(texts, kind, languages)
         self.cut += cut
-        chunks = make_chunks(ids, encode_tokens(self.engine.device))
+        chunks = make_chunks(ids, encoding_chunk_tokens(self.engine.device))
         idle = self.engine.all_reduce_max(len(chunks)) - len(chunks) if self.engine.lockstep else 0
         vector_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
         done = 0

@@ -13,7 +13,7 @@ from hbdist.config.config import Config
 from hbdist.config.criterion import Criterion
 from hbdist.config.sections import LossSection, ModelSection
 from hbdist.models.encoder import Encoder
-from hbdist.models.pretrained import CHOSEN, MODULES, OWN, chosen_file
+from hbdist.models.pretrained import CHOSEN_FILE, MODULES, SETTINGS_FILE, selection_record
 
 
 def export(
@@ -48,7 +48,7 @@ def export(
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     criterion = Criterion.of(config)
     if criterion and criterion.task:
-        (partial / CHOSEN).write_text(json.dumps(chosen_file(criterion, steps)) + "\n", encoding="utf-8")
+        (partial / CHOSEN_FILE).write_text(json.dumps(selection_record(criterion, steps)) + "\n", encoding="utf-8")
     card = model_card(config, encoder, steps=steps, fingerprint=fingerprint)
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -87,7 +87,7 @@ def sentence_transformers_files(encoder: Encoder) -> dict[str, Any]:
     own = {"language_token": settings.language_token, "fixed_language": settings.fixed_language}
     return {
         **{f"{2 + number}_{dense}/config.json": layer.config for number, layer in enumerate(encoder.head.layers)},
-        **({OWN: own} if encoder.tokenize.language_tokens else {}),
+        **({SETTINGS_FILE: own} if encoder.tokenize.language_tokens else {}),
         "modules.json": modules,
         "sentence_bert_config.json": {
             "max_seq_length": max(settings.max_query_tokens, settings.max_document_tokens),

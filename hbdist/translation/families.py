@@ -1,6 +1,6 @@
-"""The families of translation models and what they call languages: M2M100, NLLB and Marian (Opus-MT).
+"""The supported families of translation models, M2M100, NLLB and Marian (Opus-MT), and their names for languages.
 
-Holds tokenizers and no weights, so that a language a model does not know is found before any is loaded.
+They load tokenizers but no weights, so that an unsupported language is reported before any weights are loaded.
 """
 
 import difflib
@@ -8,96 +8,100 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 from hbdist.errors import ConfigError, DataError
 from hbdist.models.language_codes import FLORES, flores_code
 from hbdist.models.language_tokens import LanguageTokens
+from hbdist.models.pretrained import first_line
 from hbdist.translation.languages import OPUS
 from hbdist.utils.files import sha256
 
-KINDS = ("m2m_100", "nllb-moe", "marian")
-"""What the configs of translation models call their kind; M2M100 and the dense NLLB are one."""
+MODEL_TYPES = ("m2m_100", "nllb-moe", "marian")
+"""`model_type` of the supported translation models; M2M100 and the dense NLLB share one."""
 
 
 class Family(ABC):
-    """A translation model's languages and its tokenizer.
+    """Tokenizer of a translation model and the languages that the model supports.
 
     Args:
-        name: of the model, for messages.
-        given: our code → the model's, where a user says so.
+        name: of the model, for error messages.
+        revision: commit on the hub, or the digest of a folder.
+        codes: hbdist code → the model's, as given by the user.
     """
 
-    def __init__(self, name: str, config: Any, tokenizer: Any, *, revision: str, given: Mapping[str, str]) -> None:
+    def __init__(self, name: str, config: Any, tokenizer: Any, *, revision: str, codes: Mapping[str, str]) -> None:
         self.name = name
         self.positions = int(config.max_position_embeddings)
-        """Most tokens of a text, on either side."""
+        """Most tokens of a text, in the source or the target language."""
         self.tokenizer = tokenizer
         self.revision = revision
-        self.given = dict(given)
+        self.codes = dict(codes)
 
     @abstractmethod
     def check(self, *, source: str, target: str) -> None:
-        """See that the model translates from `source` into `target`.
+        """Check that the model translates from `source` into `target`.
 
         Raises:
-            ConfigError: it does not, or not under these names.
+            ConfigError: it does not, or has other names for these languages.
         """
 
     @abstractmethod
     def ids(self, texts: Sequence[str], *, source: str, target: str) -> list[list[int]]:
-        """The token ids of each text, with all that the model wants around them; nothing is cut."""
+        """Return the token ids of each text, not truncated, with the special tokens that the model expects."""
 
     @abstractmethod
     def first_token(self, target: str) -> int | None:
-        """The token that a translation into `target` must begin with, if it must."""
+        """Return the token that a translation into `target` must begin with, or None if there is none."""
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
+        """Return the text of token ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def unknown(self, language: str, near: Sequence[str], *, known: int) -> ConfigError:
-        """The error for a language that the model does not know.
+    def unsupported(self, language: str, nearest: Sequence[str], *, supported: int) -> ConfigError:
+        """Return the error for a language that the model does not support.
 
         Args:
-            near: those with the nearest names.
-            known: how many it knows.
+            nearest: supported languages whose names look most like this one.
+            supported: number of supported languages.
         """
         return ConfigError(
-            f"{self.name} does not know {self.given.get(language, language)}; it knows {known} languages, the nearest "
-            f"by name {', '.join(near)}. Leave the language out, or say what the model calls it: --code {language}=NAME."
+            f"{self.name} does not support the language {self.codes.get(language, language)}; it supports {supported} "
+            f"languages, the closest by name {', '.join(nearest)}. Leave the language out, or give the model's name for it: "
+            f"--code {language}=NAME."
         )
 
 
 class Multilingual(Family):
-    """M2M100 (arXiv 2010.11125) and NLLB-200 (arXiv 2207.04672): any language into any, by language tokens."""
+    """M2M100 (arXiv 2010.11125) and NLLB-200 (arXiv 2207.04672): any language into any, chosen by language tokens."""
 
-    def __init__(self, name: str, config: Any, tokenizer: Any, *, revision: str, given: Mapping[str, str]) -> None:
-        super().__init__(name, config, tokenizer, revision=revision, given=given)
-        tokens = LanguageTokens.of(tokenizer)
-        assert tokens is not None, f"{name} translates without language tokens"
-        self.tokens = tokens
+    @cached_property
+    def tokens(self) -> LanguageTokens:
+        """The model's language tokens."""
+        tokens = LanguageTokens.from_tokenizer(self.tokenizer)
+        assert tokens is not None, f"{self.name} translates without language tokens"
+        return tokens
 
     def code(self, language: str) -> str:
-        """What the model calls one of our languages.
+        """Return the model's code for an hbdist language code.
 
         Raises:
-            ConfigError: it does not know it.
+            ConfigError: the model does not support the language.
         """
-        code = self.given.get(language) or self.tokens.code(language)
+        code = self.codes.get(language) or self.tokens.code(language)
         if code is None or code not in self.tokens.ids:
-            near = self.tokens.nearest(self.given.get(language, language))
-            raise self.unknown(language, near, known=len(self.tokens.ids))
+            nearest = self.tokens.nearest(self.codes.get(language, language))
+            raise self.unsupported(language, nearest, supported=len(self.tokens.ids))
         return code
 
     def check(self, *, source: str, target: str) -> None:
         if self.code(source) == self.code(target):
             raise ConfigError(
-                f"{self.name} knows {source} and {target} by one name, {self.code(source)}. Leave one out."
+                f"{self.name} has one name for both {source} and {target}, {self.code(source)}. Leave one of them out."
             )
 
     def ids(self, texts: Sequence[str], *, source: str, target: str) -> list[list[int]]:
@@ -109,97 +113,96 @@ class Multilingual(Family):
 
 
 class Marian(Family):
-    """Opus-MT: one language into one, or into several that a token such as `>>swa<<` in front of the text chooses."""
+    """Opus-MT: one language into one, or into several, chosen by a token such as `>>swa<<` before the text."""
 
-    def __init__(self, name: str, config: Any, tokenizer: Any, *, revision: str, given: Mapping[str, str]) -> None:
-        super().__init__(name, config, tokenizer, revision=revision, given=given)
-        self.choices = [token.strip("<>") for token in tokenizer.supported_language_codes]
+    @cached_property
+    def targets(self) -> list[str]:
+        """Target languages that a token can choose; empty if the model has only one."""
+        return [token.strip("<>") for token in self.tokenizer.supported_language_codes]
 
     def names(self, language: str) -> list[str]:
-        """All that Opus-MT may call one of our languages, the likeliest first."""
-        if language in self.given:
-            return [self.given[language]]
+        """Return the names that Opus-MT may have for an hbdist language code, the likeliest first."""
+        if language in self.codes:
+            return [self.codes[language]]
         flores = flores_code(language)
         names = [language, OPUS.get(language, ""), flores.partition("_")[0], flores, language.partition("_")[0]]
         return [name for name in dict.fromkeys(names) if name]
 
-    def choice(self, target: str) -> str | None:
-        """The token that chooses the language; None if the model has but one.
+    def target_token(self, target: str) -> str | None:
+        """Return the token that chooses the target language; None if the model has only one.
 
         Raises:
-            ConfigError: the model does not translate into it.
+            ConfigError: the model does not translate into the language.
         """
-        if not self.choices:
+        if not self.targets:
             return None
-        found = [name for name in self.names(target) if name in self.choices]
-        if not found:
-            near = difflib.get_close_matches(self.given.get(target, target), self.choices, n=3, cutoff=0.0)
-            raise self.unknown(target, near, known=len(self.choices))
-        return f">>{found[0]}<<"
+        name = next((name for name in self.names(target) if name in self.targets), None)
+        if name is None:
+            nearest = difflib.get_close_matches(self.codes.get(target, target), self.targets, n=3, cutoff=0.0)
+            raise self.unsupported(target, nearest, supported=len(self.targets))
+        return f">>{name}<<"
 
     def check(self, *, source: str, target: str) -> None:
-        own = {"from": self.tokenizer.source_lang, "into": None if self.choices else self.tokenizer.target_lang}
-        for way, language in (("from", source), ("into", target)):
-            # A model of a family of languages says `mul` or `ROMANCE` here, which no language is called.
-            one = own[way] and any(own[way] in self.names(known) for known in FLORES)
-            if one and own[way] not in self.names(language):
+        own = {"from": self.tokenizer.source_lang, "into": None if self.targets else self.tokenizer.target_lang}
+        for direction, language in (("from", source), ("into", target)):
+            # A model for a group of languages has `mul` or `ROMANCE` here, which is not the name of any language.
+            is_language = own[direction] and any(own[direction] in self.names(known) for known in FLORES)
+            if is_language and own[direction] not in self.names(language):
                 raise ConfigError(
-                    f"{self.name} translates {way} {own[way]} and not {way} {language}. Opus-MT has a model for each pair: "
-                    "give --model with {to} in its name, or say that it is the same: --code "
-                    + f"{language}={own[way]}."
+                    f"{self.name} translates {direction} {own[direction]}, not {direction} {language}. Opus-MT has a model "
+                    "for each pair: give --model with {to} in its name, or say that the two are the same language: --code "
+                    + f"{language}={own[direction]}."
                 )
-        self.choice(target)
+        self.target_token(target)
 
     def ids(self, texts: Sequence[str], *, source: str, target: str) -> list[list[int]]:
-        choice = self.choice(target)
-        prefixed = [f"{choice} {text}" if choice else text for text in texts]
+        token = self.target_token(target)
+        prefixed = [f"{token} {text}" if token else text for text in texts]
         return [list(one) for one in self.tokenizer(prefixed)["input_ids"]]
 
     def first_token(self, target: str) -> int | None:
         return None
 
     def text(self, ids: Sequence[int]) -> str:
-        # The pieces are the target language's also where both sides share a vocabulary.
+        # The tokens are the target language's even if both sides share a vocabulary.
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, use_source_tokenizer=False)).strip()
 
 
-def family_of(name: str, *, given: Mapping[str, str]) -> Family:
-    """The family of the model of this name on the hub, or in this folder.
+def load_family(name: str, *, codes: Mapping[str, str]) -> Family:
+    """Load the tokenizer and the config of a translation model by its name on the hub or its folder.
 
     Raises:
-        DataError: there is no such model, or its files are damaged.
-        ConfigError: it does not translate.
+        DataError: the model does not exist, or its files are damaged.
+        ConfigError: it is not a supported translation model.
     """
-    hf_logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(name)
-        if config.model_type not in KINDS:
+        if config.model_type not in MODEL_TYPES:
             raise ConfigError(
-                f"--model {name} is a {config.model_type} model; expected one that translates: M2M100, NLLB or Marian "
-                "(Opus-MT). Give one, such as facebook/m2m100_418M."
+                f"--model {name} is a {config.model_type} model; expected a translation model: M2M100, NLLB or Marian "
+                "(Opus-MT). Give one of these, such as facebook/m2m100_418M."
             )
         revision = _digest(Path(name)) if Path(name).is_dir() else config._commit_hash or "main"
-        with warnings.catch_warnings(action="ignore"):  # a hint at a package that Marian's tokenizer does not need
-            tokenizer = AutoTokenizer.from_pretrained(name, **revision_of(name, revision))
+        with warnings.catch_warnings(action="ignore"):  # Marian recommends a package that it does not need
+            tokenizer = AutoTokenizer.from_pretrained(name, **pin_revision(name, revision))
     except ConfigError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(
-            f"--model {name} cannot be loaded: {first} Give the name of a translation model on the Hugging Face hub, or a "
-            "folder that holds config.json, weights and a tokenizer."
+            f"--model {name} cannot be loaded: {first_line(error)} Give the name of a translation model on the Hugging Face "
+            "hub, or a folder that holds config.json, weights and a tokenizer."
         ) from None
-    kind = Marian if config.model_type == "marian" else Multilingual
-    return kind(name, config, tokenizer, revision=revision, given=given)
+    family = Marian if config.model_type == "marian" else Multilingual
+    return family(name, config, tokenizer, revision=revision, codes=codes)
 
 
-def revision_of(name: str, revision: str) -> dict[str, str]:
-    """What to give `from_pretrained` so that it loads the very files whose revision is known."""
+def pin_revision(name: str, revision: str) -> dict[str, str]:
+    """Return the arguments that make `from_pretrained` load the files of this revision."""
     return {} if Path(name).is_dir() else {"revision": revision}
 
 
 def _digest(folder: Path) -> str:
-    """sha256 of names and bytes of the files in a model's folder. Markdown and hidden files do not count."""
+    """Return the SHA-256 of the names and contents of a model's files, without Markdown and hidden files."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     parts = [f"{path.name} {sha256(path)}" for path in files if path.suffix != ".md"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

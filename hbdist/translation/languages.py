@@ -1,51 +1,31 @@
-"""What is known of languages before any model: their FLORES-200 codes, their scripts, and their function words."""
+"""Facts about languages: their Opus-MT codes, their scripts, and their function words."""
 
 import unicodedata
 from functools import cache
 
-from hbdist.models.language_codes import _table, flores_code
+from hbdist.models.language_codes import flores_code, parse_table
 
-OPUS = _table("""
+OPUS = parse_table("""
     ar=ara az=aze et=est fa=fas lv=lav mg=mlg mn=mon ms=msa ne=nep no=nor or=ori ps=pus sq=sqi sw=swa uz=uzb yi=yid
     zh=cmn_Hans zh_Hans=cmn_Hans zh_Hant=cmn_Hant
 """)
-"""Our code → Opus-MT's, where it is neither ours nor that of FLORES-200."""
+"""hbdist code → Opus-MT code, where that is neither hbdist's nor FLORES-200's."""
 
-SCRIPTS: dict[str, frozenset[str]] = {
-    "Arab": frozenset({"ARABIC"}),
-    "Armn": frozenset({"ARMENIAN"}),
-    "Beng": frozenset({"BENGALI"}),
-    "Cyrl": frozenset({"CYRILLIC"}),
-    "Deva": frozenset({"DEVANAGARI"}),
-    "Ethi": frozenset({"ETHIOPIC"}),
-    "Geor": frozenset({"GEORGIAN"}),
-    "Grek": frozenset({"GREEK"}),
-    "Gujr": frozenset({"GUJARATI"}),
-    "Guru": frozenset({"GURMUKHI"}),
-    "Hang": frozenset({"HANGUL"}),
-    "Hans": frozenset({"CJK"}),
-    "Hant": frozenset({"CJK"}),
-    "Hebr": frozenset({"HEBREW"}),
-    "Jpan": frozenset({"HIRAGANA", "KATAKANA", "CJK"}),
-    "Khmr": frozenset({"KHMER"}),
-    "Knda": frozenset({"KANNADA"}),
-    "Laoo": frozenset({"LAO"}),
-    "Latn": frozenset({"LATIN"}),
-    "Mlym": frozenset({"MALAYALAM"}),
-    "Mymr": frozenset({"MYANMAR"}),
-    "Orya": frozenset({"ORIYA"}),
-    "Sinh": frozenset({"SINHALA"}),
-    "Taml": frozenset({"TAMIL"}),
-    "Telu": frozenset({"TELUGU"}),
-    "Thai": frozenset({"THAI"}),
-    "Tibt": frozenset({"TIBETAN"}),
+SCRIPTS = {
+    script: frozenset(names.split("|"))
+    for script, names in parse_table("""
+        Arab=ARABIC Armn=ARMENIAN Beng=BENGALI Cyrl=CYRILLIC Deva=DEVANAGARI Ethi=ETHIOPIC Geor=GEORGIAN Grek=GREEK
+        Gujr=GUJARATI Guru=GURMUKHI Hang=HANGUL Hans=CJK Hant=CJK Hebr=HEBREW Jpan=HIRAGANA|KATAKANA|CJK Khmr=KHMER
+        Knda=KANNADA Laoo=LAO Latn=LATIN Mlym=MALAYALAM Mymr=MYANMAR Orya=ORIYA Sinh=SINHALA Taml=TAMIL Telu=TELUGU
+        Thai=THAI Tibt=TIBETAN
+    """).items()
 }
-"""Script of a code → the first words that Unicode names of its letters have."""
+"""Script of a FLORES-200 code → scripts of its letters in Unicode, by the first word of a letter's Unicode name."""
 
-NAMED = frozenset().union(*SCRIPTS.values())
+UNICODE_SCRIPTS = frozenset().union(*SCRIPTS.values())
 
 UNSPACED = frozenset({"Hans", "Hant", "Jpan"})
-"""Scripts that put nothing between sentences."""
+"""Scripts that put no space between sentences."""
 
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -89,19 +69,19 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
         "yo": "àwọn ti ní ó tí ni kan láti tó fún ọ náà wọ àti",
     }.items()
 }
-"""Words that texts of any subject are full of, for languages of the Latin script."""
+"""Frequent words of texts on any subject, for languages in the Latin script."""
 
 
 def script_of(language: str) -> str | None:
-    """The script of a language's texts (`Latn`), or None if it is not known here."""
-    written = flores_code(language).rpartition("_")[2]
-    return written if written in SCRIPTS else None
+    """Return the script that a language is written in (`Latn`), or None if SCRIPTS does not have it."""
+    script = flores_code(language).rpartition("_")[2]
+    return script if script in SCRIPTS else None
 
 
 @cache
 def unicode_script(character: str) -> str:
-    """The script a letter belongs to, by its Unicode name (`CYRILLIC`); empty for all that is not a letter of one."""
+    """Return the Unicode script of a letter (`CYRILLIC`); empty for other characters and other scripts."""
     if not character.isalpha():
         return ""
     words = unicodedata.name(character, "").replace("-", " ").split()
-    return next((word for word in words[:2] if word in NAMED), "")
+    return next((word for word in words[:2] if word in UNICODE_SCRIPTS), "")

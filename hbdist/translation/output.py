@@ -1,9 +1,9 @@
-"""The folder of translations while it is made and when it is done.
+"""The folder of translations, while they are made and when they are complete.
 
-parts/<language>.<block>.json   what one block of rows gave, complete or absent; gone when all is done
-<language>.jsonl.gz             the pairs in one language, with the ids of the source
+parts/<language>.<block>.json   translation of one block of rows, complete or absent; removed when all are done
+<language>.jsonl.gz             pairs in one language, with the ids of the source
 recipe.toml                     for `hbdist build`, with all cross-lingual groups
-translation.json                from what, by what and how; and, when done, what was left out and why
+translation.json                source, models and settings; and, when done, the rows left out and the reasons
 """
 
 import gzip
@@ -21,13 +21,13 @@ from typing import Any
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import write_atomically
 
-FILE = "translation.json"
+REPORT = "translation.json"
 RECIPE = "recipe.toml"
 
 OTHER_LANGUAGE = "not in this language"
-"""The reason for rows of the source that are not in the file of its language."""
+"""Reason why rows of the source are not in the file of its main language."""
 
-RECIPE_TEXT = """# Written by hbdist translate. What was left out of a language, and why, is in {file}.
+RECIPE_TEXT = """# Written by hbdist translate. What was left out of a language, and why, is in {report}.
 out = "shards"
 
 [[dataset]]
@@ -42,20 +42,20 @@ licence = "not stated; translated by {models}"
 
 @dataclass
 class Part:
-    """What a block of rows gave in one language."""
+    """Translation of one block of rows into one language."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-    """Reason → rows; of hard negatives, those alone."""
+    """Reason → number of rows left out; for hard negatives, the number of negatives."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What was done: texts, pieces, sentences broken."""
+    """Number of texts, pieces and broken sentences."""
 
 
 class Folder:
-    """The folder of the translations that `settings` describe.
+    """Folder of the translations that `settings` describe.
 
     Args:
-        settings: all that the bytes follow from; JSON values.
+        settings: everything that determines the bytes of the files; JSON values.
     """
 
     def __init__(self, root: Path, settings: Mapping[str, Any]) -> None:
@@ -63,89 +63,83 @@ class Folder:
         self.settings = json.loads(json.dumps(settings))
         self.fingerprint = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
-    def standing(self) -> dict[str, Any] | None:
-        """What translation.json says; None if there is none.
+    def read_finished(self) -> dict[str, Any] | None:
+        """Return the content of translation.json if all is translated and written, else None.
 
         Raises:
-            ConfigError: the folder holds translations that other settings made, or none.
+            ConfigError: the folder has translations made with other settings, or other files.
+            DataError: translation.json is damaged.
         """
-        path = self.root / FILE
+        path = self.root / REPORT
         if not path.is_file():
-            # Hidden files may be what another rank is just writing.
+            # Another rank may be writing a file, which is hidden until it is complete.
             if self.root.exists() and (not self.root.is_dir() or any(p.name[0] != "." for p in self.root.iterdir())):
                 raise ConfigError(
-                    f"{self.root} is there already and holds no {FILE}; expected translations or nothing. Give another --out."
+                    f"{self.root} already exists without {REPORT}; expected translations or nothing. Give another --out."
                 )
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            settings, _ = found["settings"], found["state"]
+            report = dict(json.loads(path.read_text(encoding="utf-8")))
+            settings, state = report["settings"], report["state"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged ({error}). Remove the folder and translate again.") from None
         if settings != self.settings:
             raise ConfigError(
-                f"{self.root} holds other translations: {_difference(settings, self.settings)}. Give another --out, or "
-                "what they were made with."
+                f"{self.root} has translations made with other settings: {_difference(settings, self.settings)}. Give "
+                "another --out, or the settings of the folder."
             )
-        return dict(found)
-
-    def is_done(self) -> bool:
-        """Whether all is translated and written."""
-        found = self.standing()
-        files = [self.file(language) for language in self.settings["languages"]]
-        return found is not None and found["state"] == "done" and all(path.is_file() for path in files)
+        complete = all(self.file(language).is_file() for language in self.settings["languages"])
+        return report if state == "done" and complete else None
 
     def start(self) -> None:
-        """Say what is being made here, where nothing says it yet."""
+        """Create the folder, with a translation.json if it has none."""
         self.root.mkdir(parents=True, exist_ok=True)
-        if not (self.root / FILE).is_file():
-            self._note({"state": "underway"})
+        if not (self.root / REPORT).is_file():
+            self._write_report({"state": "underway"})
         (self.root / "parts").mkdir(exist_ok=True)
 
     def file(self, language: str) -> Path:
-        """Where the pairs of a language are when all is done."""
+        """Return the path of a language's pairs, which exists when all parts are done."""
         return self.root / f"{language}.jsonl.gz"
 
     def part(self, language: str, block: int) -> Path:
-        """Where the part of one block is when it is complete."""
+        """Return the path of one block's part, which exists when the part is complete."""
         return self.root / "parts" / f"{language}.{block:06d}.json"
 
     def write_part(self, language: str, block: int, part: Part) -> None:
-        """Write a part, whole or not at all."""
+        """Write a part, complete or not at all."""
         write_atomically(self.part(language, block), json.dumps(vars(part), ensure_ascii=False))
 
     def finish(self, blocks: int, originals: Iterable[dict[str, Any]], source: Mapping[str, Any]) -> dict[str, Any]:
-        """Put the parts of all languages together; returns what translation.json says.
+        """Merge the parts of each language into its file; return the content of translation.json.
 
-        Two ranks may do this at a time: they write the same bytes.
+        Two ranks may do this at the same time: they write the same bytes.
 
         Args:
-            originals: the rows that are in the source's language as they are.
-            source: what is to be said of it.
+            originals: the rows of the source that are entirely in its main language.
+            source: what translation.json records about the source.
         """
         languages: dict[str, Any] = {}
-        own, *targets = self.settings["languages"]
+        main, *targets = self.settings["languages"]
         try:
             for language in targets:
                 total = Part()
-                rows = self._rows(language, blocks, total)
-                count = write_rows(self.file(language), rows)
+                count = write_rows(self.file(language), self._read_rows(language, blocks, total))
                 languages[language] = {"rows": count, "left_out": dict(sorted(total.left_out.items())), **total.counts}
-            count = write_rows(self.file(own), originals)
+            count = write_rows(self.file(main), originals)
             others = source["rows"] - count
-            languages[own] = {"rows": count, "left_out": {OTHER_LANGUAGE: others} if others else {}}
-        except FileNotFoundError:  # the other one was faster and has taken the parts away
-            if not self.is_done():
-                raise
-            return self.standing() or {}
-        kept = [language for language in self.settings["languages"] if languages[language]["rows"]]
-        if kept:
-            write_atomically(self.root / RECIPE, self._recipe(kept))
-        report = self._note({"state": "done", "source": dict(source), "languages": languages})
+            languages[main] = {"rows": count, "left_out": {OTHER_LANGUAGE: others} if others else {}}
+        except FileNotFoundError:  # another rank finished first and has removed the parts
+            if report := self.read_finished():
+                return report
+            raise
+        if nonempty := [language for language in self.settings["languages"] if languages[language]["rows"]]:
+            write_atomically(self.root / RECIPE, self._recipe(nonempty))
+        report = self._write_report({"state": "done", "source": dict(source), "languages": languages})
         shutil.rmtree(self.root / "parts", ignore_errors=True)
         return report
 
-    def _rows(self, language: str, blocks: int, total: Part) -> Iterator[dict[str, Any]]:
+    def _read_rows(self, language: str, blocks: int, total: Part) -> Iterator[dict[str, Any]]:
         for block in range(blocks):
             path = self.part(language, block)
             try:
@@ -161,17 +155,17 @@ class Folder:
         files = "\n".join(f'{language} = "{language}.jsonl.gz"' for language in languages)
         models = ", ".join(sorted({model["model"] for model in self.settings["models"].values()}))
         return RECIPE_TEXT.format(
-            file=FILE, name=name or "translated", models=models.replace("\\", "/").replace('"', ""), files=files
+            report=REPORT, name=name or "translated", models=models.replace("\\", "/").replace('"', ""), files=files
         )
 
-    def _note(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _write_report(self, values: Mapping[str, Any]) -> dict[str, Any]:
         report = {**values, "fingerprint": self.fingerprint, "settings": self.settings}
-        write_atomically(self.root / FILE, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+        write_atomically(self.root / REPORT, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
         return report
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write JSON lines, gzipped, always the same bytes for the same rows; returns how many."""
+    """Write gzipped JSON lines, the same bytes for the same rows; return the number of rows."""
     count = 0
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0, filename="") as file:
@@ -182,9 +176,9 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def _difference(found: Any, wanted: Any, at: str = "") -> str:
-    """The first setting that differs, as `decoding.beams was 4, now 5`; empty if none does."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        inside = (_difference(found.get(key), wanted.get(key), f"{at}.{key}".lstrip(".")) for key in wanted | found)
-        return next(filter(None, inside), "")
-    return f"{at} was {json.dumps(found)}, now {json.dumps(wanted)}" if found != wanted else ""
+def _difference(before: Any, now: Any, key: str = "") -> str:
+    """Return the first setting that differs, as `decoding.beams was 4, now 5`; empty if none does."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        nested = (_difference(before.get(name), now.get(name), f"{key}.{name}".lstrip(".")) for name in now | before)
+        return next(filter(None, nested), "")
+    return f"{key} was {json.dumps(before)}, now {json.dumps(now)}" if before != now else ""

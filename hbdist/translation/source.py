@@ -1,4 +1,4 @@
-"""The pairs that are to be translated: JSON lines as shards are built from, and the language of each text."""
+"""The pairs to translate: JSON lines in the format that shards are built from, with the language of each text."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ EXPECTED = "an object with query and document"
 
 
 class Example(NamedTuple):
-    """A pair with an id, and what its texts are written in."""
+    """Pair with an id and the languages of its texts."""
 
     row: Row
     query_lang: str
@@ -27,28 +27,28 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What a source holds, after it was read once from end to end."""
+    """Summary of a source that was read completely."""
 
     sha256: str
     rows: int
-    """Rows that can be translated."""
+    """Number of rows that can be translated."""
     left_out: Counter[str]
-    """Reason → rows (single negatives for "empty negative") that cannot."""
+    """Reason → number of rows that cannot be translated (of single negatives for "empty negative")."""
     ignored: Counter[str]
-    """Field that means nothing here → rows that have it."""
+    """Unknown field → number of rows that have it."""
     languages: frozenset[str]
-    """Of all texts."""
+    """Languages of all texts."""
 
 
 def survey(path: Path, *, language: str) -> Survey:
-    """Read the whole source, so that what is wrong with it is said before any model is loaded.
+    """Read the whole source, so that its errors are reported before any model is loaded.
 
     Args:
-        language: of the texts of rows that name none.
+        language: of the texts of rows that do not name one.
 
     Raises:
-        ConfigError: there is no such file.
-        DataError: it is damaged or not in the format, or holds nothing to translate.
+        ConfigError: the file does not exist.
+        DataError: it is damaged or not in the format, or has no row that can be translated.
     """
     if not path.is_file():
         raise ConfigError(
@@ -58,55 +58,61 @@ def survey(path: Path, *, language: str) -> Survey:
     ignored: Counter[str] = Counter()
     languages: set[str] = set()
     rows = 0
-    for example in examples(path, language=language, ignored=ignored):
-        if isinstance(example, str):
-            left_out[example] += 1
-            continue
+    for example in read_examples(path, language=language, left_out=left_out, ignored=ignored):
         rows += 1
         languages |= {example.query_lang, example.document_lang}
         left_out[EMPTY_NEGATIVE] += sum(not text.strip() for text in example.row.negatives)
     if not rows:
-        raise DataError(f"{path} holds nothing to translate (left out: {dict(left_out) or 'nothing'}). Correct it.")
+        raise DataError(f"{path} has no row to translate (left out: {dict(left_out) or 'nothing'}). Correct the file.")
     return Survey(sha256(path), rows, +left_out, ignored, frozenset(languages))
 
 
-def examples(path: Path, *, language: str, ignored: Counter[str] | None = None) -> Iterator[Example | str]:
-    """The examples of a source in its order; for each row that cannot be used, the reason.
+def read_examples(
+    path: Path, *, language: str, left_out: Counter[str] | None = None, ignored: Counter[str] | None = None
+) -> Iterator[Example]:
+    """Yield the usable examples of a source in order.
 
-    A row without an id gets its line's number, as when shards are built from it.
+    A row without an id gets the number of its line, as when shards are built from the file.
+
+    Args:
+        language: of the texts of rows that do not name one.
+        left_out: counts unusable rows by reason.
+        ignored: counts rows by unknown field.
 
     Raises:
         DataError: the file is damaged or not in the format.
     """
+    left_out = Counter() if left_out is None else left_out
     seen: set[str] = set()
     for number, values in json_records(path, expected=EXPECTED):
         if values is None:
-            yield BLANK_LINE
+            left_out[BLANK_LINE] += 1
             continue
         if ignored is not None:
             ignored.update(values.keys() - {*FIELDS, *LANGUAGE_FIELDS})
         try:
             example = _example(values, number, language)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; expected {EXPECTED}. Mend the line.") from None
+            raise DataError(f"{path}, line {number}: {error}; expected {EXPECTED}. Correct the line.") from None
         identifier = str(example.row.id)
-        reason = _fault(example.row) or (REPEATED_ID if identifier in seen else "")
-        yield reason or example
-        if not reason:
-            seen.add(identifier)
+        if reason := _find_fault(example.row) or (REPEATED_ID if identifier in seen else ""):
+            left_out[reason] += 1
+            continue
+        yield example
+        seen.add(identifier)
 
 
 def _example(values: Mapping[str, Any], number: int, language: str) -> Example:
     row = row_of(values, {}, ANYTHING)
-    assert isinstance(row, Row)  # no condition leaves any out
-    both = values.get("lang") or language
-    query_lang, document_lang = values.get("query_lang") or both, values.get("document_lang") or both
+    assert isinstance(row, Row)  # there is no condition that could exclude it
+    default = values.get("lang") or language
+    query_lang, document_lang = values.get("query_lang") or default, values.get("document_lang") or default
     identifier = row.id if row.id is not None else str(number)
     return Example(row._replace(id=identifier), check_language(str(query_lang)), check_language(str(document_lang)))
 
 
-def _fault(row: Row) -> str:
-    """Why the row cannot be used; empty if it can."""
+def _find_fault(row: Row) -> str:
+    """Return the reason why a row cannot be used; empty if it can."""
     if not row.query.strip():
         return EMPTY_QUERY
     if not row.document.strip():

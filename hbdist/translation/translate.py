@@ -1,8 +1,8 @@
-"""The story of `hbdist translate`: pairs in one language become the same pairs in others.
+"""Translation of pairs into other languages: the work of `hbdist translate`.
 
-The source is cut into blocks of rows, and each block in each language is a part. Batches are cut within a part, so what
-comes out does not depend on which rank does a part, or when. Ranks need not talk: each does the parts that are its own
-and missing, and whoever finds all complete puts them together.
+The source is cut into blocks of rows; a block in one language is a part. Batches never cross the borders of a part, so
+its bytes do not depend on the rank that translates it, or on the time. Ranks do not communicate: each translates those
+of its own parts that are missing, and any rank that finds all parts complete merges them.
 """
 
 import os
@@ -14,26 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.data.shards.manifest import check_language
-from hbdist.distributed.rendezvous import place as place_of
+from hbdist.distributed.rendezvous import place
 from hbdist.errors import ConfigError
-from hbdist.translation.families import Family, family_of
-from hbdist.translation.generate import Decoding, Translation, Translator, check_limits, precision
+from hbdist.models.pretrained import quiet
+from hbdist.translation.families import Family, load_family
+from hbdist.translation.generate import Decoding, Translation, Translator, check_limits, choose_precision
 from hbdist.translation.output import Folder, Part
-from hbdist.translation.quality import fault, language_check
-from hbdist.translation.source import Example, examples, survey
+from hbdist.translation.quality import find_fault, language_check
+from hbdist.translation.source import Example, read_examples, survey
 from hbdist.utils.workers import Progress, silent
 
 UNFINISHED = "unfinished"
-"""The reason where a piece's translation came to the most tokens it may have."""
+"""Reason to leave a text out: the translation of a piece reached the most tokens that it may have."""
 PLACEHOLDER = "{to}"
-"""In a model's name: the target language."""
+"""Part of a model's name that stands for the target language."""
 FORMAT = 1
-"""Of parts and rows; another one is another folder."""
+"""Version of the format of parts and rows; another version needs another folder."""
 
 Text = tuple[str, str]
 """A text and its language."""
 
 
+@quiet()
 def translate(
     source: Path,
     out: Path,
@@ -48,136 +50,135 @@ def translate(
 ) -> dict[str, Any] | None:
     """Translate the pairs of `source` into each of `targets`, and write `out`/<language>.jsonl.gz with the same ids.
 
-    Does this rank's share (RANK of WORLD_SIZE in the environment; unset: all), of which what is there already is not
-    done again. On the same machine and software, with as many threads, the same bytes come out for any number of ranks
-    and after any number of kills; on a GPU that is as true as its kernels are deterministic.
+    This process does its share, as rank RANK of WORLD_SIZE in the environment (unset: everything), and skips the parts
+    that exist. On the same machine and software, with the same number of threads, the bytes are the same for any number
+    of ranks and after any number of kills; on a GPU, as far as its kernels are deterministic.
 
     Args:
-        model: name on the hub, or a folder; `{to}` in it stands for the target language.
-        language: of texts whose row names none.
-        part_rows: rows of a part: at most so much is lost by a kill.
-        codes: our code → what the model calls the language, where they differ and the model's own is not known here.
+        model: name on the hub, or a folder; `{to}` in it is replaced by the target language.
+        language: of texts whose row does not name one.
+        part_rows: rows per part, which is the most work that a kill loses.
+        codes: hbdist code → the model's code, for languages that the model names in an unknown way.
         progress: called as progress(parts done, parts of this rank, language).
 
     Returns:
-        What translation.json says, or None where other ranks' parts are still missing.
+        The content of translation.json, or None while parts of other ranks are missing.
 
     Raises:
-        ConfigError: a language is not known, or asked for twice; the model does not translate; `out` holds something else;
-            RANK and WORLD_SIZE do not fit.
+        ConfigError: a language is not supported or given twice; the model does not translate; `out` has other files or
+            other translations; RANK and WORLD_SIZE contradict each other.
         DataError: the source or the model is damaged.
     """
-    decoding, place = decoding or Decoding(), place_of(os.environ)
-    targets = _checked(targets, language)
-    holds = survey(source, language=language)
-    families = _families(model, targets, sources=sorted(holds.languages), codes=codes or {}, decoding=decoding)
+    decoding, rank_and_world = decoding or Decoding(), place(os.environ)
+    targets = _check_languages(targets, language)
+    surveyed = survey(source, language=language)
+    families = _load_families(model, targets, sources=sorted(surveyed.languages), codes=codes or {}, decoding=decoding)
     settings = {
         "format": FORMAT,
         "source": source.name,
-        "source_sha256": holds.sha256,
+        "source_sha256": surveyed.sha256,
         "languages": [language, *targets],
         "models": {target: {"model": one.name, "revision": one.revision} for target, one in families.items()},
         "codes": dict(codes or {}),
-        "decoding": asdict(decoding) | {"precision": precision()},
+        "decoding": asdict(decoding) | {"precision": choose_precision()},
         "part_rows": part_rows,
         "language_check": {target: language_check(target) for target in targets},
     }
     folder = Folder(out, settings)
-    if folder.is_done():
-        return folder.standing()
+    if report := folder.read_finished():
+        return report
     folder.start()
-    blocks = -(-holds.rows // part_rows)
-    _do_own_parts(folder, source, families, blocks=blocks, place=place, decoding=decoding, progress=progress)
+    blocks = -(-surveyed.rows // part_rows)
+    _translate_own_parts(folder, source, families, blocks, rank_and_world, decoding, progress)
     if not all(folder.part(target, block).is_file() for target in targets for block in range(blocks)):
-        return None if not folder.is_done() else folder.standing()
-    about_source = {"rows": holds.rows, "left_out": dict(holds.left_out), "ignored_fields": dict(holds.ignored)}
-    return folder.finish(blocks, _originals(source, language), about_source)
+        return folder.read_finished()
+    record = {"rows": surveyed.rows, "left_out": dict(surveyed.left_out), "ignored_fields": dict(surveyed.ignored)}
+    return folder.finish(blocks, _originals(source, language), record)
 
 
-def _do_own_parts(
+def _translate_own_parts(
     folder: Folder,
     source: Path,
     families: Mapping[str, Family],
-    *,
     blocks: int,
-    place: tuple[int, int],
+    rank_and_world: tuple[int, int],
     decoding: Decoding,
     progress: Progress,
 ) -> None:
-    rank, world = place
+    rank, world = rank_and_world
     language, part_rows = folder.settings["languages"][0], folder.settings["part_rows"]
     own = {
-        target: [block for block in range(blocks) if (block + number) % world == rank]
-        for number, target in enumerate(families)
+        target: [block for block in range(blocks) if (block + index) % world == rank]
+        for index, target in enumerate(families)
     }
     total, done = sum(map(len, own.values())), 0
     translator: Translator | None = None
-    for target, numbers in own.items():
-        missing = {block for block in numbers if not folder.part(target, block).is_file()}
-        done += len(numbers) - len(missing)
+    for target, own_blocks in own.items():
+        missing = {block for block in own_blocks if not folder.part(target, block).is_file()}
+        done += len(own_blocks) - len(missing)
         for block, rows in _blocks(source, language, part_rows) if missing else ():
             if block not in missing:
                 continue
             if translator is None or translator.family is not families[target]:
                 translator = Translator.load(families[target], decoding)
-            folder.write_part(target, block, translate_block(rows, translator, target=target, made=folder.settings))
+            folder.write_part(target, block, translate_block(rows, translator, target=target, settings=folder.settings))
             done += 1
             progress(done, total, target)
 
 
-def translate_block(rows: Sequence[Example], translator: Translator, *, target: str, made: Mapping[str, Any]) -> Part:
-    """These examples in the language `target`, without those that fail a gate.
+def translate_block(
+    rows: Sequence[Example], translator: Translator, *, target: str, settings: Mapping[str, Any]
+) -> Part:
+    """Return the translation of the examples into `target`, without those that fail a gate.
 
-    Queries, documents and hard negatives are translated each by itself. A text that is in the language stays as it is. A
-    row whose query or document fails is left out; a hard negative that fails, alone.
+    Queries, documents and hard negatives are translated separately. A text that already is in the language stays as it is.
+    If the query or the document fails, the row is left out; if a hard negative fails, only that negative.
 
     Args:
-        made: the folder's settings, for the record in each row.
+        settings: of the folder, recorded in each row.
     """
     part = Part()
     translations = _translations(rows, translator, target=target, counts=part.counts)
 
-    def wrong(what: str, text: Text) -> str | None:
-        if text[1] == target:
-            return None
+    def usable(kind: str, text: Text) -> str | None:
+        original, language = text
+        if language == target:
+            return original
         translation = translations[text]
-        reason = fault(text[0], translation.text, target=target) if translation.finished else UNFINISHED
-        if reason:
-            part.left_out[f"{what}: {reason}"] += 1
-        return reason
-
-    def final(text: Text) -> str:
-        return text[0] if text[1] == target else translations[text].text
+        fault = find_fault(original, translation.text, target=target) if translation.finished else UNFINISHED
+        if fault:
+            part.left_out[f"{kind}: {fault}"] += 1
+        return None if fault else translation.text
 
     for example in rows:
-        query, document, negatives = _texts(example)
-        if wrong("query", query) or wrong("document", document):
+        texts = _texts(example)
+        if (query := usable("query", texts[0])) is None or (document := usable("document", texts[1])) is None:
             continue
-        usable = [final(negative) for negative in negatives if not wrong("negative", negative)]
-        values = _row(example, query=final(query), document=final(document), negatives=usable, language=target)
-        record = made["models"][target] | {"query_from": query[1], "document_from": document[1]}
-        part.rows.append(values | {"translation": record | made["decoding"]})
+        negatives = [text for negative in texts[2] if (text := usable("negative", negative)) is not None]
+        values = _row(example, query=query, document=document, negatives=negatives, language=target)
+        record = settings["models"][target] | {"query_from": example.query_lang, "document_from": example.document_lang}
+        part.rows.append(values | {"translation": record | settings["decoding"]})
     return part
 
 
 def _translations(
     rows: Sequence[Example], translator: Translator, *, target: str, counts: Counter[str]
 ) -> dict[Text, Translation]:
-    """Of each text that is not in the language, once."""
+    """Return the translation of each text that is not in the target language; equal texts are translated once."""
     texts: dict[str, dict[str, None]] = {}
     for example in rows:
         query, document, negatives = _texts(example)
         for text, language in (query, document, *negatives):
             if language != target:
                 texts.setdefault(language, {})[text] = None
-    found: dict[Text, Translation] = {}
+    translations: dict[Text, Translation] = {}
     for language, own in sorted(texts.items()):
         translated = translator.translate(list(own), source=language, target=target)
-        found |= {(text, language): translation for text, translation in zip(own, translated, strict=True)}
-    counts["texts"] += len(found)
-    counts["pieces"] += sum(one.pieces for one in found.values())
-    counts["sentences_broken"] += sum(one.broken for one in found.values())
-    return found
+        translations |= {(text, language): translation for text, translation in zip(own, translated, strict=True)}
+    counts["texts"] += len(translations)
+    counts["pieces"] += sum(one.pieces for one in translations.values())
+    counts["sentences_broken"] += sum(one.broken for one in translations.values())
+    return translations
 
 
 def _texts(example: Example) -> tuple[Text, Text, list[Text]]:
@@ -196,24 +197,21 @@ def _row(example: Example, *, query: str, document: str, negatives: Sequence[str
 
 
 def _originals(source: Path, language: str) -> Iterator[dict[str, Any]]:
-    """The rows of the source that are wholly in its language, as they are."""
-    for example in examples(source, language=language):
-        if isinstance(example, Example) and {example.query_lang, example.document_lang} == {language}:
-            query, document, negatives = _texts(example)
-            usable = [text for text, _ in negatives]
-            yield _row(example, query=query[0], document=document[0], negatives=usable, language=language)
+    """Yield the rows of the source that are entirely in its main language, unchanged."""
+    for example in read_examples(source, language=language):
+        if {example.query_lang, example.document_lang} == {language}:
+            (query, _), (document, _), negatives = _texts(example)
+            originals = [text for text, _ in negatives]
+            yield _row(example, query=query, document=document, negatives=originals, language=language)
 
 
 def _blocks(source: Path, language: str, part_rows: int) -> Iterator[tuple[int, list[Example]]]:
-    rows = (example for example in examples(source, language=language) if isinstance(example, Example))
-    block = 0
-    while chunk := list(islice(rows, part_rows)):
-        yield block, chunk
-        block += 1
+    examples = read_examples(source, language=language)
+    return enumerate(iter(lambda: list(islice(examples, part_rows)), []))
 
 
-def _checked(targets: Sequence[str], language: str) -> list[str]:
-    """The target languages in their order."""
+def _check_languages(targets: Sequence[str], language: str) -> list[str]:
+    """Return the target languages, sorted."""
     for code in (language, *targets):
         try:
             check_language(code)
@@ -221,23 +219,23 @@ def _checked(targets: Sequence[str], language: str) -> list[str]:
             raise ConfigError(f"{error}.") from None
     if language in targets:
         raise ConfigError(
-            f"--to has {language}, which the source is in (--from); expected other languages. Leave it out."
+            f"--to contains {language}, the language of the source (--from); expected other languages. Leave it out."
         )
     if not targets or len(set(targets)) < len(targets):
         raise ConfigError(f"--to is {','.join(targets) or 'empty'}; expected languages, each once, such as de,sw,th.")
     return sorted(targets)
 
 
-def _families(
+def _load_families(
     model: str, targets: Sequence[str], *, sources: Sequence[str], codes: Mapping[str, str], decoding: Decoding
 ) -> dict[str, Family]:
-    """The family of each target's model, loaded once a model, after seeing that it knows all languages."""
+    """Return the family of each target's model, each model loaded once, after checking that it supports all languages."""
     loaded: dict[str, Family] = {}
     families: dict[str, Family] = {}
     for target in targets:
         name = model.replace(PLACEHOLDER, target)
         if name not in loaded:
-            loaded[name] = family_of(name, given=codes)
+            loaded[name] = load_family(name, codes=codes)
             check_limits(loaded[name], decoding)
         families[target] = loaded[name]
         for source in sources:

@@ -1,4 +1,4 @@
-"""XLM-R, LaBSE and the encoders of M2M100 and NLLB: loaded from their real files, trained, resumed, exported."""
+"""XLM-R, LaBSE and the encoders of M2M100 and NLLB: loading their real file formats, training, resuming, exporting."""
 
 import contextlib
 import io
@@ -39,12 +39,12 @@ from hbdist.training.loader import Batches, measure_token_rates
 TEXTS = ["a", "two words", "Eine etwas längere Meldung, ในสองภาษา, und noch ein wenig mehr davon", ""]
 LANGUAGES = ["en", "de", "th", "en"]
 CODES = {"en": "eng_Latn", "de": "deu_Latn", "th": "tha_Thai"}
-"""NLLB's."""
+"""hbdist code → NLLB code."""
 
 
 @pytest.fixture(scope="module")
 def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders of the small models."""
+    """Return the folders of the small models by name."""
     folder = tmp_path_factory.mktemp("models")
     return {
         "xlm-r": make_xlm_r(folder / "xlm-r"),
@@ -85,7 +85,7 @@ def make_config(models: dict[str, Path], shards: Path, folder: Path, model: str,
 
 
 @pytest.mark.parametrize("model", ["xlm-r", "labse", "m2m100"])
-def test_a_run_goes_on_to_the_same_model_which_others_load(
+def test_a_resumed_run_exports_the_same_model_and_a_card_whose_code_works(
     model: str, models: dict[str, Path], tiny_shards: Path, tmp_path: Path
 ) -> None:
     config = make_config(models, tiny_shards, tmp_path / "run", model)
@@ -95,7 +95,7 @@ def test_a_run_goes_on_to_the_same_model_which_others_load(
     shutil.rmtree(again / "model")
     (again / "outcome.json").unlink()
     (again / "checkpoints/latest").write_text("000000001", encoding="utf-8")
-    # A run of before these keys has none of them in its config.
+    # The config of an older run does not have these keys.
     stored = re.sub(r"(language_token|fixed_language) = .*\n", "", (again / "config.toml").read_text(encoding="utf-8"))
     (again / "config.toml").write_text(stored, encoding="utf-8")
     train(config.model_copy(update={"run": config.run.model_copy(update={"folder": str(again)})}))
@@ -111,62 +111,63 @@ def test_a_run_goes_on_to_the_same_model_which_others_load(
     for path, tensors in weights.items():
         part = "head.0" if path.parent.name == "2_Dense" else "backbone"
         assert any(not torch.equal(tensor, before[f"{part}.{name}"]) for name, tensor in tensors.items()), path
-    assert_the_card_is_right(again / "model", languages=model == "m2m100")
+    assert_card_gives_our_embeddings(again / "model", languages=model == "m2m100")
 
 
-def assert_the_card_is_right(folder: Path, *, languages: bool) -> None:
-    """The code in the card gives the vectors that hbdist gives."""
+def assert_card_gives_our_embeddings(folder: Path, *, languages: bool) -> None:
+    """Check that the code in the model card gives the embeddings that hbdist gives."""
     card = (folder / "README.md").read_text(encoding="utf-8")
     code, *_ = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
-    text, found = TEXTS[2].lower(), dict[str, Any]()
+    text, variables = TEXTS[2].lower(), dict[str, Any]()
     with contextlib.redirect_stderr(io.StringIO()):
-        exec(code.replace("path/of/this/folder", str(folder)).replace("…", text), found)
+        exec(code.replace("path/of/this/folder", str(folder)).replace("…", text), variables)
     encoder = Encoder.load_for_use(settings_of(str(folder)))
     for kind, language in (("query", "en"), ("document", "de")):
         expected_1D = encoder.encode([text], kind, languages=[language] if languages else None)
-        np.testing.assert_allclose(found[kind], expected_1D[0], atol=1e-5)
-    assert found["score"] == pytest.approx(float(found["query"] @ found["document"]))
+        np.testing.assert_allclose(variables[kind], expected_1D[0], atol=1e-5)
+    assert variables["score"] == pytest.approx(float(variables["query"] @ variables["document"]))
 
 
-@pytest.mark.parametrize("how", ["keep", "fixed", "drop"])
+@pytest.mark.parametrize("mode", ["keep", "fixed", "drop"])
 @pytest.mark.parametrize("model", ["m2m100", "nllb", "old-nllb"])
-def test_what_is_exported_gives_the_vectors_it_was_trained_with(
-    model: str, how: str, models: dict[str, Path], tiny_shards: Path, tmp_path: Path
+def test_an_exported_model_gives_the_embeddings_of_the_trained_one(
+    model: str, mode: str, models: dict[str, Path], tiny_shards: Path, tmp_path: Path
 ) -> None:
-    config = make_config(models, tiny_shards, tmp_path, model, language_token=how, fixed_language="th")
+    config = make_config(models, tiny_shards, tmp_path, model, language_token=mode, fixed_language="th")
     encoder = Encoder.load(config.model).eval()
     folder = export(encoder, tmp_path / "model", config, fingerprint="0", steps=2)
     with safe_open(folder / "model.safetensors", framework="np") as file:
         assert "embed_tokens.weight" in file.keys()  # noqa: SIM118
         assert not [name for name in file.keys() if "decoder" in name]  # noqa: SIM118
-    found = settings_of(str(folder))
-    assert (found.language_token, found.fixed_language) == (how, "th")
-    again = Encoder.load(found)
-    mine_ND, theirs_ND = (one.encode(TEXTS, "query", languages=LANGUAGES) for one in (encoder, again))
-    np.testing.assert_allclose(theirs_ND, mine_ND, atol=1e-6)
-    assert_the_card_is_right(folder, languages=True)
+    saved = settings_of(str(folder))
+    assert (saved.language_token, saved.fixed_language) == (mode, "th")
+    trained_ND, exported_ND = (
+        one.encode(TEXTS, "query", languages=LANGUAGES) for one in (encoder, Encoder.load(saved))
+    )
+    np.testing.assert_allclose(exported_ND, trained_ND, atol=1e-6)
+    assert_card_gives_our_embeddings(folder, languages=True)
 
 
 @pytest.mark.parametrize("model", ["m2m100", "nllb", "old-nllb"])
 @settings(max_examples=25)
 @given(data=st.data())
-def test_texts_of_many_languages_are_tokenised_as_one_by_one_in_theirs(
+def test_texts_of_many_languages_get_the_ids_that_the_tokenizer_gives_one_language_at_a_time(
     model: str, data: st.DataObject, models: dict[str, Path]
 ) -> None:
     tokenize = tokenize_of(section(models, model, max_query_tokens=14))
     texts = data.draw(st.lists(st.text("ab zä กx.", max_size=30), min_size=1, max_size=6))
     languages = data.draw(st.lists(st.sampled_from(sorted(CODES)), min_size=len(texts), max_size=len(texts)))
-    slow, expected, cut = tokenize.tokenizer, [], 0
+    tokenizer, expected, cut = tokenize.tokenizer, [], 0
     for text, language in zip(texts, languages, strict=True):
-        slow.src_lang = language if model == "m2m100" else CODES[language]
-        expected.append(list(slow(f"query: {text}", truncation=True, max_length=14)["input_ids"]))
-        cut += len(slow(f"query: {text}")["input_ids"]) > 14
+        tokenizer.src_lang = language if model == "m2m100" else CODES[language]
+        expected.append(list(tokenizer(f"query: {text}", truncation=True, max_length=14)["input_ids"]))
+        cut += len(tokenizer(f"query: {text}")["input_ids"]) > 14
     assert tokenize(texts, "query", languages) == (expected, cut)
 
 
 def test_the_language_token_is_kept_fixed_or_dropped(models: dict[str, Path]) -> None:
-    def ids(how: str, language: str) -> list[int]:
-        tokenize = tokenize_of(section(models, "m2m100", language_token=how, fixed_language="de"))
+    def ids(mode: str, language: str) -> list[int]:
+        tokenize = tokenize_of(section(models, "m2m100", language_token=mode, fixed_language="de"))
         return tokenize(["two words"], "query", [language])[0][0]
 
     token = tokenize_of(section(models, "m2m100")).tokenizer.get_lang_id
@@ -178,22 +179,22 @@ def test_the_language_token_is_kept_fixed_or_dropped(models: dict[str, Path]) ->
     assert dropped[-1] == tokenize_of(section(models, "m2m100")).tokenizer.eos_token_id
 
 
-def test_counted_tokens_ask_for_no_language(models: dict[str, Path]) -> None:
-    for how in ("keep", "fixed", "drop"):
-        tokenize = tokenize_of(section(models, "m2m100", language_token=how))
+def test_counting_tokens_needs_no_languages(models: dict[str, Path]) -> None:
+    for mode in ("keep", "fixed", "drop"):
+        tokenize = tokenize_of(section(models, "m2m100", language_token=mode))
         assert tokenize.count(TEXTS) == sum(map(len, tokenize(TEXTS, "document", LANGUAGES)[0]))
         assert tokenize.count([]) == 0
 
 
-def test_texts_whose_language_is_not_given_are_refused_where_it_matters(models: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"the languages of these texts are not given\. Give them, or set"):
+def test_texts_without_languages_are_refused_only_if_the_model_needs_them(models: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"no languages are given for these texts\. Give them, or set"):
         tokenize_of(section(models, "m2m100"))(["a"], "query")
-    for how in ("fixed", "drop"):
-        ids, _ = tokenize_of(section(models, "m2m100", language_token=how))(["a"], "query")
+    for mode in ("fixed", "drop"):
+        ids, _ = tokenize_of(section(models, "m2m100", language_token=mode))(["a"], "query")
         assert len(ids) == 1
 
 
-def test_each_text_of_a_batch_has_the_token_of_its_pairs_language(models: dict[str, Path], tiny_shards: Path) -> None:
+def test_each_text_of_a_batch_has_the_language_token_of_its_pair(models: dict[str, Path], tiny_shards: Path) -> None:
     manifest = Manifest.load(tiny_shards)
     config = make_config(models, tiny_shards, tiny_shards, "m2m100")
     tokenize = tokenize_of(config.model)
@@ -201,11 +202,11 @@ def test_each_text_of_a_batch_has_the_token_of_its_pairs_language(models: dict[s
     token, seen = tokenize.tokenizer.get_lang_id, set()
     for step in range(4):
         batch = batches[step]
-        # The only rank holds the batch in the schedule's order; a pair's hard negative stands behind all documents.
+        # A single rank has the batch in the schedule's order; the hard negatives follow all documents.
         groups = [manifest.groups[number] for number in batches.schedule.batch(step).group]
-        own = [token(group.document_lang) for group in groups]
+        expected = [token(group.document_lang) for group in groups]
         assert first_tokens(batch.query_chunks) == [token(group.query_lang) for group in groups]
-        assert first_tokens(batch.document_chunks) == [*own, *own]
+        assert first_tokens(batch.document_chunks) == [*expected, *expected]
         seen |= {(group.query_lang, group.document_lang) for group in groups}
     assert len(seen) > 3
 
@@ -216,7 +217,7 @@ def first_tokens(chunks: list[Any]) -> list[int]:
 
 
 def test_a_language_without_a_token_is_refused_before_the_first_step(models: dict[str, Path], tmp_path: Path) -> None:
-    for language in ("en", "te"):  # M2M100 knows no Telugu
+    for language in ("en", "te"):  # M2M100 does not support Telugu
         rows = [{"id": str(n), "query": f"query {n}", "document": f"document {n}"} for n in range(20)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{language}.jsonl").write_text(text, encoding="utf-8")
@@ -227,11 +228,9 @@ def test_a_language_without_a_token_is_refused_before_the_first_step(models: dic
     )
     manifest = build(recipe, tmp_path / "shards", workers=1)
     tokenize = tokenize_of(section(models, "m2m100"))
-    rates = measure_token_rates(manifest, tokenize)  # of all languages there are, whether they are trained on or not
+    rates = measure_token_rates(manifest, tokenize)  # of all languages, whether they are trained on or not
     config = make_config(models, tmp_path / "shards", tmp_path, "m2m100")
-    with pytest.raises(
-        ConfigError, match=r"has no token for the language te; it knows 100 languages, the nearest by name"
-    ):
+    with pytest.raises(ConfigError, match=r"has no token for the language te; it supports 100 languages, the closest"):
         Batches(config, manifest, tokenize, token_rates=rates)
     english = config.model_copy(
         update={
@@ -246,18 +245,18 @@ def test_a_language_without_a_token_is_refused_before_the_first_step(models: dic
 
 @pytest.mark.parametrize("model", ["xlm-r", "labse", "m2m100"])
 def test_every_parameter_is_trained_and_counted_once(model: str, models: dict[str, Path]) -> None:
-    # One without a gradient would stop DistributedDataParallel; a layer left out now and then is one.
+    # DistributedDataParallel fails if a parameter has no gradient, for instance because its layer is skipped at random.
     encoder = Encoder.load(section(models, model)).train()
     tokens = pad(encoder.tokenize(TEXTS, "query", LANGUAGES)[0], encoder.tokenize.pad_token_id)
     for _ in range(20):
         encoder.zero_grad()
         encoder(*tokens)[:, 0].sum().backward()
         assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
-    held = sum(parameter.numel() for parameter in encoder.parameters())
-    assert count_parameters(str(models[model])) == held
-    # The files hold more: a decoder, or a pooler.
+    trained = sum(parameter.numel() for parameter in encoder.parameters())
+    assert count_parameters(str(models[model])) == trained
+    # The files contain more: a decoder or a pooler.
     stored = [load_file(path) for path in models[model].rglob("*.safetensors")]
-    assert sum(tensor.numel() for tensors in stored for tensor in tensors.values()) > held
+    assert sum(tensor.numel() for tensors in stored for tensor in tensors.values()) > trained
 
 
 def test_an_embedding_that_is_stored_twice_is_counted_once(models: dict[str, Path], tmp_path: Path) -> None:
@@ -267,18 +266,18 @@ def test_an_embedding_that_is_stored_twice_is_counted_once(models: dict[str, Pat
     assert count_parameters(str(tmp_path)) == count_parameters(str(models["m2m100"]))
 
 
-def test_a_dense_head_is_what_sentence_transformers_makes_of_it(models: dict[str, Path]) -> None:
+def test_a_dense_head_gives_the_embeddings_of_sentence_transformers(models: dict[str, Path]) -> None:
     from sentence_transformers import SentenceTransformer
 
     settings = settings_of(str(models["labse"]))
     assert (settings.pooling, settings.query_prefix, settings.document_prefix) == ("cls", "", "")
     encoder = Encoder.load_for_use(settings)
     assert encoder.dimensions == 24
-    theirs_ND = SentenceTransformer(str(models["labse"]), device="cpu").encode(TEXTS, show_progress_bar=False)
-    np.testing.assert_allclose(encoder.encode(TEXTS, "query"), theirs_ND, atol=1e-5)
+    expected_ND = SentenceTransformer(str(models["labse"]), device="cpu").encode(TEXTS, show_progress_bar=False)
+    np.testing.assert_allclose(encoder.encode(TEXTS, "query"), expected_ND, atol=1e-5)
 
 
-def test_several_dense_layers_and_old_weights_are_read(tiny_model: Path, tmp_path: Path) -> None:
+def test_several_dense_layers_and_pickled_weights_are_read(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense
 
@@ -286,7 +285,7 @@ def test_several_dense_layers_and_old_weights_are_read(tiny_model: Path, tmp_pat
     folder = make_labse(tmp_path / "two", tiny_model, first, Dense(48, 16))
     expected_ND = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, show_progress_bar=False)
     weights = folder / "2_Dense" / "model.safetensors"
-    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))  # as before safetensors
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))  # the format before safetensors
     weights.unlink()
     encoder = Encoder.load_for_use(settings_of(str(folder)))
     np.testing.assert_allclose(encoder.encode(TEXTS, "query"), expected_ND, atol=1e-5)
@@ -301,42 +300,42 @@ def change(path: Path, **values: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modules", "said"),
+    ("modules", "message"),
     [
         (
             ["Transformer", "Pooling", "LayerNorm"],
-            "has a LayerNorm module of sentence-transformers. Expected Transformer,",
+            "has a LayerNorm module of sentence-transformers. Expected only Transformer,",
         ),
         (["WordWeights", "Router"], "has a Router and a WordWeights module"),
         (["Transformer", "Dense", "Pooling"], "has the modules Transformer, Dense, Pooling of sentence-transformers"),
         (["Transformer", "Dense"], "has the modules Transformer, Dense of"),
     ],
 )
-def test_modules_that_are_not_known_are_named(
-    modules: list[str], said: str, models: dict[str, Path], tmp_path: Path
+def test_unsupported_modules_are_named(
+    modules: list[str], message: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = copy_of(models["labse"], tmp_path)
-    content = [{"path": f"{place}_{kind}", "type": f"some.where.{kind}"} for place, kind in enumerate(modules)]
+    content = [{"path": f"{index}_{kind}", "type": f"some.where.{kind}"} for index, kind in enumerate(modules)]
     (folder / "modules.json").write_text(json.dumps(content), encoding="utf-8")
     for load in (settings_of, lambda name: Encoder.load(ModelSection(name=name, pooling="cls"))):
-        with pytest.raises(ConfigError, match=re.escape(said)):
+        with pytest.raises(ConfigError, match=re.escape(message)):
             load(str(folder))
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"activation_function": "torch.nn.modules.activation.ReLU"}, "activation_function = 'ReLU'"),
         ({"module_input_name": "token_embeddings"}, "module_input_name = 'token_embeddings'"),
         ({"use_residual": True}, "use_residual = True"),
     ],
 )
-def test_a_dense_layer_that_does_something_else_is_refused(
-    values: dict[str, Any], said: str, models: dict[str, Path], tmp_path: Path
+def test_a_dense_layer_with_an_unsupported_setting_is_refused(
+    values: dict[str, Any], message: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = copy_of(models["labse"], tmp_path)
     change(folder / "2_Dense/config.json", **values)
-    with pytest.raises(ConfigError, match=rf"has a dense layer \(2_Dense\) with {said}, which is not known here"):
+    with pytest.raises(ConfigError, match=rf"has a dense layer \(2_Dense\) with {message}, which is not supported"):
         Encoder.load(settings_of(str(folder)))
 
 
@@ -363,31 +362,31 @@ def test_a_damaged_dense_layer_is_named(damage: str, models: dict[str, Path], tm
 
 
 def test_settings_that_do_not_fit_the_model_are_refused(models: dict[str, Path]) -> None:
-    for model, changes, said in (
-        ("xlm-r", {"language_token": "drop"}, "has no language tokens. Leave it out"),
-        ("m2m100", {"language_token": "fixed", "fixed_language": "tlh"}, "model.fixed_language = 'tlh' has to be one"),
-        ("labse", {"pooling": "mean"}, "has a dense layer that was trained on vectors pooled in another way. Set"),
-        ("xlm-r", {"max_document_tokens": 128}, "model.max_document_tokens = 128, and .* has positions for 100 tokens"),
-        ("xlm-r", {"max_query_tokens": 101}, "model.max_query_tokens = 101, and .* has positions for 100 tokens"),
+    for model, changes, message in (
+        ("xlm-r", {"language_token": "drop"}, "has no language tokens. Remove the key"),
+        ("m2m100", {"language_token": "fixed", "fixed_language": "tlh"}, "model.fixed_language = 'tlh' must be one"),
+        ("labse", {"pooling": "mean"}, "was trained with another pooling. Set"),
+        ("xlm-r", {"max_document_tokens": 128}, "model.max_document_tokens = 128, but .* has positions for 100 tokens"),
+        ("xlm-r", {"max_query_tokens": 101}, "model.max_query_tokens = 101, but .* has positions for 100 tokens"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             Encoder.load(section(models, model, **changes))
 
 
-def test_texts_are_cut_and_counted_where_the_positions_of_a_model_end(models: dict[str, Path]) -> None:
+def test_texts_with_more_tokens_than_positions_are_truncated_and_counted(models: dict[str, Path]) -> None:
     settings = settings_of(str(models["xlm-r"]))
     assert (settings.max_query_tokens, settings.max_document_tokens) == (POSITIONS, POSITIONS)
     encoder = Encoder.load_for_use(settings)
     long = [" ".join(["word"] * count) for count in (10, POSITIONS - 10, POSITIONS, 1000)]
-    vectors_ND = encoder.encode(long, "document")
-    assert np.isfinite(vectors_ND).all()
+    embedding_ND = encoder.encode(long, "document")
+    assert np.isfinite(embedding_ND).all()
     assert encoder.cut == {"document": 2}
     encoder.encode(long[-1:], "query")
     assert encoder.cut == {"document": 2, "query": 1}
-    np.testing.assert_allclose(vectors_ND[2], vectors_ND[3], atol=1e-6)
+    np.testing.assert_allclose(embedding_ND[2], embedding_ND[3], atol=1e-6)
 
 
-def test_an_evaluation_gives_each_text_its_language(models: dict[str, Path]) -> None:
+def test_an_evaluation_encodes_each_text_in_its_language(models: dict[str, Path]) -> None:
     words = {"de": "wort", "en": "word", "th": "คำ"}
     task = RetrievalTask(
         name="made",
@@ -399,30 +398,34 @@ def test_an_evaluation_gives_each_text_its_language(models: dict[str, Path]) -> 
         relevance={str(n): (n, n + 3, n + 6) for n in range(3)},
     )
     encoder = Encoder.load_for_use(settings_of(str(models["m2m100"])))
-    found = evaluate(encoder, task, model="m2m100").ranking.top_score_QK
+    score_QK = evaluate(encoder, task, model="m2m100").ranking.top_score_QK
     query_QD, candidate_CD = (
         np.concatenate([encoder.encode([one.text], kind, languages=[one.language]) for one in texts])
         for kind, texts in (("query", task.queries), ("document", task.candidates))
     )
     expected_QC = -np.sort(-(query_QD @ candidate_CD.T), axis=1)
-    np.testing.assert_allclose(found, expected_QC[:, : found.shape[1]], atol=1e-5)
+    np.testing.assert_allclose(score_QK, expected_QC[:, : score_QK.shape[1]], atol=1e-5)
 
 
-def test_a_language_token_that_is_none_of_the_three_is_refused(models: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"language_token = 'keeps'\. Expected one of keep, fixed, drop"):
+def test_an_unsupported_language_token_is_refused(models: dict[str, Path]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"language_token = 'keeps' is not supported\. Expected one of keep, fixed, drop"
+    ):
         settings_of(str(models["m2m100"]), language_token="keeps")
     assert settings_of(str(models["m2m100"]), language_token="drop").language_token == "drop"
 
 
-def test_other_models_with_a_decoder_are_refused(tmp_path: Path) -> None:
+def test_other_encoder_decoder_models_are_refused(tmp_path: Path) -> None:
     from transformers import T5Config
 
     T5Config(vocab_size=10, d_model=8, d_ff=8, num_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"is a t5 model, an encoder and a decoder\. Of those only M2M100 and NLLB"):
+    with pytest.raises(
+        ConfigError, match=r"is a t5 model, which has an encoder and a decoder\. The only supported ones are"
+    ):
         Encoder.load(ModelSection(name=str(tmp_path)))
 
 
-def test_the_tiny_m2m100_is_the_same_each_time_it_is_made(models: dict[str, Path], tmp_path: Path) -> None:
+def test_making_the_tiny_m2m100_twice_gives_the_same_files(models: dict[str, Path], tmp_path: Path) -> None:
     make_m2m100(tmp_path / "m2m100")
     for path in sorted(models["m2m100"].iterdir()):
         assert (tmp_path / "m2m100" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -431,12 +434,12 @@ def test_the_tiny_m2m100_is_the_same_each_time_it_is_made(models: dict[str, Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["labse", "m2m100"])
-def test_zero_3_exports_the_model_that_one_process_trains(
+def test_zero_3_exports_the_model_that_a_single_process_trains(
     model: str, models: dict[str, Path], tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    # Parameters of fewer than 100,000 numbers are whole on each rank even so.
+    # ZeRO-3 does not shard a parameter of fewer than 100,000 elements, so one layer has more.
     wide = make_labse(tmp_path / "labse", tiny_model, Dense(32, 4096)) if model == "labse" else models[model]
     config = make_config(models | {model: wide}, tiny_shards, tmp_path / "one", model)
     assert train(config).state == "done"
@@ -447,7 +450,7 @@ def test_zero_3_exports_the_model_that_one_process_trains(
     one, three = (Encoder.load(settings_of(str(tmp_path / run / "model"))) for run in ("one", "three"))
     assert len(one.head) == (model == "labse")
     for name, tensor in one.state_dict().items():
-        if not name.endswith(("key.bias", "k_proj.bias")):  # their gradient is nothing but rounding
-            # AdamW moves each number by up to 2e-3, and in any direction where its gradient is nearly none.
+        if not name.endswith(("key.bias", "k_proj.bias")):  # their gradient is only rounding error
+            # AdamW moves each element by up to 2e-3, and in a random direction if its gradient is almost zero.
             assert float((three.state_dict()[name] - tensor).abs().mean()) < 2e-5, name
-    assert_the_card_is_right(tmp_path / "three/model", languages=model == "m2m100")
+    assert_card_gives_our_embeddings(tmp_path / "three/model", languages=model == "m2m100")

@@ -1,4 +1,4 @@
-"""Texts → unit vectors: pooling, padding, chunks, cut texts, and models that are refused."""
+"""The encoder: pooling, padding, chunks, truncated texts, and models that are refused."""
 
 import json
 import shutil
@@ -35,24 +35,24 @@ def encoder(tiny_model: Path) -> Encoder:
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])
-def test_pooling_is_what_a_plain_loop_makes(length: int) -> None:
+def test_pooling_equals_a_plain_loop(length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     hidden_BLD = torch.randn(5, length, 8, generator=generator)
     mask_BL = (torch.arange(length)[None, :] < torch.randint(1, length + 1, (5, 1), generator=generator)).long()
     for row in range(5):
-        real = [hidden_BLD[row, place] for place in range(length) if mask_BL[row, place]]
+        real = [hidden_BLD[row, index] for index in range(length) if mask_BL[row, index]]
         assert torch.equal(pool(hidden_BLD, mask_BL, "cls")[row], hidden_BLD[row, 0])
         torch.testing.assert_close(pool(hidden_BLD, mask_BL, "mean")[row], sum(real) / len(real))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_padding_does_not_change_the_vector_of_a_text(pooling: str, tiny_model: Path) -> None:
+def test_padding_does_not_change_an_embedding(pooling: str, tiny_model: Path) -> None:
     encoder = Encoder.load(ModelSection(name=str(tiny_model), pooling=pooling)).eval()
     ids, _ = encoder.tokenize(TEXTS, "document")
     together_BD = encoder(*pad(ids, encoder.tokenize.pad_token_id))
-    for place, one in enumerate(ids):
+    for index, one in enumerate(ids):
         alone_D = encoder(*pad([one], encoder.tokenize.pad_token_id))[0]
-        torch.testing.assert_close(together_BD[place], alone_D, atol=1e-5, rtol=0)
+        torch.testing.assert_close(together_BD[index], alone_D, atol=1e-5, rtol=0)
 
 
 def test_padding_is_on_the_right_and_masked() -> None:
@@ -64,10 +64,10 @@ def test_padding_is_on_the_right_and_masked() -> None:
 @given(lengths=st.lists(st.integers(1, 300), max_size=80), chunk_tokens=st.integers(1, 600))
 def test_every_text_is_in_one_chunk_within_the_budget(lengths: list[int], chunk_tokens: int) -> None:
     chunks = make_chunks([[0] * length for length in lengths], chunk_tokens)
-    assert sorted(place for chunk in chunks for place in chunk) == list(range(len(lengths)))
+    assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
     for chunk in chunks:
-        assert len(chunk) * max(lengths[place] for place in chunk) <= chunk_tokens or len(chunk) == 1
-    sizes = [lengths[place] for chunk in chunks for place in chunk]
+        assert len(chunk) * max(lengths[index] for index in chunk) <= chunk_tokens or len(chunk) == 1
+    sizes = [lengths[index] for chunk in chunks for index in chunk]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -78,7 +78,7 @@ def test_a_chunk_ends_only_where_the_next_text_would_not_fit(lengths: list[int],
         assert (len(chunk) + 1) * lengths[chunk[0]] > chunk_tokens
 
 
-def test_a_cut_text_keeps_its_special_tokens_and_is_counted(tiny_model: Path) -> None:
+def test_a_truncated_text_keeps_its_special_tokens_and_is_counted(tiny_model: Path) -> None:
     settings = ModelSection(name=str(tiny_model), max_query_tokens=8, max_document_tokens=12)
     tokenize = Encoder.load(settings).tokenize
     first, last = tokenize.tokenizer.cls_token_id, tokenize.tokenizer.sep_token_id
@@ -86,10 +86,10 @@ def test_a_cut_text_keeps_its_special_tokens_and_is_counted(tiny_model: Path) ->
     limits: dict[TextKind, int] = {"query": 8, "document": 12}
     for kind, limit in limits.items():
         prefix = settings.query_prefix if kind == "query" else settings.document_prefix
-        whole = [tokenize.tokenizer(prefix + text)["input_ids"] for text in texts]
+        uncut = [tokenize.tokenizer(prefix + text)["input_ids"] for text in texts]
         ids, cut = tokenize(texts, kind)
-        assert cut == sum(len(one) > limit for one in whole) > 0
-        for short, long in zip(ids, whole, strict=True):
+        assert cut == sum(len(one) > limit for one in uncut) > 0
+        for short, long in zip(ids, uncut, strict=True):
             assert short == (long if len(long) <= limit else [*long[: limit - 1], last])
             assert (short[0], short[-1]) == (first, last)
 
@@ -101,18 +101,18 @@ def test_prefixes_are_part_of_the_text(tiny_model: Path) -> None:
     assert prefixed(["this"], "document") == plain(["say this"], "document")
 
 
-def test_vectors_come_in_the_order_given_and_have_unit_length(encoder: Encoder) -> None:
-    vectors_ND = encoder.encode(TEXTS, "query")
-    assert vectors_ND.shape == (len(TEXTS), encoder.dimensions)
-    assert vectors_ND.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(vectors_ND, axis=1), 1, atol=1e-6)
-    one_by_one = np.concatenate([encoder.encode([text], "query") for text in TEXTS])
-    np.testing.assert_allclose(vectors_ND, one_by_one, atol=1e-5)
-    backwards_ND = encoder.encode(TEXTS[::-1], "query")
-    np.testing.assert_allclose(backwards_ND[::-1], vectors_ND, atol=1e-5)
+def test_embeddings_are_in_the_order_of_the_texts_and_have_unit_length(encoder: Encoder) -> None:
+    embedding_ND = encoder.encode(TEXTS, "query")
+    assert embedding_ND.shape == (len(TEXTS), encoder.dimensions)
+    assert embedding_ND.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedding_ND, axis=1), 1, atol=1e-6)
+    one_by_one_ND = np.concatenate([encoder.encode([text], "query") for text in TEXTS])
+    np.testing.assert_allclose(embedding_ND, one_by_one_ND, atol=1e-5)
+    reversed_ND = encoder.encode(TEXTS[::-1], "query")
+    np.testing.assert_allclose(reversed_ND[::-1], embedding_ND, atol=1e-5)
 
 
-def test_no_texts_give_no_vectors(encoder: Encoder) -> None:
+def test_no_texts_give_no_embeddings(encoder: Encoder) -> None:
     assert encoder.encode([], "query").shape == (0, encoder.dimensions)
 
 
@@ -125,7 +125,7 @@ def test_encoding_uses_no_dropout_and_restores_the_mode(training: bool, encoder:
     encoder.eval()
 
 
-def test_progress_counts_texts_up_to_all_of_them(encoder: Encoder) -> None:
+def test_progress_counts_all_texts(encoder: Encoder) -> None:
     calls: list[tuple[int, int]] = []
     encoder.encode(TEXTS * 40, "document", progress=lambda done, total: calls.append((done, total)))
     assert len(calls) > 1
@@ -134,7 +134,7 @@ def test_progress_counts_texts_up_to_all_of_them(encoder: Encoder) -> None:
     assert calls[-1] == (240, 240)
 
 
-def test_dropout_of_the_settings_replaces_that_of_the_model(tiny_model: Path) -> None:
+def test_dropout_in_the_settings_replaces_the_models(tiny_model: Path) -> None:
     def dropouts(setting: float | None) -> set[float]:
         encoder = Encoder.load(ModelSection(name=str(tiny_model), dropout=setting))
         config = encoder.backbone.config
@@ -146,14 +146,14 @@ def test_dropout_of_the_settings_replaces_that_of_the_model(tiny_model: Path) ->
     assert dropouts(0.3) == {0.3}
 
 
-def test_without_dropout_training_and_evaluation_agree(tiny_model: Path) -> None:
+def test_without_dropout_training_and_evaluation_mode_agree(tiny_model: Path) -> None:
     encoder = Encoder.load(ModelSection(name=str(tiny_model), dropout=0.0))
     tokens = pad(encoder.tokenize(TEXTS, "query")[0], encoder.tokenize.pad_token_id)
     torch.testing.assert_close(encoder.train()(*tokens), encoder.eval()(*tokens))
 
 
 def test_every_parameter_has_a_gradient(tiny_model: Path) -> None:
-    # One without would stop DistributedDataParallel.
+    # DistributedDataParallel fails if a parameter has none.
     encoder = Encoder.load(ModelSection(name=str(tiny_model), dropout=0.0)).train()
     encoder(*pad(encoder.tokenize(TEXTS, "query")[0], encoder.tokenize.pad_token_id))[:, 0].sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
@@ -175,18 +175,18 @@ def test_a_model_without_some_of_its_weights_is_refused(tiny_model: Path, tmp_pa
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert (
-        "lacks 1 weights of its own architecture (or their shapes differ), among them encoder.layer.1.output.dense.weight"
+        "lacks 1 weights of its architecture (or has them in another shape), among them encoder.layer.1.output.dense.weight"
         in refusal(folder)
     )
 
 
-def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert f"model.name = {str(tmp_path)!r} cannot be loaded" in refusal(tmp_path)
 
 
-def test_the_folder_of_a_run_is_refused_with_the_one_of_its_model(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_run_is_refused_and_its_model_named(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "run" / "model")
-    assert f"whose model is {tmp_path}/run/model." in refusal(tmp_path / "run")
+    assert f"use its model, {tmp_path}/run/model." in refusal(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -196,8 +196,8 @@ def test_a_damaged_model_is_refused_with_a_remedy(name: str, damage: str, tiny_m
     if damage == "gone":
         (folder / name).unlink()
     else:
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(whole[: len(whole) // 2] if damage == "cut short" else b"")
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2] if damage == "cut short" else b"")
     assert f"model.name = {str(folder)!r} cannot be loaded" in (message := refusal(folder))
     assert "Give the name of a model on the Hugging Face hub, or the path of a folder" in message
 
@@ -206,23 +206,23 @@ def test_weights_of_another_shape_are_refused(tiny_model: Path, tmp_path: Path) 
     folder = copy_of(tiny_model, tmp_path)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}), encoding="utf-8")
-    assert "(or their shapes differ), among them encoder.layer.0.intermediate.dense.bias" in refusal(folder)
+    assert "(or has them in another shape), among them encoder.layer.0.intermediate.dense.bias" in refusal(folder)
 
 
-def test_a_folder_that_says_nothing_of_its_use_gets_the_defaults(tiny_model: Path) -> None:
+def test_a_folder_without_saved_settings_gets_the_defaults(tiny_model: Path) -> None:
     expected = ModelSection(name=str(tiny_model), max_query_tokens=512, max_document_tokens=512)
     assert settings_of(str(tiny_model)) == expected
 
 
-def test_settings_are_those_the_folder_states() -> None:
+def test_saved_settings_are_used() -> None:
     shipped = ROOT / "models" / "me5-small-demo"
-    assert SavedSettings.of(shipped) == SavedSettings("mean", "query: ", "passage: ")
+    assert SavedSettings.read(shipped) == SavedSettings("mean", "query: ", "passage: ")
     assert settings_of(str(shipped)).document_prefix == "passage: "
 
 
-def test_what_is_given_wins_over_the_folder() -> None:
-    given_settings = settings_of(str(ROOT / "models" / "me5-small-demo"), pooling="cls", query_prefix="", dropout=None)
-    assert (given_settings.pooling, given_settings.query_prefix, given_settings.dropout) == ("cls", "", None)
+def test_overrides_win_over_saved_settings() -> None:
+    settings = settings_of(str(ROOT / "models" / "me5-small-demo"), pooling="cls", query_prefix="", dropout=None)
+    assert (settings.pooling, settings.query_prefix, settings.dropout) == ("cls", "", None)
 
 
 @pytest.mark.parametrize(
@@ -237,20 +237,20 @@ def test_what_is_given_wins_over_the_folder() -> None:
         ({}, None),
     ],
 )
-def test_all_forms_of_sentence_transformers_are_read(
+def test_pooling_is_read_in_all_formats_of_sentence_transformers(
     pooling: dict[str, object], expected: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
     prompts = {"prompts": {"query": "q: ", "passage": "p: "}}
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
-    assert SavedSettings.of(tmp_path) == SavedSettings(expected, "q: ", "p: ")
+    assert SavedSettings.read(tmp_path) == SavedSettings(expected, "q: ", "p: ")
 
 
 @pytest.mark.parametrize("pooling", [{"pooling_mode": "lasttoken"}, {"pooling_mode_max_tokens": True}])
-def test_a_model_that_is_pooled_in_another_way_is_refused(pooling: dict[str, object], tmp_path: Path) -> None:
+def test_a_model_with_an_unsupported_pooling_is_refused(pooling: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"is to be pooled by '(lasttoken|max)'\. Expected one of mean, cls"):
+    with pytest.raises(ConfigError, match=r"pooling = '(lasttoken|max)' is not supported\. Expected one of mean, cls"):
         settings_of(str(tmp_path))
     assert settings_of(str(tmp_path), pooling="mean").pooling == "mean"

@@ -1,4 +1,4 @@
-"""Encoders in 4 bits: unpacked exactly, once, whole; and damage is named."""
+"""Encoders in 4 bits: exact dequantization, the cache of unpacked folders, and damaged files."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from hbdist.errors import DataError
-from hbdist.models.quantized import WEIGHTS, dequantise, is_packed, read_weights, unpack
+from hbdist.models.quantized import WEIGHTS, dequantize, is_packed, read_weights, unpack
 from hbdist.utils.files import cache_folder
 
 DEMO = Path(__file__).parents[2] / "models" / "me5-small-demo"
@@ -24,13 +24,13 @@ DEMO = Path(__file__).parents[2] / "models" / "me5-small-demo"
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo encoder, unpacked."""
+    """Return the demo encoder, unpacked."""
     return unpack(DEMO, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A packed folder of a few hundred bytes."""
+    """Return a packed folder of a few hundred bytes."""
     folder = tmp_path / "small"
     (folder / "1_Pooling").mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "1_Pooling/config.json"):
@@ -42,33 +42,33 @@ def small(tmp_path: Path) -> Path:
     return folder
 
 
-def slow(q4: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """One weight after another, in float64."""
+def reference(q4: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Dequantize one weight after another, in float64."""
     weights = np.zeros((q4.shape[0], q4.shape[1] * 2))
     for row, column in np.ndindex(*weights.shape):
-        block, place = divmod(column, 32)
-        byte = int(q4[row, block * 16 + place % 16])
-        weights[row, column] = ((byte >> 4 if place >= 16 else byte & 15) - 8) * float(scale[row, block])
+        block, index = divmod(column, 32)
+        byte = int(q4[row, block * 16 + index % 16])
+        weights[row, column] = ((byte >> 4 if index >= 16 else byte & 15) - 8) * float(scale[row, block])
     return weights
 
 
 @given(rows=st.integers(0, 5), blocks=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
-def test_dequantise_is_the_formula_exactly(rows, blocks, seed):
+def test_dequantize_equals_the_formula_exactly(rows, blocks, seed):
     random = np.random.default_rng(seed)
     q4 = random.integers(0, 256, (rows, blocks * 16), dtype=np.uint8)
     scale = random.normal(scale=10.0 ** random.integers(-6, 4), size=(rows, blocks)).astype(np.float16)
-    weights = dequantise(q4, scale)
+    weights = dequantize(q4, scale)
     assert weights.dtype == np.float32
-    np.testing.assert_array_equal(weights, slow(q4, scale))
+    np.testing.assert_array_equal(weights, reference(q4, scale))
 
 
-def test_a_plain_folder_stays_where_it_is(tmp_path):
+def test_a_folder_that_is_not_packed_is_returned_unchanged(tmp_path):
     assert not is_packed(tmp_path)
     assert unpack(tmp_path, tmp_path / "cache") == tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_demo_encoder_loads_as_any_other(demo):
+def test_the_demo_encoder_loads_in_transformers(demo):
     model = AutoModel.from_pretrained(demo, add_pooling_layer=False)
     tokens = AutoTokenizer.from_pretrained(demo)(
         ["query: Wie geht es?", "query: 你好"], padding=True, return_tensors="pt"
@@ -79,30 +79,30 @@ def test_the_demo_encoder_loads_as_any_other(demo):
     assert torch.isfinite(model(**tokens).last_hidden_state).all()
 
 
-def test_sentence_transformers_knows_pooling_and_prompts(demo):
+def test_the_demo_encoder_loads_in_sentence_transformers_with_its_prompts(demo):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     model = sentence_transformers.SentenceTransformer(str(demo), device="cpu")
     assert {"query": "query: ", "document": "passage: "}.items() <= model.prompts.items()
     assert model.max_seq_length == 512
-    query, right, wrong = (
+    query, relevant, irrelevant = (
         model.encode("Where is the Eiffel Tower?", prompt_name="query"),
         model.encode("La tour Eiffel se trouve à Paris.", prompt_name="document"),
         model.encode("Die Milchstraße ist eine Galaxie.", prompt_name="document"),
     )
     np.testing.assert_allclose(np.linalg.norm(query), 1, rtol=1e-5)
-    assert query @ right > query @ wrong
+    assert query @ relevant > query @ irrelevant
 
 
-def test_all_files_but_the_packed_one_are_there(small, tmp_path):
+def test_all_files_except_the_packed_weights_are_copied(small, tmp_path):
     target = unpack(small, tmp_path / "cache")
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    assert found == {"config.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors"}
+    files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert files == {"config.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors"}
     tensors, expected = load_file(target / "model.safetensors"), load_file(small / WEIGHTS)
     assert set(tensors) == {"a.weight", "a.bias"}
-    np.testing.assert_array_equal(tensors["a.weight"], slow(expected["a.weight.q4"], expected["a.weight.scale"]))
+    np.testing.assert_array_equal(tensors["a.weight"], reference(expected["a.weight.q4"], expected["a.weight.scale"]))
 
 
-def test_an_entry_is_used_again_and_a_changed_folder_gets_another(small, tmp_path):
+def test_an_entry_is_reused_and_a_changed_folder_gets_a_new_one(small, tmp_path):
     cache = tmp_path / "cache"
     first = unpack(small, cache)
     written = (first / "model.safetensors").stat().st_mtime_ns
@@ -112,7 +112,7 @@ def test_an_entry_is_used_again_and_a_changed_folder_gets_another(small, tmp_pat
     assert unpack(small, cache) != first
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("HBDIST_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -123,7 +123,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "own"
 
 
-def test_processes_at_once_make_one_whole_entry(small, tmp_path):
+def test_concurrent_processes_make_one_complete_entry(small, tmp_path):
     code = f"""
 import pathlib, sys
 from hbdist.models.quantized import unpack
@@ -135,40 +135,40 @@ print(unpack(pathlib.Path({str(small)!r}), pathlib.Path({str(tmp_path / "cache")
     processes = [start(stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
-    for process in processes:  # all have done their imports, so that they meet at the entry
+    for process in processes:  # all have finished their imports, so that they race for the entry
         process.stdin.write("go\n")
         process.stdin.flush()
     targets = {Path(process.communicate(timeout=60)[0].strip()) for process in processes}
     assert {process.returncode for process in processes} == {0}
-    assert targets == set((tmp_path / "cache").iterdir())  # one entry, and nothing left over beside it
+    assert targets == set((tmp_path / "cache").iterdir())  # one entry and no leftovers
     assert set(load_file(targets.pop() / "model.safetensors")) == {"a.weight", "a.bias"}
 
 
-def test_who_loses_the_race_uses_the_winners_entry(small, tmp_path, monkeypatch):
+def test_a_process_that_loses_the_race_uses_the_winners_entry(small, tmp_path, monkeypatch):
     winner = unpack(small, tmp_path / "cache")
     aside = shutil.move(winner, tmp_path / "aside")
 
-    def be_first(path: Path):
+    def finish_first(path: Path):
         shutil.move(aside, winner)
         return read_weights(path)
 
-    monkeypatch.setattr("hbdist.models.quantized.read_weights", be_first)
+    monkeypatch.setattr("hbdist.models.quantized.read_weights", finish_first)
     assert unpack(small, tmp_path / "cache") == winner
     assert list((tmp_path / "cache").iterdir()) == [winner]
 
 
 @pytest.mark.parametrize("damage", ["cut short", "no safetensors", "empty"])
-def test_a_damaged_file_is_named(small, tmp_path, damage):
-    whole = (small / WEIGHTS).read_bytes()
+def test_a_damaged_weights_file_is_named(small, tmp_path, damage):
+    content = (small / WEIGHTS).read_bytes()
     text = b"version https://git-lfs.github.com/spec/v1\n"
-    (small / WEIGHTS).write_bytes({"cut short": whole[:-7], "no safetensors": text, "empty": b""}[damage])
+    (small / WEIGHTS).write_bytes({"cut short": content[:-7], "no safetensors": text, "empty": b""}[damage])
     with pytest.raises(DataError, match=rf"{WEIGHTS}: .*Expected .*Copy the file again"):
         unpack(small, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("scale", [None, np.ones((3, 1), np.float16), np.ones((2, 2), np.float16)])
-def test_weights_without_their_scales_are_named(small, scale):
+def test_weights_without_matching_scales_are_named(small, scale):
     stored = load_file(small / WEIGHTS)
     del stored["a.weight.scale"]
     save_file(stored | ({} if scale is None else {"a.weight.scale": scale}), small / WEIGHTS)

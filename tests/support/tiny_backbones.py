@@ -1,4 +1,4 @@
-"""The real architectures of XLM-R, LaBSE, M2M100 and NLLB with small random weights. Used by test_backbones.py."""
+"""XLM-R, LaBSE, M2M100 and NLLB in their real architectures, with small random weights."""
 
 import gzip
 import importlib.util
@@ -12,12 +12,11 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "models" / "me5-small-demo"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 POSITIONS = 100
-"""Tokens that the small XLM-R has positions for."""
+"""Most tokens of a text for the small XLM-R."""
 
 
 def make_xlm_r(folder: Path) -> Path:
-    """XLM-RoBERTa, whose positions begin behind its padding token's."""
-    import torch
+    """Make an XLM-RoBERTa, whose position ids begin after the id of its padding token."""
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     config = XLMRobertaConfig(
@@ -30,16 +29,14 @@ def make_xlm_r(folder: Path) -> Path:
         type_vocab_size=1,
         pad_token_id=1,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        XLMRobertaModel(config).save_pretrained(folder)  # with its pooler, as published
+    save_random(XLMRobertaModel, config, folder, seed=1)  # with its pooler, as published
     for name in TOKENIZER:
         shutil.copyfile(SHIPPED / name, folder / name)
     return folder
 
 
 def make_labse(folder: Path, bert: Path, *layers: Any) -> Path:
-    """A BERT of sentence-transformers as LaBSE is: [CLS], a dense layer with tanh (or those given), L2 norm."""
+    """Make a sentence-transformers BERT like LaBSE: [CLS], a dense layer with tanh (or the given layers), L2 norm."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
@@ -53,7 +50,7 @@ def make_labse(folder: Path, bert: Path, *layers: Any) -> Path:
 
 
 def make_m2m100(folder: Path) -> Path:
-    """M2M100, encoder and decoder, whose pieces are learned from a few hundred sentences in three languages."""
+    """Make an M2M100 whose pieces are learned from a few hundred sentences in three languages."""
     texts = []
     for language in ("en", "de", "th"):
         path = ROOT / "shards/demo/train/ntrex" / f"{language}.jsonl.gz"
@@ -62,7 +59,7 @@ def make_m2m100(folder: Path) -> Path:
 
 
 def tiny_m2m100() -> ModuleType:
-    """The script models/make_tiny_m2m100.py."""
+    """Import the script models/make_tiny_m2m100.py."""
     spec = importlib.util.spec_from_file_location("make_tiny_m2m100", ROOT / "models" / "make_tiny_m2m100.py")
     assert spec is not None
     assert spec.loader is not None
@@ -72,18 +69,33 @@ def tiny_m2m100() -> ModuleType:
 
 
 def make_nllb(folder: Path, *, legacy: bool = False) -> Path:
-    """NLLB, encoder and decoder, whose pieces are letters; `legacy` puts the language token at the end."""
-    import torch
+    """Make an NLLB whose pieces are letters; `legacy` puts the language token at the end."""
     from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
 
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
-    vocabulary = {piece: place for place, piece in enumerate(pieces)}
-    tokenizer = NllbTokenizer(vocab=vocabulary, merges=[], legacy_behaviour=legacy)
+    tokenizer = NllbTokenizer(vocab=number_pieces(pieces), merges=[], legacy_behaviour=legacy)
     tokenizer.save_pretrained(folder)
-    sizes = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
-    widths = {f"{side}_ffn_dim": 64 for side in ("encoder", "decoder")}
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        config = M2M100Config(vocab_size=len(tokenizer), d_model=32, init_std=0.2, **sizes, **widths)
-        M2M100ForConditionalGeneration(config).save_pretrained(folder)
+    sizes = encoder_decoder(layers=2, ffn_dim=64)
+    config = M2M100Config(vocab_size=len(tokenizer), d_model=32, init_std=0.2, **sizes)
+    save_random(M2M100ForConditionalGeneration, config, folder, seed=3)
     return folder
+
+
+def number_pieces(pieces: list[str]) -> dict[str, int]:
+    """Return the vocabulary in which each piece has its index as its id."""
+    return {piece: index for index, piece in enumerate(pieces)}
+
+
+def encoder_decoder(*, layers: int, ffn_dim: int) -> dict[str, Any]:
+    """Return the sizes of an encoder and a decoder, each with as many attention heads as layers."""
+    sizes = {"layers": layers, "attention_heads": layers, "ffn_dim": ffn_dim}
+    return {f"{side}_{key}": size for side in ("encoder", "decoder") for key, size in sizes.items()}
+
+
+def save_random(model: Any, config: Any, folder: Path, *, seed: int) -> None:
+    """Save a model of this class and config with random weights, without touching the global generator."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model(config).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Translation from end to end with small models that really generate: what comes out, what is left out, and resuming."""
+"""End-to-end translation with small models: the output, the rows left out, resuming, and errors."""
 
 import gzip
 import hashlib
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from launching import ROOT
+from tiny_backbones import number_pieces
 from tiny_translators import ENGLISH, make_m2m100, make_marian, spell
 
 from hbdist.data.build.build import build
@@ -29,7 +30,7 @@ ROWS = 20
 PART_ROWS = 3
 PARTS = 14
 
-pytestmark = pytest.mark.filterwarnings("ignore:Recommended")  # a hint of Marian's tokenizer
+pytestmark = pytest.mark.filterwarnings("ignore:Recommended")  # Marian's tokenizer recommends a package
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def sentence(start: int, words: int) -> str:
 
 
 def row(number: int) -> dict[str, Any]:
-    """A pair in made-up English; the document has more sentences than fit one piece, and two lines."""
+    """Return a pair in made-up English; the document has two lines and more sentences than fit into one piece."""
     document = f"{sentence(number, 9)} {sentence(number + 1, 8)}\n{sentence(number + 2, 5)} {10 + number % 10}."
     values = {
         "id": f"p{number}",
@@ -71,8 +72,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def run(source: Path, out: Path, model: Path | str, **options: Any) -> dict[str, Any] | None:
-    usual: dict[str, Any] = {"targets": ["th", "el"], "decoding": DECODING, "part_rows": PART_ROWS}
-    return translate(source, out, model=str(model), **(usual | options))
+    defaults: dict[str, Any] = {"targets": ["th", "el"], "decoding": DECODING, "part_rows": PART_ROWS}
+    return translate(source, out, model=str(model), **(defaults | options))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -81,14 +82,14 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def done(m2m100: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `ROWS` rows in Greek and Thai, made by one process that nothing disturbed; no test changes it."""
+    """Return a folder with `ROWS` rows in Greek and Thai, made by one uninterrupted process; no test changes it."""
     folder = tmp_path_factory.mktemp("done")
     report = run(write_source(folder, [row(number) for number in range(ROWS)]), folder / "out", m2m100)
     assert report is not None
     return folder
 
 
-def test_each_language_has_the_ids_and_the_translations(done: Path) -> None:
+def test_each_language_has_all_ids_and_their_translations(done: Path) -> None:
     for language in ("el", "th"):
         rows = read(done / "out" / f"{language}.jsonl.gz")
         assert [one["id"] for one in rows] == [f"p{number}" for number in range(ROWS)]
@@ -99,7 +100,7 @@ def test_each_language_has_the_ids_and_the_translations(done: Path) -> None:
             assert one.get("negatives", []) == [spell(text, language) for text in row(number).get("negatives", [])]
 
 
-def test_each_row_says_what_translated_it_and_how(done: Path, m2m100: Path) -> None:
+def test_each_row_records_its_model_and_decoding(done: Path, m2m100: Path) -> None:
     record = read(done / "out" / "th.jsonl.gz")[0]["translation"]
     assert record["model"] == str(m2m100)
     assert len(record["revision"]) == 64
@@ -119,13 +120,13 @@ def test_the_recipe_builds_all_cross_lingual_groups(done: Path, tmp_path: Path) 
     assert {group.rows for group in manifest.groups} == {ROWS}
 
 
-def test_after_kill_nine_another_number_of_ranks_does_what_is_missing_and_makes_the_same_bytes(
+def test_after_sigkill_another_number_of_ranks_completes_the_missing_parts_with_the_same_bytes(
     done: Path, m2m100: Path, tmp_path: Path
 ) -> None:
     out, code = tmp_path / "out", "import sys, test_translate; test_translate.work(*sys.argv[1:])"
     parts = out / "parts"
     command = [sys.executable, "-c", code, str(done / "made.jsonl"), str(out), str(m2m100)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parent, env=place(rank=1))
+    process = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment(rank=1))
     try:
         deadline = time.monotonic() + 120
         while not any(parts.glob("*.json")) and time.monotonic() < deadline:
@@ -144,22 +145,17 @@ def test_after_kill_nine_another_number_of_ranks_does_what_is_missing_and_makes_
     assert digests(out) == digests(done / "out")
 
 
-def place(rank: int) -> dict[str, str]:
-    own = {
-        "RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}",
-    }
-    return os.environ | own
+def environment(rank: int) -> dict[str, str]:
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}"
+    return os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def work(source: str, out: str, model: str) -> None:
-    """What a rank of its own process does."""
+    """Translate as one rank, in a subprocess."""
     run(Path(source), Path(out), model)
 
 
-def test_ranks_share_the_parts_and_the_last_one_puts_them_together(
+def test_ranks_share_the_parts_and_the_last_one_merges_them(
     done: Path, m2m100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -175,7 +171,7 @@ def test_ranks_share_the_parts_and_the_last_one_puts_them_together(
     assert digests(out) == digests(done / "out")
 
 
-def test_a_rank_that_finds_all_put_together_by_another_writes_nothing(done: Path) -> None:
+def test_a_rank_whose_parts_another_rank_has_merged_writes_nothing(done: Path) -> None:
     report = json.loads((done / "out" / "translation.json").read_text(encoding="utf-8"))
     before = digests(done / "out")
     folder = Folder(done / "out", report["settings"])
@@ -183,14 +179,16 @@ def test_a_rank_that_finds_all_put_together_by_another_writes_nothing(done: Path
     assert digests(done / "out") == before
 
 
-def test_a_rank_outside_the_world(done: Path, m2m100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_outside_the_world_is_refused(
+    done: Path, m2m100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="RANK=2 and WORLD_SIZE=2 do not fit together"):
         run(done / "made.jsonl", tmp_path / "out", m2m100)
 
 
-def test_a_second_start_does_nothing_and_loads_no_weights(done: Path, m2m100: Path) -> None:
+def test_a_second_start_translates_nothing(done: Path, m2m100: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (done / "out").rglob("*")}
     report = run(done / "made.jsonl", done / "out", m2m100, targets=["el", "th"], progress=fail)
     assert report is not None
@@ -202,8 +200,8 @@ def fail(*_: object) -> None:
     pytest.fail("a part was translated")
 
 
-def test_what_fails_a_gate_is_left_out_of_that_language_and_counted(m2m100: Path, tmp_path: Path) -> None:
-    long = " ".join(ENGLISH[:18])  # 20 tokens with both special ones, and no sentence end
+def test_a_text_that_fails_a_gate_is_left_out_of_that_language_and_counted(m2m100: Path, tmp_path: Path) -> None:
+    long = " ".join(ENGLISH[:18])  # 20 tokens with both special ones, without a sentence end
     rows = [
         {"id": 1, "query": "base dagi", "document": "gulo 12 kami."},
         {"id": 2, "query": "19", "document": sentence(2, 5)},
@@ -222,13 +220,13 @@ def test_what_fails_a_gate_is_left_out_of_that_language_and_counted(m2m100: Path
     }
     assert report["languages"]["el"]["left_out"] == {"negative: copied": 1, "query: copied": 1}
     assert report["languages"]["el"]["sentences_broken"] == 1
-    kept = read(tmp_path / "out" / "el.jsonl.gz")
-    assert [one["id"] for one in kept] == ["1", "3", "4", "7"]
-    assert kept[2]["document"] == spell(long, "el")
-    assert kept[2]["negatives"] == [spell("fasu gata", "el")]
+    greek = read(tmp_path / "out" / "el.jsonl.gz")
+    assert [one["id"] for one in greek] == ["1", "3", "4", "7"]
+    assert greek[2]["document"] == spell(long, "el")
+    assert greek[2]["negatives"] == [spell("fasu gata", "el")]
 
 
-def test_a_translation_that_the_model_does_not_end_is_left_out(m2m100: Path, tmp_path: Path) -> None:
+def test_an_unfinished_translation_is_left_out(m2m100: Path, tmp_path: Path) -> None:
     rows = [
         {"id": "long", "query": sentence(1, 9), "document": "base"},
         {"id": "short", "query": "dora", "document": "base"},
@@ -240,7 +238,7 @@ def test_a_translation_that_the_model_does_not_end_is_left_out(m2m100: Path, tmp
     assert [one["id"] for one in read(tmp_path / "out" / "th.jsonl.gz")] == ["short"]
 
 
-def test_each_row_may_have_languages_of_its_own(m2m100: Path, tmp_path: Path) -> None:
+def test_each_row_may_name_its_own_languages(m2m100: Path, tmp_path: Path) -> None:
     rows = [
         {"id": "a", "query": "βασε", "document": "dora feni", "query_lang": "el"},
         {"id": "b", "query": "βασε", "document": "δορα", "lang": "el"},
@@ -260,7 +258,7 @@ def test_each_row_may_have_languages_of_its_own(m2m100: Path, tmp_path: Path) ->
     assert report["languages"]["en"] == {"rows": 1, "left_out": {"not in this language": 2}}
 
 
-def test_a_source_that_is_missing_or_no_jsonl(m2m100: Path, tmp_path: Path) -> None:
+def test_a_missing_or_malformed_source_is_refused(m2m100: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.jsonl is not a file; expected JSON lines"):
         run(tmp_path / "gone.jsonl", tmp_path / "out", m2m100)
     path = tmp_path / "broken.jsonl"
@@ -271,45 +269,47 @@ def test_a_source_that_is_missing_or_no_jsonl(m2m100: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match="line 1: 'zh-Hant' is not a canonical language code"):
         run(path, tmp_path / "out", m2m100)
     path.write_text('{"query": "", "document": "b"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="holds nothing to translate"):
+    with pytest.raises(DataError, match="has no row to translate"):
         run(path, tmp_path / "out", m2m100)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_language_that_the_model_does_not_know(done: Path, m2m100: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not know zh_Hant; it knows 100 languages, the nearest by name zh,"):
+def test_a_language_that_the_model_does_not_support_is_refused(done: Path, m2m100: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the language zh_Hant; it supports 100 languages, the closest by name zh,"):
         run(done / "made.jsonl", tmp_path / "out", m2m100, targets=["zh_Hant"])
-    with pytest.raises(ConfigError, match="by one name, el"):
+    with pytest.raises(ConfigError, match="has one name for both en and el, el"):
         run(done / "made.jsonl", tmp_path / "out", m2m100, targets=["el"], codes={"en": "el"})
     with pytest.raises(ConfigError, match="'sw-KE' is not a canonical language code"):
         run(done / "made.jsonl", tmp_path / "out", m2m100, targets=["sw-KE"])
 
 
-def test_the_source_language_among_the_targets(done: Path, m2m100: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--to has en, which the source is in \(--from\)"):
+def test_the_source_language_and_repeated_languages_are_refused_as_targets(
+    done: Path, m2m100: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"--to contains en, the language of the source \(--from\)"):
         run(done / "made.jsonl", tmp_path / "out", m2m100, targets=["el", "en"])
     with pytest.raises(ConfigError, match="expected languages, each once"):
         run(done / "made.jsonl", tmp_path / "out", m2m100, targets=["el", "el"])
 
 
-def test_a_model_that_does_not_translate_or_is_not_there(done: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a bert model; expected one that translates: M2M100, NLLB or Marian"):
+def test_a_model_that_does_not_translate_or_exist_is_refused(done: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a bert model; expected a translation model: M2M100, NLLB or Marian"):
         run(done / "made.jsonl", tmp_path / "out", tiny_model)
     with pytest.raises(DataError, match="cannot be loaded"):
         run(done / "made.jsonl", tmp_path / "out", tmp_path / "nothing")
 
 
-def test_pieces_that_the_model_cannot_take(done: Path, m2m100: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--piece-tokens is more than .* can take, which has 64 positions"):
+def test_pieces_longer_than_the_models_positions_are_refused(done: Path, m2m100: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--piece-tokens is too large: .* has 64 positions"):
         run(done / "made.jsonl", tmp_path / "out", m2m100, decoding=Decoding(piece_tokens=65, max_new_tokens=40))
 
 
-def test_a_folder_of_another_source_model_or_settings(done: Path, m2m100: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds other translations: part_rows was 3, now 8"):
+def test_a_folder_of_another_source_model_or_settings_is_refused(done: Path, m2m100: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="made with other settings: part_rows was 3, now 8"):
         run(done / "made.jsonl", done / "out", m2m100, part_rows=8)
     with pytest.raises(ConfigError, match=r'languages was \["en", "el", "th"\], now \["en", "el"\]'):
         run(done / "made.jsonl", done / "out", m2m100, targets=["el"])
-    with pytest.raises(ConfigError, match="holds other translations: source_sha256 was"):
+    with pytest.raises(ConfigError, match="made with other settings: source_sha256 was"):
         run(write_source(tmp_path, [row(1)]), done / "out", m2m100)
     with pytest.raises(ConfigError, match=r"decoding\.beams was 2, now 1"):
         run(done / "made.jsonl", done / "out", m2m100, decoding=replace(DECODING, beams=1))
@@ -318,15 +318,15 @@ def test_a_folder_of_another_source_model_or_settings(done: Path, m2m100: Path, 
     (other / "generation_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"models\.el\.model was"):
         run(done / "made.jsonl", done / "out", other)
-    with pytest.raises(ConfigError, match=r"holds no translation\.json"):
+    with pytest.raises(ConfigError, match=r"already exists without translation\.json"):
         run(done / "made.jsonl", done, m2m100)
 
 
 def test_marian_translates_into_the_language_that_a_token_chooses(marian: Path, tmp_path: Path) -> None:
-    from hbdist.translation.families import Marian, family_of
+    from hbdist.translation.families import Marian, load_family
     from hbdist.translation.generate import Translator
 
-    family = family_of(str(marian), given={})
+    family = load_family(str(marian), codes={})
     assert isinstance(family, Marian)
     family.check(source="en", target="sw")
     assert family.tokenizer.convert_ids_to_tokens(family.ids(["base dora."], source="en", target="sw")[0]) == [
@@ -336,32 +336,34 @@ def test_marian_translates_into_the_language_that_a_token_chooses(marian: Path, 
     texts = ["base dora.", "gulo kami keso lipa. base bipo bube dagi."]
     first, second = translator.translate(texts, source="en", target="de")
     assert (first.pieces, second.pieces) == (1, 2)
-    assert not first.finished  # weights are random, and nothing ends it by force
+    assert not first.finished  # the weights are random, and nothing forces an end
     assert Counter(first.text.split()).total() >= 1
-    with pytest.raises(ConfigError, match="does not know th; it knows 2 languages, the nearest by name"):
+    with pytest.raises(
+        ConfigError, match="does not support the language th; it supports 2 languages, the closest by name"
+    ):
         family.check(source="en", target="th")
-    with pytest.raises(ConfigError, match="translates from en and not from fr"):
+    with pytest.raises(ConfigError, match="translates from en, not from fr"):
         family.check(source="fr", target="de")
 
 
-def test_nllb_is_given_the_codes_of_flores(tmp_path: Path) -> None:
+def test_nllb_gets_flores_codes(tmp_path: Path) -> None:
     from transformers import M2M100Config, NllbTokenizer
 
-    from hbdist.translation.families import family_of
+    from hbdist.translation.families import load_family
 
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abde"]
-    NllbTokenizer(vocab={piece: place for place, piece in enumerate(pieces)}, merges=[]).save_pretrained(tmp_path)
+    NllbTokenizer(vocab=number_pieces(pieces), merges=[]).save_pretrained(tmp_path)
     M2M100Config(max_position_embeddings=64).save_pretrained(tmp_path)
-    family = family_of(str(tmp_path), given={"gsw": "deu_Latn"})
+    family = load_family(str(tmp_path), codes={"gsw": "deu_Latn"})
     token = family.tokenizer.convert_ids_to_tokens
     assert token(family.ids(["abe"], source="en", target="sw")[0]) == ["eng_Latn", "▁", "a", "b", "e", "</s>"]
     targets = ["sw", "zh_Hant", "ace_Arab", "gsw"]
     assert [token(family.first_token(one)) for one in targets] == ["swh_Latn", "zho_Hant", "ace_Arab", "deu_Latn"]
-    with pytest.raises(ConfigError, match=r"does not know tlh; .*--code tlh=NAME"):
+    with pytest.raises(ConfigError, match=r"does not support the language tlh; .*--code tlh=NAME"):
         family.check(source="en", target="tlh")
 
 
-def test_opus_models_of_one_pair_are_named_by_the_target(tmp_path: Path) -> None:
+def test_the_target_language_is_filled_into_the_name_of_an_opus_model(tmp_path: Path) -> None:
     for target in ("de", "sw"):
         make_marian(tmp_path / f"opus-en-{target}", target=target)
     source = write_source(tmp_path, [{"id": "a", "query": "base", "document": "dora feni"}])
@@ -371,5 +373,5 @@ def test_opus_models_of_one_pair_are_named_by_the_target(tmp_path: Path) -> None
     names = [Path(one["model"]).name for one in report["settings"]["models"].values()]
     assert names == ["opus-en-de", "opus-en-sw"]
     assert [sum(report["languages"][one]["left_out"].values()) for one in ("de", "sw")] == [1, 1]
-    with pytest.raises(ConfigError, match=r"translates into de and not into sw\. Opus-MT has a model for each pair"):
+    with pytest.raises(ConfigError, match=r"translates into de, not into sw\. Opus-MT has a model for each pair"):
         run(source, tmp_path / "other", tmp_path / "opus-en-de", targets=["sw"], decoding=decoding)
