@@ -53,8 +53,8 @@ class LanguageTokens:
 
     def around(self, token: int | None) -> tuple[list[int], list[int]]:
         """Return the ids before and after a text with this language token; None leaves the language token out."""
-        before, after = (
-            [token if one is None else one for one in side if one is not None or token is not None]
-            for side in (self.before, self.after)
-        )
-        return before, after
+
+        def fill(side: tuple[int | None, ...]) -> list[int]:
+            return [one for one in (token if one is None else one for one in side) if one is not None]
+
+        return fill(self.before), fill(self.after)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError
@@ -128,12 +129,9 @@ class Tokenize:
 
 def pad(ids: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
     """Return token ids padded on the right, and their attention mask: two int64 [B, L]."""
-    longest = max(map(len, ids))
-    input_ids_BL = torch.full((len(ids), longest), pad_token_id)
-    attention_mask_BL = torch.zeros((len(ids), longest), dtype=torch.int64)
-    for index, one in enumerate(ids):
-        input_ids_BL[index, : len(one)] = torch.tensor(one)
-        attention_mask_BL[index, : len(one)] = 1
+    rows = [torch.tensor(one, dtype=torch.int64) for one in ids]
+    input_ids_BL = pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
+    attention_mask_BL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     return input_ids_BL, attention_mask_BL
 
 

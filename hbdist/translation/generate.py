@@ -127,10 +127,8 @@ def check_limits(family: Family, decoding: Decoding) -> None:
     Raises:
         ConfigError: it does not.
     """
-    for option, tokens in (
-        ("--piece-tokens", decoding.piece_tokens),
-        ("--max-new-tokens", decoding.max_new_tokens + 1),
-    ):
+    options = {"--piece-tokens": decoding.piece_tokens, "--max-new-tokens": decoding.max_new_tokens + 1}
+    for option, tokens in options.items():
         if tokens > family.positions:
             raise ConfigError(f"{option} is too large: {family.name} has {family.positions} positions. Give less.")
 

@@ -107,23 +107,19 @@ def _translate_own_parts(
 ) -> None:
     rank, world = rank_and_world
     language, part_rows = folder.settings["languages"][0], folder.settings["part_rows"]
-    own = {
-        target: [block for block in range(blocks) if (block + index) % world == rank]
-        for index, target in enumerate(families)
-    }
-    total, done = sum(map(len, own.values())), 0
+    own = [(target, block) for i, target in enumerate(families) for block in range((rank - i) % world, blocks, world)]
+    missing = {part for part in own if not folder.part(*part).is_file()}
+    done = len(own) - len(missing)
     translator: Translator | None = None
-    for target, own_blocks in own.items():
-        missing = {block for block in own_blocks if not folder.part(target, block).is_file()}
-        done += len(own_blocks) - len(missing)
-        for block, rows in _blocks(source, language, part_rows) if missing else ():
-            if block not in missing:
+    for target in sorted({target for target, _ in missing}):
+        for block, rows in _blocks(source, language, part_rows):
+            if (target, block) not in missing:
                 continue
             if translator is None or translator.family is not families[target]:
                 translator = Translator.load(families[target], decoding)
             folder.write_part(target, block, translate_block(rows, translator, target=target, settings=folder.settings))
             done += 1
-            progress(done, total, target)
+            progress(done, len(own), target)
 
 
 def translate_block(

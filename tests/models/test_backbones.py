@@ -47,6 +47,7 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """Return the folders of the small models by name."""
     folder = tmp_path_factory.mktemp("models")
     return {
+        "bert": tiny_model,
         "xlm-r": make_xlm_r(folder / "xlm-r"),
         "labse": make_labse(folder / "labse", tiny_model),
         "m2m100": make_m2m100(folder / "m2m100"),
@@ -243,7 +244,7 @@ def test_a_language_without_a_token_is_refused_before_the_first_step(models: dic
     assert len(Batches(config, manifest, dropped, token_rates=rates)[0].block_B) == 8
 
 
-@pytest.mark.parametrize("model", ["xlm-r", "labse", "m2m100"])
+@pytest.mark.parametrize("model", ["bert", "xlm-r", "labse", "m2m100"])
 def test_every_parameter_is_trained_and_counted_once(model: str, models: dict[str, Path]) -> None:
     # DistributedDataParallel fails if a parameter has no gradient, for instance because its layer is skipped at random.
     encoder = Encoder.load(section(models, model)).train()
@@ -254,9 +255,9 @@ def test_every_parameter_is_trained_and_counted_once(model: str, models: dict[st
         assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
     trained = sum(parameter.numel() for parameter in encoder.parameters())
     assert count_parameters(str(models[model])) == trained
-    # The files contain more: a decoder or a pooler.
+    # The files of the other models contain more: a decoder or a pooler.
     stored = [load_file(path) for path in models[model].rglob("*.safetensors")]
-    assert sum(tensor.numel() for tensors in stored for tensor in tensors.values()) > trained
+    assert sum(tensor.numel() for tensors in stored for tensor in tensors.values()) >= trained + (model != "bert")
 
 
 def test_an_embedding_that_is_stored_twice_is_counted_once(models: dict[str, Path], tmp_path: Path) -> None:
@@ -302,10 +303,7 @@ def change(path: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        (
-            ["Transformer", "Pooling", "LayerNorm"],
-            "has a LayerNorm module of sentence-transformers. Expected only Transformer,",
-        ),
+        (["Transformer", "Pooling", "LayerNorm"], "has a LayerNorm module of sentence-transformers. Expected only Tr"),
         (["WordWeights", "Router"], "has a Router and a WordWeights module"),
         (["Transformer", "Dense", "Pooling"], "has the modules Transformer, Dense, Pooling of sentence-transformers"),
         (["Transformer", "Dense"], "has the modules Transformer, Dense of"),
@@ -355,9 +353,7 @@ def test_a_damaged_dense_layer_is_named(damage: str, models: dict[str, Path], tm
             change(dense / "config.json", in_features=16)
             weights = {"linear.weight": torch.zeros(99, 16), "linear.bias": torch.zeros(99)}
             save_file(weights, dense / "model.safetensors")
-    with pytest.raises(
-        DataError, match=r"its dense layer 2_Dense cannot be loaded: .*Copy or download the model again"
-    ):
+    with pytest.raises(DataError, match=r"its dense layer 2_Dense cannot be loaded: .*Copy or download the model"):
         Encoder.load(settings_of(str(folder)))
 
 
