@@ -1,4 +1,4 @@
-"""What is in a global batch of 8,192 pairs on 4 ranks, and how long a rank takes to know: hbdist beside sentence-transformers.
+"""Composition of a global batch of 8,192 pairs on 4 ranks, and a rank's time to compute it: hbdist and sentence-transformers.
 
 360,448 made-up pairs in 22 groups: 11 languages each with itself and with the next one. 5 % of the pairs have the document, or
 the query, of another pair of their group. sentence-transformers' batch samplers are given to accelerate's BatchSamplerShard
@@ -69,7 +69,7 @@ def _or_reason(function: Callable[..., Any], **settings: Any) -> dict[str, Any]:
 
 
 def compositions(folder: str, size: int, rows: int, batches: int) -> dict[str, Any]:
-    """Of the first global batches: the share with one group on all ranks, and texts a batch that several ranks have."""
+    """Return the share of the first global batches with one group on all ranks, and the texts per batch on several ranks."""
     query, document = text_numbers(rows)
     found: dict[str, Any] = {}
     data = None
@@ -78,7 +78,7 @@ def compositions(folder: str, size: int, rows: int, batches: int) -> dict[str, A
             data = data or (None if name == OURS else make_datasets(rows))
             ranks = all_ranks(name, folder, size, data, batches)
             found[name] = composition(ranks, query, document, size=size, rows=rows, batches=batches)
-        except Exception as error:  # whatever a peer raises is its result
+        except Exception as error:  # whatever another library raises is its result
             found[name] = {"reason": f"{type(error).__name__}: {error}"[:200]}
     return found
 
@@ -92,7 +92,7 @@ def composition(
     rows: int,
     batches: int,
 ) -> dict[str, float]:
-    """The same of these ranks; `query` and `document` are the texts' numbers."""
+    """Return the same for these ranks; `query` and `document` are the numbers of the texts."""
     found: dict[str, list[float]] = {"one_group": [], "documents_across": [], "queries_across": []}
     for batch in islice(zip(*ranks, strict=True), batches):
         places = [np.array(mine) for mine in batch]
@@ -105,7 +105,7 @@ def composition(
 
 
 def text_numbers(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """A number for the query and for the document of each pair, equal where the texts are."""
+    """Return a number for the query and for the document of each pair; equal texts have equal numbers."""
     pairs = [pair for group in GROUPS for pair in pairs_of(group, rows, repeated=REPEATED)]
     numbers: dict[str, int] = {}
     query, document = (
@@ -116,12 +116,12 @@ def text_numbers(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def across(ranks: list[np.ndarray]) -> int:
-    """How many texts of a batch a rank has that an earlier one has too."""
+    """Return the number of texts of a batch that an earlier rank has, too."""
     return sum(len(np.unique(texts)) for texts in ranks) - len(np.unique(np.concatenate(ranks)))
 
 
 def unmasked(folder: str, size: int, rows: int, batches: int) -> dict[str, float]:
-    """Of hbdist's first global batches: places (query, other document) a batch that share a text, and those not masked."""
+    """Return the pairs (query, other document) per batch that share a text in hbdist's first batches, and those not masked."""
     import torch
 
     ranks = [our_batch(folder, size, rank) for rank in range(WORLD)]
@@ -148,7 +148,7 @@ def unmasked(folder: str, size: int, rows: int, batches: int) -> dict[str, float
 
 
 def times(names: list[str], folder: str, size: int, rows: int, batches: int, repetitions: int) -> dict[str, Any]:
-    """Seconds in which rank 0 learns so many of its batches, of every turn, and of the first turn of all."""
+    """Return the seconds in which rank 0 computes this many of its batches, for every turn and for the very first one."""
     import torch
 
     data = make_datasets(rows) if any(name != OURS for name in names) else None
@@ -183,7 +183,7 @@ def times(names: list[str], folder: str, size: int, rows: int, batches: int, rep
 
 
 def alphas(folder: str, size: int) -> dict[str, dict[str, float]]:
-    """Share of monolingual batches after so many steps, for every share asked."""
+    """Return the share of monolingual batches after this many steps, for every requested share."""
     from hbdist.data.batching.schedule import Schedule
 
     found = {}
@@ -195,7 +195,7 @@ def alphas(folder: str, size: int) -> dict[str, dict[str, float]]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a row for each way to make batches, then what hbdist masks, and α."""
+    """Return Markdown: one row per way to make batches, then the pairs that hbdist masks, and α."""
     heads = (
         "one group on all ranks | documents · queries that ranks share | first 16 batches, s | batches/s | hbdist ÷ it"
     )

@@ -1,4 +1,4 @@
-"""The losses whose memory and time are compared: unit vectors in, loss and both gradients out, in one process.
+"""Losses whose memory and time are compared: unit vectors in, loss and both gradients out, in one process.
 
 B pairs · D dimensions
 """
@@ -13,7 +13,7 @@ TEMPERATURE = 0.05
 DIMENSIONS = 768
 
 LossBackward = Callable[[Any, Any], float]
-"""Two leaves [B, D] that want gradients → the loss, the gradients added to the leaves."""
+"""Function of two leaves [B, D] that returns the loss and adds its gradients to the leaves."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Contender:
     peer: str
     symmetric: bool
     make: Callable[[], LossBackward]
-    """Loads it; raises PeerError where it is not there."""
+    """Function that loads the loss; it raises PeerError if the library is not installed."""
 
 
 def _hbdist(symmetric: bool) -> Callable[[], LossBackward]:
@@ -66,7 +66,7 @@ def _sentence_transformers() -> LossBackward:
 
 
 def cached(mini_batch_size: int) -> Callable[[], LossBackward]:
-    """The loss part of sentence-transformers' CachedMultipleNegativesRankingLoss: mini-batches of rows, backward in each."""
+    """Return the loss part of sentence-transformers' CachedMultipleNegativesRankingLoss: mini-batches of rows, each with backward."""
 
     def make() -> LossBackward:
         from torch import nn
@@ -98,19 +98,19 @@ CONTENDERS = {
 
 
 def make(name: str, mini_batch_size: int) -> LossBackward:
-    """The loss of this name; the mini-batch is for sentence-transformers' cached one."""
+    """Return the loss of this name; only sentence-transformers' cached loss uses the mini-batch."""
     return cached(mini_batch_size)() if name == CACHED else CONTENDERS[name].make()
 
 
 def inputs(pairs: int, dimensions: int, *, noise: float = 3.0, seed: int = 0) -> tuple[Any, Any]:
-    """Unit vectors: documents, and queries that are their documents plus `noise` times their length of noise.
+    """Return unit vectors: documents, and queries that are their documents plus noise of `noise` times their length.
 
     With the default the loss is between one and two, as in training, and float32 holds the gradient of every contender.
     """
     import torch
 
     torch.manual_seed(seed)
-    # In place: passing copies would hide in the memory that inputs are allowed.
+    # In place: temporary copies would be counted as memory of the inputs.
     document_BD = torch.randn(pairs, dimensions)
     document_BD /= torch.linalg.vector_norm(document_BD, dim=1, keepdim=True)
     query_BD = torch.randn(pairs, dimensions).mul_(noise / dimensions**0.5).add_(document_BD)

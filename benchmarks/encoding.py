@@ -1,4 +1,4 @@
-"""Texts a second of the demo's encoder: hbdist's `Encoder.encode` beside sentence-transformers' `encode`.
+"""Texts per second of the demo's encoder: hbdist's `Encoder.encode` and sentence-transformers' `encode`.
 
     python benchmarks/encoding.py [--quick] [--out FOLDER]
 
@@ -21,7 +21,7 @@ BATCH_SIZES = (4, 8, 16, 32, 64, 128)
 
 
 def make_texts(kind: str, count: int) -> list[str]:
-    """The middle of each of `count` equal stretches of XQuAD-R."""
+    """Return the middle text of each of `count` equal sections of XQuAD-R."""
     from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 
     task = load_xquad_r(with_paragraph=kind == "sentences with paragraphs")
@@ -30,7 +30,7 @@ def make_texts(kind: str, count: int) -> list[str]:
 
 
 def rates(kind: str, count: int, repetitions: int) -> dict[str, Any]:
-    """Seconds of every turn, A B A B …, the peer's with its best batch size; and how far the vectors are apart."""
+    """Return the seconds of every turn, A B A B …, the other library at its best batch size, and the vectors' distance."""
     from hbdist.models.encoder import Encoder, settings_of
 
     texts, side = make_texts(kind, count), "query" if kind == "questions" else "document"
@@ -77,7 +77,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a row a kind of text."""
+    """Return Markdown: one row per kind of text."""
     lines = [
         "| | tokens a text | hbdist, texts/s | sentence-transformers, texts/s | its batch size | hbdist ÷ it | largest"
         " difference |",

@@ -1,4 +1,4 @@
-"""The loss on one CUDA GPU in bfloat16: memory and speed by the number of pairs, beside a plain matrix product and OpenCLIP.
+"""The loss on one CUDA GPU in bfloat16: memory and speed by number of pairs, compared with a plain matrix product and OpenCLIP.
 
 The symmetric loss of unit vectors of 768 dimensions, forward and backward. No way of making it does fewer than 6·B²·D
 operations; how many of these a second, as a share of what a bfloat16 matrix product reaches on the same GPU, is its speed.
@@ -14,7 +14,7 @@ from peers import PeerError, inf_cl_loss, open_clip_loss
 SIZES = tuple(1 << power for power in range(13, 21))
 REPETITIONS, WARMUPS = 5, 2
 OPERATIONS = 6
-"""The least that a loss with its gradient needs, ÷ B²·D: the scores, and a product for each of the two gradients."""
+"""Fewest operations of a loss with its gradient, divided by B²·D: the scores, and one product for each of the two gradients."""
 NO_GPU = "no CUDA GPU is there"
 
 
@@ -44,7 +44,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def matmul_rate(device: str, size: int) -> float:
-    """Operations a second of a square bfloat16 matrix product."""
+    """Return the operations per second of a square bfloat16 matrix product."""
     import torch
 
     one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -52,7 +52,7 @@ def matmul_rate(device: str, size: int) -> float:
 
 
 def one_size(loss: Any, pairs: int, device: str) -> dict[str, Any]:
-    """Seconds of every repetition and peak bytes above the inputs, or why there are none."""
+    """Return the seconds of every repetition and the peak bytes above the inputs, or the reason why there are none."""
     import torch
     from torch.nn.functional import normalize
 
@@ -68,13 +68,13 @@ def one_size(loss: Any, pairs: int, device: str) -> dict[str, Any]:
         seconds = timed(lambda: loss(*leaves).backward(), device, repetitions=REPETITIONS)
     except torch.OutOfMemoryError:
         return {"reason": "out of memory"}
-    except Exception as error:  # a peer's kernel may refuse the shape or the GPU
+    except Exception as error:  # another library's kernel may refuse the shape or the GPU
         return {"reason": f"{type(error).__name__}: {error}"[:200]}
     return {"seconds": seconds, "bytes": torch.cuda.max_memory_allocated() - before if device == "cuda" else 0}
 
 
 def timed(run: Any, device: str, *, repetitions: int) -> list[float]:
-    """Seconds of each run, the device's own clock where it has one."""
+    """Return the seconds of each run, by the device's own clock if it has one."""
     import time
 
     import torch
@@ -122,7 +122,7 @@ MAKERS = {"hbdist": _hbdist, "Inf-CL": _inf_cl, "OpenCLIP": _open_clip}
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a column for each number of pairs; or what is missing."""
+    """Return Markdown: one column per number of pairs, or what is missing."""
     if "reason" in result:
         return f"Not measured: {result['reason']}."
     sizes = list(next(iter(result["runs"].values())))

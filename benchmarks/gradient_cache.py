@@ -1,4 +1,4 @@
-"""What the second encoding of the gradient cache costs: whole steps of a random encoder, forward and backward.
+"""Cost of the gradient cache's second encoding: complete steps of a random encoder, forward and backward.
 
 Six layers, 384 dimensions, 30,000 pieces, 256 pairs of about 24 and 96 tokens (lognormal), float32, two threads, no dropout.
 Two passes do 8 units of arithmetic for the 6 of one pass, 1.33 times as much. sentence-transformers' cached loss gets the same
@@ -23,7 +23,7 @@ MINI_BATCHES: tuple[dict[str, int], ...] = (
 )
 CHUNK_TOKENS = (1024, 2048, 4096)
 AGREE = 1e-4
-"""Relative difference up to which two float32 gradients are the same."""
+"""Relative difference up to which two float32 gradients count as equal."""
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def search(pairs: int, layers: int) -> dict[str, Any]:
-    """Seconds of one step at each chunk and each mini-batch, and the fastest of them."""
+    """Return the seconds of one step at each chunk size and each mini-batch size, and the fastest of them."""
     from steps import Encoder, make_texts, our_step, peer_step
 
     encoder, texts = Encoder(layers), make_texts(pairs)
@@ -68,7 +68,7 @@ def _fastest(seconds: dict[str, list[float]]) -> str:
 
 
 def times(pairs: int, layers: int, repetitions: int, chunk_tokens: int, mini_batch: dict[str, int]) -> dict[str, Any]:
-    """Seconds of every turn; padding; how far the gradients are from that of one pass, on an eighth of the pairs."""
+    """Return the seconds of every turn, the padding, and the gradients' error against one pass, on an eighth of the pairs."""
     from steps import Encoder, make_texts, our_step, peer_step
 
     encoder = Encoder(layers)
@@ -91,7 +91,7 @@ def times(pairs: int, layers: int, repetitions: int, chunk_tokens: int, mini_bat
 
     small = cases(pairs // 8)
     found["differences"] = _differences(encoder, small)
-    interleave(small, repetitions=0, warmups=1)  # the comparison was the first
+    interleave(small, repetitions=0, warmups=1)  # the comparison was the warm-up
     found["seconds"] = interleave(
         cases(pairs), repetitions=repetitions, warmups=0, before=lambda: encoder.zero_grad(set_to_none=True)
     )
@@ -113,7 +113,7 @@ def _differences(encoder: Any, cases: dict[str, Callable[[], object]]) -> dict[s
 
 
 def reductions(port: int) -> dict[str, Any]:
-    """On two ranks: how often a step averages the whole gradient over them, in as many chunks as mini-batches."""
+    """Count, on two ranks, how often a step averages the whole gradient over them, with as many chunks as mini-batches."""
     import os
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": os.environ["WORLD_SIZE"]}
@@ -134,7 +134,7 @@ def reductions(port: int) -> dict[str, Any]:
 
 
 def deepspeed_step(name: str, port: int) -> dict[str, Any]:
-    """One step of training under DeepSpeed's ZeRO-2, by one process; what it raises is the result."""
+    """Run one training step under DeepSpeed's ZeRO-2 in one process; return the error that it raises."""
     import os
 
     alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
@@ -178,7 +178,7 @@ def _or_reason(function: Any, **settings: Any) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: seconds and ratios of the steps, and reductions."""
+    """Return Markdown: seconds and ratios of the steps, and gradient reductions."""
     steps, reduced = result["steps"], result["reductions"]
     if "reason" in steps:
         return f"Not measured: {steps['reason']}."

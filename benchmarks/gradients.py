@@ -1,4 +1,4 @@
-"""Is the gradient on W ranks that of the whole batch? hbdist and its peers, each as it is used, beside one process.
+"""Gradients on W ranks compared with that of the whole batch in one process: hbdist and other libraries, each as it is used.
 
 Every recipe runs in DistributedDataParallel, which averages over the ranks, on W gloo processes in float32. Beside it stands
 the gradient of the global batch's mean loss, made by one process in float64 with all scores at once.
@@ -10,11 +10,11 @@ from typing import Any
 from measure import RunError, arguments, launch, say, write
 
 PAIRS = 32
-"""A rank."""
+"""Number of pairs per rank."""
 WORLDS = (1, 2, 4)
 HARD_NEGATIVES = 2
 EXACT = 1e-5
-"""Relative error up to which a float32 gradient counts as the right one."""
+"""Relative error up to which a float32 gradient counts as correct."""
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def cases() -> list[dict[str, Any]]:
-    """Every recipe with every loss that it has."""
+    """Return every recipe with each of its losses."""
     from recipes import RECIPES
 
     return [
@@ -53,7 +53,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 def gradients(pairs: int) -> list[dict[str, Any]]:
-    """On each rank: every case's gradient against the reference."""
+    """Return, on each rank, every case's gradient compared with the reference."""
     import torch
     from measure import join
     from peers import PeerError
@@ -71,7 +71,7 @@ def gradients(pairs: int) -> list[dict[str, Any]]:
             found.append({**row, **_compare(encoder, _reference(Batch(*words), case["symmetric"]))})
         except PeerError as error:
             found.append({**row, "skipped": str(error)})
-        except Exception as error:  # whatever a peer raises is its result
+        except Exception as error:  # whatever another library raises is its result
             found.append({**row, "failed": f"{type(error).__name__}: {error}"[:300]})
         torch.distributed.barrier()
     return found
@@ -87,7 +87,7 @@ def _words(pairs: int, hard: int) -> tuple[Any, Any, Any]:
 
 
 def _reference(batch: Any, symmetric: bool) -> Any:
-    """The gradient of the global batch's mean loss, in float64, with all scores at once."""
+    """Return the gradient of the global batch's mean loss, in float64, from all scores at once."""
     import torch
     from recipes import TEMPERATURE, Encoder
     from torch.nn.functional import cross_entropy
@@ -118,7 +118,7 @@ def _compare(encoder: Any, reference: Any) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a line for every recipe, over all losses that it has; ‖g‖ ÷ ‖reference‖ by the number of ranks."""
+    """Return Markdown: one line per recipe, over all its losses, with ‖g‖ ÷ ‖reference‖ by number of ranks."""
     worlds = [str(world) for world in result["settings"]["worlds"]]
     lines = [
         "| | losses | "
@@ -150,7 +150,7 @@ def _loss_name(row: dict[str, Any]) -> str:
 
 
 def verdict(by_world: dict[str, dict[str, Any]]) -> str:
-    """What the numbers say, in a few words."""
+    """Summarize the numbers in a few words."""
     for found in by_world.values():
         for key in ("skipped", "failed"):
             if key in found:

@@ -28,7 +28,7 @@ BATCH = 256
 
 
 def recipe(folder: Path, layout: str, cap: int, languages: int) -> Path:
-    """The demo's parallel sets, in their first languages."""
+    """Return the recipe of the demo's parallel sets, in their first languages."""
     lines = [f"pairs_per_group = {cap}"]
     for name in SETS:
         lines += ["[[dataset]]", f'name = "{name}"', 'reader = "jsonl"', "parallel = true", f'layout = "{layout}"']
@@ -40,7 +40,7 @@ def recipe(folder: Path, layout: str, cap: int, languages: int) -> Path:
 
 
 def sizes(manifest: Manifest) -> dict[str, int]:
-    """Bytes of the files by kind, and what they hold."""
+    """Return the bytes of the files by kind, and their content."""
     found = {"tars": 0, "indexes": 0, "lists": 0, "manifest": 0}
     for path in manifest.folder.rglob("*"):
         if path.suffix == ".npy":
@@ -51,7 +51,7 @@ def sizes(manifest: Manifest) -> dict[str, int]:
 
 
 def rates(manifests: dict[str, Manifest], mono_share: float, *, steps: int, repetitions: int) -> dict[str, Any]:
-    """Seconds of reading the same `steps` batches, their lengths first, from either layout; turn by turn."""
+    """Return the seconds to read the same `steps` batches, lengths first, from either layout, turn by turn."""
     values = {"steps": steps, "data": {"shards": "x"}, "model": {"name": "x"}}
     config = Config.check(values | {"batch": {"size": BATCH, "mono_share": mono_share}}, source="benchmark")
     planned = [Schedule.of(config, manifests["pairs"]).batch(step) for step in range(steps)]
@@ -91,7 +91,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: sizes, then rates, a row for each cap and share."""
+    """Return Markdown: sizes, then rates, one row per cap and share."""
     lines = ["| pairs a group | layout | tars, MB | indexes, MB | lists, MB | in all, MB |", "|---" * 6 + "|"]
     for case in result["cases"]:
         for layout, found in case["bytes"].items():

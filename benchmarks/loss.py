@@ -1,4 +1,4 @@
-"""Memory, time and digits of the loss alone, in one process on two threads: forward and backward, float32, 768 dimensions.
+"""Memory, time and precision of the loss alone, in one process on two threads: forward and backward, float32, 768 dimensions.
 
 Peak memory is that of a process of its own, less what it held with its imports and inputs. Times are interleaved in one
 process; where five turns of all would take too long, the one run of the memory measurement is given, and marked.
@@ -14,12 +14,12 @@ from peers import PeerError
 SIZES = (2048, 4096, 8192, 16384, 32768)
 REPETITIONS = 5
 TIMING_BUDGET = 240
-"""Seconds of a size's turns; what would take longer is timed once."""
+"""Seconds for all turns of a size; a loss that would need more is timed once."""
 AGREE = 1e-4
-"""Relative difference up to which two float32 losses are the same."""
+"""Relative difference up to which two float32 losses count as equal."""
 TIMEOUT = 900
 NOISES = {"5": 7.0, "0.3": 1.95, "5e-5": 0.52}
-"""How far queries are from their documents, by the loss that this makes at 2,048 pairs."""
+"""Loss at 2,048 pairs → noise between queries and their documents that leads to it."""
 LARGE = 65536
 
 
@@ -56,7 +56,7 @@ def _check_losses(memory: dict[str, Any]) -> None:
 
 
 def choose_mini_batch(pairs: int) -> dict[str, Any]:
-    """sentence-transformers' cached loss at each of its mini-batches: seconds, and the fastest."""
+    """Return the seconds of sentence-transformers' cached loss at each mini-batch size, and the fastest size."""
     say(f"mini-batch of sentence-transformers' cached loss, {pairs:,} pairs")
     found = _or_reason(mini_batches, timeout=TIMEOUT, pairs=pairs)
     if "reason" in found:
@@ -76,7 +76,7 @@ def mini_batches(pairs: int) -> dict[str, list[float]]:
 
 
 def _memory(result: dict[str, Any], name: str, pairs: int) -> dict[str, Any]:
-    """What one run took, or why there was none."""
+    """Return the memory of one run, or the reason why there was none."""
     before = result["memory"].get(str(pairs // 2), {}).get(name)
     if before and "reason" in before:
         return {"reason": before["reason"]}
@@ -89,7 +89,7 @@ def _memory(result: dict[str, Any], name: str, pairs: int) -> dict[str, Any]:
 
 
 def one_run(name: str, pairs: int, mini_batch_size: int) -> dict[str, Any]:
-    """Peak above imports and inputs in bytes, in all, seconds and loss of one run in a process of its own."""
+    """Return the peak bytes, above imports and inputs and in total, seconds and loss of one run in a separate process."""
     try:
         run = make(name, mini_batch_size)
     except PeerError as error:
@@ -108,7 +108,7 @@ def one_run(name: str, pairs: int, mini_batch_size: int) -> dict[str, Any]:
 def _times(
     memory: dict[str, Any], pairs: int, repetitions: int, mini_batch_size: int
 ) -> tuple[dict[str, list[float]], str]:
-    """Seconds of every turn; or those of the one run in the memory measurement, and why."""
+    """Return the seconds of every turn, or those of the single run in the memory measurement, and the reason."""
     once = {name: [one["seconds"]] for name, one in memory.items() if "seconds" in one}
     turn = sum(seconds for (seconds,) in once.values())
     if turn * repetitions > TIMING_BUDGET:
@@ -131,7 +131,7 @@ def times(names: list[str], pairs: int, repetitions: int, mini_batch_size: int) 
 
 
 def digits(pairs: int, mini_batch_size: int) -> dict[str, Any]:
-    """Relative error of every contender's gradient against float64, at three losses."""
+    """Return the relative error of every contender's gradient against float64, at three losses."""
     import torch
 
     found: dict[str, Any] = {}
@@ -153,7 +153,7 @@ def digits(pairs: int, mini_batch_size: int) -> dict[str, Any]:
 
 
 def _reference(query_BD: Any, document_BD: Any, symmetric: bool) -> tuple[float, Any]:
-    """Loss and gradient in float64, from the others' sums alone: σ(o − s), which does not cancel where p is nearly 1."""
+    """Return loss and gradient in float64, from the other documents' sums: σ(o − s) does not cancel if p is close to 1."""
     import torch
     from contenders import TEMPERATURE
 
@@ -177,7 +177,7 @@ def _or_reason(function: Any, **settings: Any) -> dict[str, Any]:
 
 
 def large(*, quick: bool) -> dict[str, Any]:
-    """One run of both losses of hbdist with 65,536 pairs."""
+    """Run both losses of hbdist once with 65,536 pairs."""
     pairs = 1024 if quick else LARGE
     names = [name for name, contender in CONTENDERS.items() if contender.peer == "hbdist"]
     say(f"{pairs:,} pairs in one process")
@@ -186,7 +186,7 @@ def large(*, quick: bool) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: peak and seconds by the number of pairs; then hbdist ÷ each peer; then digits."""
+    """Return Markdown: peak and seconds by number of pairs; then hbdist ÷ each other library; then precision."""
     sizes = list(result["memory"])
     head = "| | " + " | ".join(f"{int(pairs):,}" for pairs in sizes) + " |\n" + "|---" * (len(sizes) + 1) + "|"
     lines = ["Peak memory in MB, and seconds (median; *: one run), by the number of pairs:", "", head]
@@ -236,7 +236,7 @@ def _digits_table(found: dict[str, Any]) -> list[str]:
 
 
 def large_table(result: dict[str, Any]) -> str:
-    """Markdown: seconds and memory of the largest run."""
+    """Return Markdown: seconds and memory of the largest run."""
     lines = ["| | peak of the process | above imports and inputs | seconds |", "|---|---|---|---|"]
     for name, one in result["runs"].items():
         if "reason" in one:

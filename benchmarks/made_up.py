@@ -1,4 +1,4 @@
-"""Made-up pairs and shards for the benchmarks of the data path: cuttings of real text, so that tokenizers have real work."""
+"""Synthetic pairs and shards for the benchmarks of the data path: excerpts of real text, so that tokenizing is realistic."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from hbdist.data.shards.write import write_shards
 TEXT = HERE.parent / "shards" / "demo" / "train" / "squad_sentences" / "en.jsonl.gz"
 MODEL = HERE.parent / "models" / "me5-small-demo"
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
-"""Names only: all texts are English, which changes nothing but how many pieces they have."""
+"""Language codes, as names only: all texts are English, which changes nothing except their number of tokens."""
 QUERY_CHARACTERS, DOCUMENT_CHARACTERS = 60, 800
 
 
@@ -29,7 +29,7 @@ def _real_text() -> str:
 
 
 def pairs_of(languages: tuple[str, str], rows: int, *, repeated: float = 0.0) -> list[Pair]:
-    """`rows` pairs in these languages, always the same ones.
+    """Return `rows` pairs in these languages, the same ones every time.
 
     Args:
         repeated: share of the pairs with a text of another pair of theirs: one half have its document, under another
@@ -64,7 +64,7 @@ def pairs_of(languages: tuple[str, str], rows: int, *, repeated: float = 0.0) ->
 def make_shards(
     root: Path, groups: Iterable[tuple[str, str]], *, rows: int, shard_rows: int, repeated: float = 0.0
 ) -> Manifest:
-    """A shard folder with `rows` pairs in each of these language pairs."""
+    """Make a shard folder with `rows` pairs in each of these language pairs."""
     made = []
     for query, document in sorted(groups):
         pairs = pairs_of((query, document), rows, repeated=repeated)
@@ -75,7 +75,7 @@ def make_shards(
 
 
 def tars(manifest: Manifest) -> list[str]:
-    """The paths of all shards."""
+    """Return the paths of all shards."""
     return [str(manifest.folder / path) for group in manifest.groups for path in group.shards.paths]
 
 
@@ -84,7 +84,7 @@ def monolingual(languages: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def make_config(root: Path, *, steps: int, **sections: dict[str, Any]) -> Any:
-    """A config on these shards, with the demo's encoder."""
+    """Return a config for these shards, with the demo's encoder."""
     from hbdist.config.config import Config
 
     values = {"steps": steps, **sections, "data": {"shards": str(root), **sections.get("data", {})}}
@@ -93,7 +93,7 @@ def make_config(root: Path, *, steps: int, **sections: dict[str, Any]) -> Any:
 
 @lru_cache(1)
 def demo_tokenize() -> Any:
-    """How the demo's encoder tokenises."""
+    """Return the tokenization of the demo's encoder."""
     from transformers import AutoTokenizer
 
     from hbdist.models.encoder import settings_of

@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes of their own, interleaved timings, and the JSON files that they write.
+"""Tools that all benchmarks share: separate processes, interleaved timings, and JSON files of results.
 
 This file is also what such a process runs: it calls one function of a benchmark and writes down what it returned.
 """
@@ -27,17 +27,17 @@ import peers
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 CORES = 2
-"""Threads of one process, or of all ranks together."""
+"""Number of threads of one process, or of all ranks together."""
 MEMORY_LIMIT = 16 << 30
-"""What would need more bytes is not run."""
+"""Most bytes that a run may need; larger runs are skipped."""
 
 
 class RunError(Exception):
-    """A process of a benchmark ended badly; the message says how."""
+    """Failure of a benchmark's process; the message says how it ended."""
 
 
 def arguments(description: str, argv: Sequence[str] | None = None, *flags: str) -> argparse.Namespace:
-    """--quick, --out and further on/off flags of a benchmark."""
+    """Parse --quick, --out and the benchmark's other on/off flags."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes and two repetitions: does it run at all")
     parser.add_argument("--out", type=Path, help="folder of the JSON (default: results, or with --quick .cache/quick)")
@@ -49,7 +49,7 @@ def arguments(description: str, argv: Sequence[str] | None = None, *flags: str) 
 
 
 def write(folder: Path, name: str, result: Mapping[str, Any]) -> None:
-    """The result of a benchmark and what it was measured on, as `name`.json."""
+    """Write the result of a benchmark and the machine it was measured on, as `name`.json."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"name": name, "machine": machine(), **result}, indent=1) + "\n", encoding="utf-8")
@@ -61,7 +61,7 @@ def say(text: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Versions, processor, memory and date."""
+    """Return versions, processor, memory and date."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "processor": _processor(),
@@ -81,7 +81,7 @@ def _processor() -> str:
 
 
 def launch(function: Callable[..., Any], *, world: int = 1, timeout: float, **settings: Any) -> list[Any]:
-    """What `function(**settings)` returned in each of `world` new processes.
+    """Return the results of `function(**settings)` in each of `world` new processes.
 
     Args:
         function: of a benchmark's file; takes and returns what JSON can hold. With `world` > 1, or where it calls
@@ -128,7 +128,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], folder: str, timeout: flo
 
 def _refuse_failed(children: Sequence[subprocess.Popen[bytes]], folder: str) -> None:
     for rank, child in enumerate(children):
-        # A process that has written its result has measured; gloo's threads sometimes abort a process that ends.
+        # A process that has written its result is done; gloo's threads sometimes abort a process while it ends.
         if child.poll() and not Path(folder, f"{rank}.json").is_file():
             lines = Path(folder, f"{rank}.log").read_text(errors="replace").splitlines()
             said = [line.strip() for line in lines if line.strip()]
@@ -137,7 +137,7 @@ def _refuse_failed(children: Sequence[subprocess.Popen[bytes]], folder: str) -> 
 
 
 def join() -> tuple[int, int]:
-    """Make this process a rank of the gloo group of its launch; returns (rank, world)."""
+    """Make this process a rank of the gloo process group of its launch; return (rank, world)."""
     import torch.distributed as dist
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -147,14 +147,14 @@ def join() -> tuple[int, int]:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody has now."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has held so far."""
+    """Return the peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -165,7 +165,7 @@ def interleave(
     warmups: int = 2,
     before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of every case, A B C A B C …, so that what else the machine does falls on all of them alike.
+    """Return the seconds of every case, timed A B C A B C …, so that other load on the machine affects all of them equally.
 
     Args:
         before: called before each case, outside its time (a barrier, where ranks run).
@@ -183,7 +183,7 @@ def interleave(
 
 
 def quartiles(numbers: Sequence[float]) -> dict[str, float]:
-    """Median and the quartiles around it."""
+    """Return the median and the quartiles around it."""
     if len(numbers) == 1:
         return {"median": numbers[0], "low": numbers[0], "high": numbers[0], "n": 1}
     low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")
@@ -191,7 +191,7 @@ def quartiles(numbers: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Quartiles of ours ÷ theirs, turn by turn."""
+    """Return the quartiles of ours ÷ theirs, turn by turn."""
     return quartiles([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
@@ -204,7 +204,7 @@ def _main(source: str, name: str, settings: str) -> None:
     returned = getattr(module, name)(**json.loads(settings))
     path = Path(os.environ["BENCHMARK_FOLDER"]) / f"{os.environ['RANK']}.json"
     path.with_suffix(".part").write_text(json.dumps(returned))
-    path.with_suffix(".part").rename(path)  # whole or absent
+    path.with_suffix(".part").rename(path)  # complete or absent
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

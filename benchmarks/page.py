@@ -1,4 +1,4 @@
-"""Makes README.md here from the JSON files in results/: one table for every benchmark."""
+"""The generator of README.md in this folder, from the JSON files in results/: one table per benchmark."""
 
 import argparse
 import json
@@ -130,7 +130,7 @@ long. That all compute the same is checked first. What a peer could not run is n
 
 
 def page(results: Path) -> str:
-    """The whole page, from the JSON files in a folder; a benchmark without one is named as not measured."""
+    """Return the whole page, from the JSON files in a folder; a benchmark without one is listed as not measured."""
     parts, machines = [INTRODUCTION], dict[str, dict[str, str | None]]()
     for name, (title, table, text) in TABLES.items():
         path = results / f"{name}.json"

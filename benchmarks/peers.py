@@ -1,4 +1,4 @@
-"""The peers' own code, found in their installed packages; what of it needs heavy dependencies is loaded file by file.
+"""The code of the libraries that hbdist is compared with; modules of packages with heavy dependencies are loaded one by one.
 
 Nothing of theirs is kept here. A peer that is not there is named in the results, with the reason.
 """
@@ -12,17 +12,17 @@ from types import ModuleType
 from typing import Any
 
 FOLDER = Path(__file__).parent / ".cache" / "peers"
-"""Where `peers.txt` is installed: after everything else on the path, so that nothing there hides the project's own."""
+"""Folder in which `peers.txt` is installed; it is last on the path, so that it hides none of the project's packages."""
 if str(FOLDER) not in sys.path:
     sys.path.append(str(FOLDER))
 
 
 class PeerError(Exception):
-    """A peer cannot be loaded; the message names it and says why."""
+    """Failure to load another library; the message names it and gives the reason."""
 
 
 def version_of(distribution: str) -> str | None:
-    """The installed version, or None."""
+    """Return the installed version, or None."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -30,23 +30,23 @@ def version_of(distribution: str) -> str | None:
 
 
 def open_clip_loss() -> Any:
-    """OpenCLIP's ClipLoss."""
+    """Return OpenCLIP's ClipLoss."""
     return _alone("open-clip-torch", "open_clip.loss", {}).ClipLoss
 
 
 def sentence_transformers_losses() -> Any:
-    """The module of sentence-transformers' losses for bi-encoders."""
+    """Return the module of sentence-transformers' losses for bi-encoders."""
     return _load("sentence-transformers", "sentence_transformers.sentence_transformer.losses")
 
 
 def information_retrieval_evaluator() -> tuple[Any, Any]:
-    """sentence-transformers' InformationRetrievalEvaluator, and the product that is its fastest score for unit vectors."""
+    """Return sentence-transformers' InformationRetrievalEvaluator, and dot_score, its fastest score for unit vectors."""
     module = _load("sentence-transformers", "sentence_transformers.sentence_transformer.evaluation")
     return module.InformationRetrievalEvaluator, dot_score()
 
 
 def sentence_transformer(folder: Path) -> Any:
-    """A model's folder, perhaps packed, as sentence-transformers loads it."""
+    """Load a model's folder, which may be packed, in sentence-transformers."""
     from hbdist.models.quantized import unpack
 
     return _load("sentence-transformers", "sentence_transformers").SentenceTransformer(
@@ -55,26 +55,26 @@ def sentence_transformer(folder: Path) -> Any:
 
 
 def mteb() -> Any:
-    """mteb, whose retrieval tasks search and are scored by pytrec_eval."""
+    """Return mteb, whose retrieval tasks search and are scored by pytrec_eval."""
     return _load("mteb", "mteb")
 
 
 def dot_score() -> Any:
-    """sentence-transformers' product without normalisation, its fastest for unit vectors."""
+    """Return sentence-transformers' dot product without normalization, its fastest score for unit vectors."""
     return _load("sentence-transformers", "sentence_transformers.util").dot_score
 
 
 def grad_cache() -> tuple[Any, Any]:
-    """GradCache and its DistributedContrastiveLoss."""
+    """Return GradCache and its DistributedContrastiveLoss."""
     loss = _load("gradcache", "gradcache.loss").DistributedContrastiveLoss
-    # The release imports itself by a name that it does not install.
+    # The release imports itself under a name that it does not install.
     sys.modules.setdefault("grad_cache", sys.modules["gradcache"])
     sys.modules.setdefault("grad_cache.context_managers", _load("gradcache", "gradcache.context_managers"))
     return _load("gradcache", "gradcache.grad_cache").GradCache, loss
 
 
 def flag_embedding_model() -> Any:
-    """FlagEmbedding's bi-encoder, whose forward pass in training is its loss."""
+    """Return FlagEmbedding's bi-encoder, whose forward pass in training computes its loss."""
     base = _alone("flagembedding", "FlagEmbedding.abc.finetune.embedder.AbsModeling", {})
     package = "FlagEmbedding.abc.finetune.embedder"
     name = "FlagEmbedding.finetune.embedder.encoder_only.base.modeling"
@@ -84,7 +84,7 @@ def flag_embedding_model() -> Any:
 
 
 def pylate_loss() -> Any:
-    """PyLate's Contrastive."""
+    """Return PyLate's Contrastive."""
     scores = _alone("pylate", "pylate.scores.colbert", {"pylate.utils": {}})
     ranks = _alone("pylate", "pylate.utils.distributed", {})
     beside = {
@@ -99,12 +99,12 @@ def pylate_loss() -> Any:
 
 
 def inf_cl_loss() -> Any:
-    """Inf-CL's kernel for one GPU: the loss of each row."""
+    """Return Inf-CL's kernel for one GPU, which computes the loss of each row."""
     return _load("inf-cl", "inf_cl").cal_flash_loss
 
 
 class _NoSkippedTokens:
-    """Of its ColBERT the loss uses this alone: which tokens are not on the list of those to skip, here all."""
+    """The only part of ColBERT that the loss uses: the mask of tokens that are not skipped, here all."""
 
     @staticmethod
     def skiplist_mask(input_ids: Any, skiplist: list[int]) -> Any:
@@ -120,7 +120,7 @@ def _load(distribution: str, module: str) -> Any:
 
 
 def _alone(distribution: str, module: str, beside: dict[str, dict[str, Any]]) -> Any:
-    """One module of a package, without the __init__.py of any package above it.
+    """Import one module of a package, without the __init__.py of any package above it.
 
     Args:
         beside: packages that it imports beside those above it, with the names that it takes from their __init__.py.
@@ -153,7 +153,7 @@ LOADERS = {
     "inf-cl": inf_cl_loss,
     "mteb": mteb,
 }
-"""Every peer by the name of its distribution."""
+"""Name of a distribution → function that loads the library."""
 
 if __name__ == "__main__":
     for name, load in LOADERS.items():

@@ -1,4 +1,4 @@
-"""The loss over two ranks of one thread each: seconds, peak memory and bytes received, beside OpenCLIP's at its best flags.
+"""The loss on two ranks of one thread each: seconds, peak memory and bytes received, and OpenCLIP's at its best flags.
 
 Forward and backward of the symmetric loss from each rank's unit vectors, float32, 768 dimensions, gloo on loopback. OpenCLIP
 has local_loss and gather_with_grad, the setting that is exact and takes least memory.
@@ -13,13 +13,13 @@ from peers import PeerError, open_clip_loss
 
 WORLD = 2
 SIZES = (4096, 8192, 16384)
-"""Pairs of the global batch."""
+"""Number of pairs of the global batch."""
 REPETITIONS = 5
 TIMING_BUDGET = 150
-"""Seconds of a size's turns; what would take longer is timed once."""
+"""Seconds for all turns of a size; a loss that would need more is timed once."""
 NAMES = ("hbdist", "OpenCLIP")
 AGREE = 1e-4
-"""Relative difference up to which two float32 gradients are the same."""
+"""Relative difference up to which two float32 gradients count as equal."""
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def one_run(name: str, pairs: int) -> dict[str, Any]:
-    """On each rank: peak above imports and inputs, bytes received, seconds and loss of one run."""
+    """Return, on each rank, the peak bytes above imports and inputs, bytes received, seconds and loss of one run."""
     import torch.distributed as dist
     from traffic import Counter, loopback_bytes
 
@@ -64,7 +64,7 @@ def one_run(name: str, pairs: int) -> dict[str, Any]:
 
 
 def make(name: str) -> Any:
-    """Leaves → this rank's loss, the gradients added to the leaves."""
+    """Return the function that computes this rank's loss and adds the gradients to the leaves."""
     import torch.distributed as dist
 
     if name == "hbdist":
@@ -89,7 +89,7 @@ def make(name: str) -> Any:
 
 
 def own_inputs(rank: int, world: int, pairs: int) -> Any:
-    """This rank's queries and documents: [pairs ÷ world, D] each."""
+    """Return this rank's queries and documents: [pairs ÷ world, D] each."""
     return inputs(pairs // world, DIMENSIONS, seed=rank)
 
 
@@ -110,7 +110,7 @@ def _times(alone: dict[str, Any], pairs: int, repetitions: int) -> dict[str, Any
 
 
 def times(names: list[str], pairs: int, repetitions: int) -> dict[str, Any]:
-    """On each rank: seconds of every turn, and how far the two gradients are from one another."""
+    """Return, on each rank, the seconds of every turn and the difference of the two gradients."""
     import torch
     import torch.distributed as dist
 
@@ -134,7 +134,7 @@ def times(names: list[str], pairs: int, repetitions: int) -> dict[str, Any]:
 
 
 def _or_reason(function: Any, **settings: Any) -> Any:
-    """What each rank returned, or a dictionary with the reason why nothing was."""
+    """Return the result of each rank, or a dictionary with the reason why there is none."""
     try:
         found = launch(function, world=WORLD, timeout=600, **settings)
     except RunError as error:
@@ -143,7 +143,7 @@ def _or_reason(function: Any, **settings: Any) -> Any:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a line for each number of pairs and each loss, and hbdist ÷ OpenCLIP."""
+    """Return Markdown: one line per number of pairs and loss, and hbdist ÷ OpenCLIP."""
     lines = [
         "| pairs | | seconds | peak of a rank | received by a rank | on the wire, gloo |",
         "|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Pairs a second out of the same shards: hbdist's random access beside webdataset's stream, bare and tokenised.
+"""Pairs per second read from the same shards: hbdist's random access and webdataset's stream, raw and tokenized.
 
 208,000 pairs of about 1 KB in tars of 2,000; batches of 512; 0, 1 and 2 workers. hbdist reads each batch in random order
 from all shards of one language; webdataset reads tar after tar, without shuffling and with `json.loads` for decoding, its
@@ -24,14 +24,14 @@ WORKERS = (0, 1, 2)
 REPETITIONS, WARMUPS = 5, 2
 OURS, PEER = "hbdist", "webdataset"
 BATCHES = {"texts": 80, "tokens": 12}
-"""Of each turn."""
+"""Number of batches of each turn."""
 ENCODER_PAIRS = 16
 GPU = {"encoder": "XLM-R-base", "parameters": 86e6, "tokens_a_pair": 160, "operations_a_second": 0.4 * 989e12}
-"""An H200 at 40 % of its bfloat16 peak; parameters without the embedding table. Arithmetic, not a measurement."""
+"""Assumed H200 at 40 % of its bfloat16 peak; parameters without the embedding table. Computed, not measured."""
 
 
 def gpu_need() -> float:
-    """Pairs a second that such a GPU trains on: 6 operations a parameter and token, forward and backward."""
+    """Return the pairs per second that such a GPU trains on: 6 operations per parameter and token, forward and backward."""
     return GPU["operations_a_second"] / (6 * GPU["parameters"] * GPU["tokens_a_pair"])
 
 
@@ -62,7 +62,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
             result[what] = {}
             for number in workers:
                 say(f"{what}, {number} workers")
-                # Starting workers takes as long as what they are timed for, and warms up, too.
+                # Starting workers takes as long as a turn, and is a warm-up, too.
                 given = {**turns, "batches": batches // (4 if quick else 1), "warmups": 0 if number else warmups}
                 result[what][str(number)] = _or_reason(rates, what=what, workers=number, **given)
         say("texts, files not in memory")
@@ -80,7 +80,7 @@ def _or_reason(function: Callable[..., Any], **settings: Any) -> dict[str, Any]:
 def rates(
     root: str, what: str, workers: int, batches: int, repetitions: int, warmups: int, cold: bool = False
 ) -> dict[str, list[float]]:
-    """Pairs a second of every turn, A B A B …, counted from the first batch on, so that starting is left out.
+    """Return the pairs per second of every turn, A B A B …, counted from the first batch on, which excludes the start.
 
     Args:
         what: "texts" or "tokens".
@@ -106,7 +106,7 @@ def rates(
 
 def _rate(loader: Iterable[Any], batches: int, workers: int) -> float:
     iterator, begun = iter(loader), 1 + workers
-    # What workers have begun by the time the first batch comes is not counted.
+    # Batches that workers have started before the first one arrives are not counted.
     for _ in islice(iterator, begun):
         pass
     start, count = time.perf_counter(), sum(1 for _ in islice(iterator, batches - begun))
@@ -116,7 +116,7 @@ def _rate(loader: Iterable[Any], batches: int, workers: int) -> float:
 
 
 def forget(manifest: Any) -> None:
-    """Take the shards out of the system's memory."""
+    """Remove the shards from the system's page cache."""
     os.sync()
     for path in tars(manifest):
         file = os.open(path, os.O_RDONLY)
@@ -151,7 +151,7 @@ def our_tokens(manifest: Any, workers: int, batches: int) -> Iterable[Any]:
 def their_tokens(manifest: Any, workers: int, batches: int) -> Iterable[Any]:
     import webdataset
 
-    # Spawned, as hbdist's: tokenizers are single-threaded in forked ones.
+    # Spawned, as hbdist's: in forked processes, tokenizers use a single thread.
     start = {"multiprocessing_context": "spawn"} if workers else {}
     return webdataset.WebLoader(
         _stream(manifest).map(Tokens(demo_tokenize())), batch_size=None, num_workers=workers, **start
@@ -166,7 +166,7 @@ def _stream(manifest: Any) -> Any:
 
 
 class Tokens:
-    """Tokenises a batch of webdataset's samples as Hugging Face's tokenizers do it fastest: all at once, padded."""
+    """Tokenization of a batch of webdataset samples in the fastest way of Hugging Face's tokenizers: all at once, padded."""
 
     def __init__(self, tokenize: Any) -> None:
         self.tokenizer, self.settings = tokenize.tokenizer, tokenize.settings
@@ -189,7 +189,7 @@ def config_of(manifest: Any, workers: int, batches: int) -> Any:
 
 
 def encoder_rate(root: str, pairs: int, repetitions: int) -> dict[str, Any]:
-    """Pairs a second of the demo encoder's forward pass on a batch of these shards, and tokens a pair."""
+    """Return the pairs per second of the demo encoder's forward pass on a batch of these shards, and the tokens per pair."""
     import torch
 
     from hbdist.data.shards.manifest import Manifest
@@ -213,7 +213,7 @@ def encoder_rate(root: str, pairs: int, repetitions: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: pairs a second, the ratio, and what encoders need."""
+    """Return Markdown: pairs per second, the ratio, and the rates that encoders need."""
     lines = [
         "| | workers | hbdist, pairs/s | webdataset, pairs/s | hbdist ÷ webdataset |",
         "|---|---|---|---|---|",

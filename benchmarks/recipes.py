@@ -1,4 +1,4 @@
-"""How each peer is called where its gradient is compared: its own class, in DistributedDataParallel, as its trainer does.
+"""The calls of each library whose gradient is compared: its own class, in DistributedDataParallel, as its trainer does.
 
 B pairs on this rank · K hard negatives a pair · V words · D dimensions
 """
@@ -18,11 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 WORDS, WIDTH, DIMENSIONS = 300, 32, 24
 TEMPERATURE = 0.05
 CHUNK = 8
-"""Texts of one forward pass in the recipes with a gradient cache."""
+"""Number of texts per forward pass in the recipes with a gradient cache."""
 
 
 class Encoder(nn.Module):
-    """A text of one word → a unit vector. Small, not linear, and every parameter is shared by many texts."""
+    """Encoder of one-word texts into unit vectors: small, nonlinear, and many texts share each parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class Batch:
 
     @property
     def columns(self) -> list[dict[str, Tensor]]:
-        """Queries, documents and each place of hard negatives as token ids with their masks."""
+        """Return queries, documents and each column of hard negatives as token ids with their masks."""
         return [features(ids_B) for ids_B in (self.query_B, self.document_B, *self.negative_BK.T)]
 
     @property
     def groups(self) -> Tensor:
-        """Each document followed by its pair's hard negatives: [B·(1 + K)]."""
+        """Return each document followed by its pair's hard negatives: [B·(1 + K)]."""
         return torch.cat([self.document_B[:, None], self.negative_BK], dim=1).flatten()
 
 
@@ -80,18 +80,18 @@ def features(ids_B: Tensor) -> dict[str, Tensor]:
 
 
 Backward = Callable[[Encoder, Batch, bool], None]
-"""Leaves the gradient, averaged over the ranks, in the encoder; the last argument asks for both directions."""
+"""Function that leaves the gradient, averaged over the ranks, in the encoder; the last argument requests both directions."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A peer at one setting."""
+    """Library at one setting."""
 
     peer: str
     setting: str
     backward: Backward
     symmetric: tuple[bool, ...] = (False,)
-    """Which losses it has: query → document alone, both directions."""
+    """Supported losses: False for query → document only, True for both directions."""
     hard_negatives: bool = True
 
 
@@ -100,7 +100,7 @@ def _hbdist(encoder: Encoder, batch: Batch, symmetric: bool) -> None:
 
     texts = torch.cat([batch.query_B, batch.document_B, batch.negative_BK.flatten()])
     sizes = [len(batch.query_B), len(batch.document_B), batch.negative_BK.numel()]
-    model = DistributedDataParallel(encoder)  # held by name: it averages only while it is alive
+    model = DistributedDataParallel(encoder)  # kept in a variable: it averages only while it is alive
     query_BD, document_BD, negative_ND = model(texts).split(sizes)
     negatives = negative_ND.unflatten(0, batch.negative_BK.shape) if sizes[2] else None
     loss = contrastive_loss(query_BD, document_BD, negatives=negatives, temperature=TEMPERATURE, symmetric=symmetric)
@@ -138,7 +138,7 @@ def _grad_cache(encoder: Encoder, batch: Batch, symmetric: bool) -> None:
     cache, make = peers.grad_cache()
     loss = make(n_hard_negatives=batch.negative_BK.shape[1])
     model = DistributedDataParallel(encoder)
-    # It has no temperature of its own.
+    # It has no temperature parameter.
     step = cache([model, model], CHUNK, loss_fn=lambda query_BD, document_ND: loss(query_BD / TEMPERATURE, document_ND))
     step(batch.query_B, batch.groups, no_sync_except_last=True)
 
@@ -153,7 +153,7 @@ def _flag_embedding(encoder: Encoder, batch: Batch, symmetric: bool) -> None:
 
 def _pylate(encoder: Encoder, batch: Batch, symmetric: bool) -> None:
     model = DistributedDataParallel(AsFeatures(encoder))
-    # A text of one token: its late interaction is the product of two vectors.
+    # For texts of one token, late interaction is the product of two vectors.
     peers.pylate_loss()(model, gather_across_devices=True, temperature=TEMPERATURE)(batch.columns).backward()
 
 

@@ -1,4 +1,4 @@
-"""Markdown of docs/results.md, from the rows that results_table.py measured."""
+"""Markdown of docs/results.md, from the rows that results_table.py has measured."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def page(model: str, rows: Rows, *, about: str = "") -> str:
-    """The whole page; a row that was not measured is named with the reason.
+    """Return the whole page; a row that was not measured is listed with the reason.
 
     Args:
         about: a sentence on the model, if it is not simply what its name says.
@@ -84,7 +84,7 @@ def describe(machine: Mapping[str, Any]) -> str:
 
 
 def section(title: str, text: str, body: str) -> list[str]:
-    """Nothing where there is no body."""
+    """Return the section's Markdown; empty if it has no body."""
     return [f"## {title}\n", *([f"{text}\n"] if text else []), f"{body}\n"] if body else []
 
 

@@ -33,16 +33,15 @@ FOLDERS = {
     "flores": ("flores", "flores-sib"),
     "tatoeba": ("tatoeba",),
 }
-"""Row → where its data may lie."""
+"""Row → folders in which its data may be."""
 ENGLISH = "eng"
-"""What the other side of Tatoeba's files is."""
+"""Language of the other side of Tatoeba's files."""
 HOURS = 3
 SOURCE = "The first lines of benchmarks/results_table.py say what is expected."
 
 
 def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
-    """One row, in a process of its own: what was found, seconds, and the most memory that the process held; or, under
-    `reason`, why it cannot be measured."""
+    """Measure one row, in a separate process: scores, seconds and peak memory, or the `reason` why that is impossible."""
     from hbdist.errors import HbdistError
     from hbdist.models.encoder import Encoder, settings_of
 
@@ -52,7 +51,7 @@ def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
     try:
         found = measure(row, Encoder.load_for_use(settings), folder)
     except HbdistError as error:
-        # A page is for others, on whose machines nothing lies where it does here.
+        # The page must not contain paths of this machine.
         said = str(error).replace(folder, Path(folder).name).replace(model, Path(model).name)
         return {"reason": said.rstrip(".")}
     seconds = time.perf_counter() - started
@@ -61,7 +60,7 @@ def measure_row(row: str, model: str, folder: str) -> dict[str, Any]:
 
 
 def retrieval(row: str, encoder: Any, folder: str) -> dict[str, Any]:
-    """The scores of `hbdist evaluate`."""
+    """Return the scores of `hbdist evaluate`."""
     from hbdist.evaluation.evaluate import evaluate
     from hbdist.evaluation.tasks.registry import load_task
 
@@ -70,7 +69,7 @@ def retrieval(row: str, encoder: Any, folder: str) -> dict[str, Any]:
 
 
 def tydiqa_files(folder: Path) -> Any:
-    """TyDi QA's gold passages from one file of questions and one of passages a language; None if there are none."""
+    """Return TyDi QA's gold passages from one file of questions and one of passages per language; None if there are none."""
     from hbdist.data.formats.judgements import json_object, numbered_lines
     from hbdist.evaluation.tasks.corpus import Candidate
     from hbdist.evaluation.tasks.task import Query, RetrievalTask
@@ -101,7 +100,7 @@ def tydiqa_files(folder: Path) -> Any:
 
 
 def translations(row: str, encoder: Any, folder: str) -> dict[str, Any]:
-    """Alignment of sentences and their translations, all with the prefix of queries.
+    """Measure the alignment of sentences and their translations, all with the prefix of queries.
 
     Raises:
         ConfigError: the model puts each text's language before it, and does not know one of them.
@@ -110,7 +109,7 @@ def translations(row: str, encoder: Any, folder: str) -> dict[str, Any]:
 
 
 def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
-    """The same sentences in all languages."""
+    """Return the same sentences in all languages."""
     from hbdist.evaluation.metrics.alignment import alignment
     from hbdist.evaluation.metrics.summary import question_places
     from hbdist.evaluation.tasks.parallel import load_parallel
@@ -124,7 +123,7 @@ def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
 
 
 def with_english(encoder: Any, folder: Path) -> dict[str, Any]:
-    """Sentences of each language and their English translations, which are others for each language."""
+    """Return the sentences of each language and their English translations, which differ by language."""
     from hbdist.data.formats.judgements import json_object, numbered_lines
     from hbdist.evaluation.metrics.alignment import pair_alignment
 
@@ -148,7 +147,7 @@ def with_english(encoder: Any, folder: Path) -> dict[str, Any]:
 
 
 def known_languages(encoder: Any, names: Sequence[str]) -> dict[str, str]:
-    """By the names of files, such as deu_Latn or deu, what the model calls the languages; any, if it does not ask.
+    """Return the model's language codes by file names such as deu_Latn or deu; any code, if the model does not need one.
 
     Raises:
         ConfigError: the model puts each text's language before it, and does not know one of them.
@@ -167,7 +166,7 @@ def known_languages(encoder: Any, names: Sequence[str]) -> dict[str, str]:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 of the names and bytes of the files in a folder."""
+    """Return the SHA-256 of the names and contents of the files in a folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
         digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
@@ -179,7 +178,7 @@ def find(row: str, data: Path) -> Path | None:
 
 
 def rows(model: str, data: Path, work: Path, only: list[str]) -> dict[str, dict[str, Any]]:
-    """Every row: kept, measured now, or why there is none.
+    """Return every row: kept, measured now, or the reason why there is none.
 
     Args:
         only: those to be measured now; of others, what is kept stands.

@@ -1,4 +1,4 @@
-"""What rows and columns of docs/results.md are called, and what is said above its tables."""
+"""Names of the rows and columns of docs/results.md, and the texts above its tables."""
 
 from measure import CORES
 
@@ -18,7 +18,7 @@ XTREME = (
     *("jav", "jpn", "kat", "kaz", "kor", "mal", "mar", "nld", "pes", "por", "rus", "spa", "swh", "tam", "tel", "tgl"),
     *("tha", "tur", "urd", "vie"),
 )
-"""The 36 languages of Tatoeba that XTREME (arXiv 2003.11080) reports."""
+"""Languages of Tatoeba that XTREME (arXiv 2003.11080) reports, 36 in total."""
 PAIR = {
     "parallel_cosine": "cosine of translations",
     "random_cosine": "cosine of other pairs",

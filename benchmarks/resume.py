@@ -1,4 +1,4 @@
-"""Killed at 37 % and at 90 % of an epoch: seconds to the first batch after a restart, and whether what follows is the same.
+"""Resuming after a kill at 37 % and 90 % of an epoch: seconds to the first batch, and whether the following batches are the same.
 
 192 shards of 1,000 pairs of about 1 KB; batches of 256 texts, in the system's memory. hbdist opens the manifest, plans the step
 and reads it; webdataset skips undecoded samples (`slice`); Hugging Face `datasets` streams the same pairs from parquet, as
@@ -38,9 +38,9 @@ STREAMS = {
     "datasets, state_dict": "datasets",
     f"datasets, state_dict, buffer of {BUFFER:,}": "datasets",
 }
-"""Name → the distribution that it needs."""
+"""Name of a stream → distribution that it needs."""
 Ids = Iterator[list[str]]
-"""The pairs' ids, batch by batch."""
+"""Ids of the pairs, batch by batch."""
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _same(undisturbed: dict[str, str], resumed: dict[str, str], done: int) -> bo
 
 
 def make_data(folder: str, groups: int, rows: int) -> None:
-    """Shards below `folder`/shards, and each of them as parquet below `folder`/parquet."""
+    """Make shards in `folder`/shards, and each of them as parquet in `folder`/parquet."""
     from made_up import pairs_of
 
     languages = monolingual(LANGUAGES[:groups])
@@ -100,7 +100,7 @@ def make_data(folder: str, groups: int, rows: int) -> None:
 
 
 def stream(name: str, folder: str, done: int = 0, state: Any = None) -> tuple[Ids, Callable[[], Any]]:
-    """The ids from batch `done` on, and what gives the state to save, at any time, for those who need one."""
+    """Return the ids from batch `done` on, and a function that returns the state to save, for streams that need one."""
     if name == OURS:
         return _ours(folder, done), lambda: None
     buffer = BUFFER if "buffer" in name else 0
@@ -144,7 +144,7 @@ def _dataset(folder: str, buffer: int) -> Any:
     paths = sorted(map(str, Path(folder, "parquet").glob("*.parquet")))
     random.Random(SEED).shuffle(paths)
     dataset = datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True)
-    # More input shards are read by threads, which end seconds after their stream.
+    # Several input shards are read by threads, which end seconds after their stream.
     return dataset.shuffle(seed=SEED, buffer_size=buffer, max_buffer_input_shards=1) if buffer else dataset
 
 
@@ -155,7 +155,7 @@ def _batches(ids: Iterable[str]) -> Ids:
 
 
 def kill(folder: str, names: list[str], done: int) -> None:
-    """Let a process read so many batches of every stream, save its state, and be killed in the next one.
+    """Let a process read this many batches of every stream, save its state, and be killed in the next one.
 
     Raises:
         RunError: it ended otherwise.
@@ -179,19 +179,19 @@ def read_and_die(folder: str, names: list[str], done: int) -> None:
             _saved(folder, name, done).write_text(json.dumps(state()))
             next(ids)
             reading.append(ids)
-        except Exception as error:  # whatever a peer raises is its result
+        except Exception as error:  # whatever another library raises is its result
             print(f"{name}: {error}")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read_all(folder: str, names: list[str], dones: list[int]) -> dict[str, dict[str, str]]:
-    """Digests of the ids of every stream after so many batches, read from the start."""
+    """Return digests of the ids of every stream after this many batches, read from the start."""
     _quiet()
     return {name: _digests(name, folder, dones) for name in names}
 
 
 def read_rest(folder: str, names: list[str], done: int) -> dict[str, dict[str, str]]:
-    """The same, read as one does who goes on after `done` batches."""
+    """Return the same, read by a process that resumes after `done` batches."""
     _quiet()
     return {name: _digests(name, folder, [done], restarted=True) for name in names}
 
@@ -204,7 +204,7 @@ def _digests(name: str, folder: str, dones: list[int], *, restarted: bool = Fals
             for done, digest in digests.items():
                 if number >= done:
                     digest.update("\n".join((*batch, "")).encode())
-    except Exception as error:  # whatever a peer raises is its result
+    except Exception as error:  # whatever another library raises is its result
         return {"reason": f"{type(error).__name__}: {error}"[:200]}
     return {str(done): digest.hexdigest() for done, digest in digests.items()}
 
@@ -218,7 +218,7 @@ def _saved(folder: str, name: str, done: int) -> Path:
 
 
 def first_batches(folder: str, names: list[str], done: int, repetitions: int, warmups: int) -> dict[str, Any]:
-    """Seconds of every turn from nothing but imports to the first batch of one that goes on after `done` batches."""
+    """Return the seconds of every turn from imports to the first batch of a process that resumes after `done` batches."""
     _quiet()
     reading: list[Ids] = []  # closing a stream is not part of its time
 
@@ -236,7 +236,7 @@ def _quiet() -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a row for each way to resume."""
+    """Return Markdown: one row per way to resume."""
     stops = list(result["runs"])
     heads = [f"first batch at {float(stop):.0%}, s | ÷ hbdist | same batches" for stop in stops]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (1 + 3 * len(stops)) + "|"]

@@ -1,4 +1,4 @@
-"""The batch samplers that composition.py compares, as rank after rank has them, and the masks that hbdist's loss makes.
+"""The batch samplers that composition.py compares, as each rank sees them, and the masks of hbdist's loss.
 
 B pairs on a rank · G pairs in the global batch · I identities of a document
 """
@@ -21,22 +21,22 @@ SAMPLERS = {
     "NO_DUPLICATES_HASHED": ("NO_DUPLICATES_HASHED", False),
     "NO_DUPLICATES_HASHED, split_batches": ("NO_DUPLICATES_HASHED", True),
 }
-"""sentence-transformers' batch samplers under its PROPORTIONAL one for many data sets, and accelerate's split_batches."""
+"""Batch samplers of sentence-transformers under its PROPORTIONAL one for several data sets, and accelerate's split_batches."""
 
 
 def all_ranks(name: str, folder: str, size: int, data: Any, batches: int) -> list[Iterator[list[int]]]:
-    """Each rank's part of the first global batches, in the order of the ranks."""
+    """Return each rank's part of the first global batches, in rank order."""
     if name == OURS:
         return [our_sampler(*opened(folder, size), rank) for rank in range(WORLD)]
     batch_sampler, split_batches = SAMPLERS[name]
     whole = their_sampler(batch_sampler, split_batches, size, data)
-    # Every rank goes through the very same batches: once is enough to know them.
+    # Every rank iterates over the same batches: computing them once is enough.
     listed = Listed(islice(whole, batches if split_batches else batches * WORLD), whole.batch_size)
     return [iter(their_shard(listed, split_batches, rank)) for rank in range(WORLD)]
 
 
 class Listed(list[list[int]]):
-    """Batches, as accelerate takes them."""
+    """Batches in the form that accelerate takes."""
 
     drop_last = True
 
@@ -62,7 +62,7 @@ def our_sampler(manifest: Any, config: Any, rank: int) -> Iterator[list[int]]:
 
 
 def make_datasets(rows: int) -> list[Any]:
-    """A data set of queries and documents for each group, as sentence-transformers is given several languages."""
+    """Make a data set of queries and documents for each group, the way sentence-transformers trains on several languages."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -74,14 +74,14 @@ def make_datasets(rows: int) -> list[Any]:
 
 
 def their_shard(sampler: Any, split_batches: bool, rank: int) -> Any:
-    """What a rank of sentence-transformers' trainer iterates over: the sampler of all, sharded by accelerate."""
+    """Return what a rank of sentence-transformers' trainer iterates over: the global sampler, sharded by accelerate."""
     from accelerate.data_loader import BatchSamplerShard
 
     return BatchSamplerShard(sampler, WORLD, rank, split_batches=split_batches, even_batches=False)
 
 
 def their_sampler(batch_sampler: str, split_batches: bool, size: int, data: list[Any]) -> Any:
-    """sentence-transformers' sampler of several data sets, as its trainer makes it."""
+    """Return sentence-transformers' sampler of several data sets, as its trainer makes it."""
     import torch
     from sentence_transformers.base import sampler as peer
     from torch.utils.data import ConcatDataset, RandomSampler
@@ -104,7 +104,7 @@ def their_sampler(batch_sampler: str, split_batches: bool, size: int, data: list
 
 
 class Recorder:
-    """Stands for a tokenizer: keeps the texts, in the order of the batch, and makes one token of each."""
+    """Replacement of a tokenizer: records the texts in the order of the batch and gives each one token."""
 
     pad_token_id = 0
 
@@ -126,7 +126,7 @@ def our_batch(folder: str, size: int, rank: int) -> tuple[Any, Recorder]:
 
 
 def masks_of(identity_GI: Any, rank: int, mine: int) -> Any:
-    """The masks of a rank's queries over all documents, as the loss makes them."""
+    """Return the masks of a rank's queries over all documents, as the loss makes them."""
     import torch
 
     from hbdist.loss.masks import Candidates, Masks

@@ -1,4 +1,4 @@
-"""The schedule at scale: what it takes to open hundreds of thousands of shards and to plan global batches of 65,536.
+"""The schedule at scale: time and memory to open hundreds of thousands of shards and to plan global batches of 65,536.
 
 The shards are made up: only their manifest exists, which is all that a schedule reads. Each case runs in a process of its
 own, whose memory is measured from within.
@@ -21,9 +21,9 @@ from hbdist.data.shards.manifest import Group, Manifest, Shards
 
 SHARD_ROWS = 3_333
 WARM = 4
-"""Steps that are not counted, after the first."""
+"""Number of steps after the first that are not counted."""
 CASES: dict[str, dict[str, Any]] = {
-    # Long enough for every group to begin its second window: all have as many pairs here, so all begin it together.
+    # Long enough for every group to begin its second window: all have equally many pairs here, so all begin it together.
     "each pair draws its languages": {"datasets": 1, "steps": 1_100, "batch": {"mono_share": 0.0}},
     "the same, four data sets": {"datasets": 4, "steps": 150, "batch": {"mono_share": 0.0}},
     "both kinds in each batch": {"datasets": 1, "steps": 150, "batch": {"mix": "blocks", "mono_share": 0.5}},
@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def made_up_manifest(root: Path, *, groups: int, datasets: int, shards: int) -> Manifest:
-    """About `groups` groups of `shards` shards: each data set has all pairs of as many languages as that takes."""
+    """Return about `groups` groups of `shards` shards: each data set has all pairs of as many languages as that requires."""
     languages = [f"l{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(round((groups / datasets) ** 0.5))]
     made = [
         Group(f"set{number}", query, document, made_up_shards(f"set{number}/{query}-{document}", shards))
@@ -58,21 +58,21 @@ def made_up_shards(folder: str, count: int) -> Shards:
 
 
 def megabytes() -> dict[str, float]:
-    """Memory of this process, now and at its highest."""
-    # Not getrusage: its peak begins with that of the process which started this one.
+    """Return the memory of this process, now and at its peak."""
+    # Not getrusage: its peak includes that of the parent process.
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(lines[key].split()[0]) / 1e3 for name, key in (("now", "VmRSS"), ("highest", "VmHWM"))}
 
 
 def timed(work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
-    """Seconds on the wall, and those of this process's own work, which others on the machine lengthen less."""
+    """Return the wall-clock time and this process's CPU time, which other load affects less, in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}, result
 
 
 def one_case(root: Path, batch: dict[str, Any], size: int, steps: int) -> dict[str, Any]:
-    """One case, in a process of its own."""
+    """Measure one case, in a separate process."""
     values = {
         "steps": steps,
         "data": {"shards": str(root)},
@@ -108,7 +108,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         say(name)
         with tempfile.TemporaryDirectory() as folder:
             made_up_manifest(Path(folder), datasets=case["datasets"], **shape).save(folder)
-            # A process that made the manifest holds memory that the one that opens it would not.
+            # A process that made the manifest uses memory that one that only opens it would not.
             with spawn.Pool(1) as pool:
                 given = (Path(folder), case["batch"], size, 20 if quick else case["steps"])
                 cases[name] = pool.apply_async(one_case, given).get(timeout=900)
@@ -116,7 +116,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a row for each mixture."""
+    """Return Markdown: one row per mixture."""
     heads = ("open, s", "first batch, s", "a batch, ms", "highest, ms", "new schedule, step 10⁶, s", "memory, MB")
     lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, case in result["cases"].items():

@@ -1,4 +1,4 @@
-"""XQuAD-R scored from the same vectors: hbdist beside sentence-transformers' InformationRetrievalEvaluator and mteb.
+"""XQuAD-R scored from the same vectors: hbdist, sentence-transformers' InformationRetrievalEvaluator and mteb.
 
     python benchmarks/scoring.py [--quick] [--out FOLDER]
 
@@ -20,7 +20,7 @@ DIMENSIONS = 384
 OURS, EVERYTHING = "hbdist", "hbdist, all of scores.json"
 ST, MTEB, MTEB_100 = "sentence-transformers", "mteb", "mteb, first 100"
 TURNS = {OURS: 5, ST: 5, EVERYTHING: 1, MTEB_100: 1, MTEB: 1}
-"""Turns of each; what has one takes minutes."""
+"""Number of turns of each contender; those with one take minutes."""
 CHECKED = ("ndcg@10", "recall@10", "map@100")
 DEPTH = 100
 Scores = dict[str, dict[str, float]]
@@ -28,7 +28,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def make_task(languages: int) -> Any:
-    """XQuAD-R in its first languages. Texts are their places, for nobody reads them."""
+    """Return XQuAD-R in its first languages. Texts are replaced by their indices, because nothing reads them."""
     from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 
     whole = load_xquad_r()
@@ -39,7 +39,7 @@ def make_task(languages: int) -> Any:
 
 
 def make_vectors(task: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of queries and candidates: what a question means, its language, and noise."""
+    """Return unit vectors of queries and candidates: a sum of the question's meaning, its language, and noise."""
     random = np.random.default_rng(0)
     number = {question: n for n, question in enumerate(task.relevance)}
     meaning_ND = random.standard_normal((len(number), DIMENSIONS))
@@ -58,7 +58,7 @@ def make_vectors(task: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def contender(name: str, task: Any, vectors: tuple[np.ndarray, np.ndarray]) -> Callable[[], Scores]:
-    """All settings, by one of the contenders; what it prepares is done now.
+    """Return the function that scores all settings with one contender, whose preparation is done now.
 
     Raises:
         peers.PeerError: it cannot be loaded.
@@ -86,7 +86,7 @@ def _hbdist(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Callab
 
 
 class Vectors:
-    """Stands for a model: the vectors are there, under the places of their texts."""
+    """Replacement of a model: looks the vectors up by the indices that are their texts."""
 
     def __init__(self, query_QD: np.ndarray, candidate_CD: np.ndarray) -> None:
         self.query_QD, self.candidate_CD = query_QD, candidate_CD
@@ -106,7 +106,7 @@ def _everything(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Ca
 
 
 def _settings(task: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Name, language of the questions, languages of the candidates."""
+    """Return the name, the language of the questions and the languages of the candidates."""
     for x in task.languages:
         yield x, x, task.languages
         for y in task.languages:
@@ -121,7 +121,7 @@ def _sentence_transformers(task: Any, query_QD: np.ndarray, candidate_CD: np.nda
     make, dot_score = information_retrieval_evaluator()
 
     class Model:
-        """What the evaluator asks of a model."""
+        """Interface of a model for the evaluator."""
 
         def __init__(self, vector_QD: np.ndarray) -> None:
             self.vector_QD = torch.from_numpy(vector_QD)
@@ -167,7 +167,7 @@ def _mteb(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray, *, depth: i
         one.load_data()
 
     class Model:
-        """What mteb asks of an encoder. It is not asked to read its texts."""
+        """Interface of an encoder for mteb. Its texts are not read."""
 
         mteb_model_meta = None
 
@@ -196,7 +196,7 @@ def _mteb(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray, *, depth: i
 
 
 def _places(task: Any, pool: tuple[str, ...]) -> np.ndarray:
-    """Where the candidates of these languages stand."""
+    """Return the indices of the candidates of these languages."""
     return np.concatenate([np.r_[task.candidate_slices[language]] for language in pool])
 
 
@@ -225,7 +225,7 @@ def _or_reason(function: Callable[..., Any], **settings: Any) -> dict[str, Any]:
 
 
 def one_run(name: str, languages: int) -> dict[str, Any]:
-    """Peak memory above imports, task and vectors, and how far its scores are from hbdist's."""
+    """Return the peak memory above imports, task and vectors, and the difference of its scores from hbdist's."""
     small, task = make_task(2), make_task(languages)
     vectors = make_vectors(task)
     try:
@@ -243,7 +243,7 @@ def one_run(name: str, languages: int) -> dict[str, Any]:
 
 
 def times(turns: dict[str, int], languages: int) -> dict[str, list[float]]:
-    """Seconds of the contenders, A B A B …; those that have fewer turns stay away from the later ones."""
+    """Return the seconds of the contenders, A B A B …; those with fewer turns skip the later ones."""
     small, task = make_task(2), make_task(languages)
     small_vectors, vectors = make_vectors(small), make_vectors(task)
     for name in turns:
@@ -259,7 +259,7 @@ def times(turns: dict[str, int], languages: int) -> dict[str, list[float]]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a row a contender."""
+    """Return Markdown: one row per contender."""
     lines = ["| | seconds | × hbdist's time | peak above the inputs, MB | largest difference |", "|---" * 5 + "|"]
     seconds = result["seconds"]
     for name, found in result["memory"].items():

@@ -1,4 +1,4 @@
-"""Exact search of a corpus that is larger than memory: ten million vectors on disk, and beside FAISS on fewer of them.
+"""Exact search of a corpus larger than memory: ten million vectors on disk, and a comparison with FAISS on fewer of them.
 
     python benchmarks/search.py [--quick] [--out FOLDER]
 
@@ -23,9 +23,9 @@ from hbdist.evaluation.search.partitioned import Products, Segment, Tally, count
 DIMENSIONS, QUERIES, TOP = 384, 1_000, 100
 MILLIONS = 10
 BESIDE_FAISS = 300_000
-"""Vectors of the interleaved turns."""
+"""Number of vectors in the interleaved turns."""
 FREE_FACTOR = 1.1
-"""Room on disk that there must be, over what the vectors take."""
+"""Bytes that must be free on disk in addition to the vectors."""
 
 
 def parts_of(folder: str, total: int) -> Parts:
@@ -38,14 +38,14 @@ def unit_vectors(rows: int, seed: int) -> np.ndarray:
 
 
 def fill(folder: str, total: int) -> None:
-    """Write the made-up vectors."""
+    """Write the synthetic vectors."""
     parts = parts_of(folder, total)
     for number in parts.numbers:
         parts.write(number, unit_vectors(len(parts.span(number)), 1 + number))
 
 
 def search_ours(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
-    """Places and scores of the first candidates, as an evaluation finds them."""
+    """Return the indices and scores of the first candidates, as an evaluation computes them."""
     products = Products(
         query_QD,
         lambda: (Segment(parts.span(number).start, 0, parts.read(number)) for number in parts.numbers),
@@ -58,7 +58,7 @@ def search_ours(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndar
 
 
 def search_faiss(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
-    """The same by FAISS, part by part."""
+    """Return the same from FAISS, part by part."""
     import faiss
 
     index = faiss.IndexFlatIP(DIMENSIONS)
@@ -76,7 +76,7 @@ def search_faiss(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.nda
 
 
 def beside(folder: str, total: int, queries: int, repetitions: int) -> dict[str, Any]:
-    """Seconds of both, turn by turn, and how far they agree. In a process of its own."""
+    """Return the seconds of both, turn by turn, and their agreement, in a separate process."""
     fill(folder, total)
     query_QD, parts = unit_vectors(queries, 0), parts_of(folder, total)
     (place_QK, score_QK), (place_faiss_QK, score_faiss_QK) = (
@@ -94,7 +94,7 @@ def beside(folder: str, total: int, queries: int, repetitions: int) -> dict[str,
 
 
 def whole(folder: str, total: int, queries: int) -> dict[str, Any]:
-    """Seconds and the peak of memory of one search of all, in a process of its own."""
+    """Return the seconds and the peak memory of one search of all vectors, in a separate process."""
     started = time.perf_counter()
     search_ours(unit_vectors(queries, 0), parts_of(folder, total))
     return {"seconds": time.perf_counter() - started, "bytes": peak_bytes()}
@@ -131,7 +131,7 @@ def _or_reason(function: Any, **settings: Any) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: both side by side, then the search of all."""
+    """Return Markdown: both side by side, then the search of all vectors."""
     settings, both, all_of_them = result["settings"], result["beside"], result["whole"]
     lines = ["| | vectors | seconds | scores a second | peak, GB | ÷ FAISS |", "|---" * 6 + "|"]
 

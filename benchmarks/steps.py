@@ -1,4 +1,4 @@
-"""Whole steps of a random encoder on random texts, as hbdist and sentence-transformers make them: encode, loss, backward.
+"""Complete steps of a random encoder on random texts in hbdist and sentence-transformers: encode, loss, backward.
 
 B pairs on this rank · L tokens, padded · D dimensions
 """
@@ -25,12 +25,12 @@ from hbdist.training.step import ContrastiveStep
 WIDTH, PIECES = 384, 30_000
 TEMPERATURE = 0.05
 TOKENS, SPREAD = {"query": 24, "document": 96}, 0.7
-"""Median of the texts' lengths, and the standard deviation of their logarithms."""
+"""Median number of tokens of a text, and the standard deviation of its logarithm."""
 Texts = dict[str, list[list[int]]]
 
 
 class Encoder(nn.Module):
-    """A BERT of random weights without dropout, the mean of its tokens, normalised."""
+    """BERT with random weights and no dropout; the normalized mean of its tokens."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class AsFeatures(nn.Sequential):
 
 
 def make_texts(pairs: int, *, seed: int = 0) -> Texts:
-    """Token ids of queries and documents of lognormal lengths."""
+    """Return the token ids of queries and documents of lognormal lengths."""
     generator = torch.Generator().manual_seed(seed)
     texts: Texts = {}
     for kind, median in TOKENS.items():
@@ -64,16 +64,16 @@ def make_texts(pairs: int, *, seed: int = 0) -> Texts:
 
 @dataclass(frozen=True)
 class Ours:
-    """hbdist's step in one pass or in two."""
+    """Training step of hbdist, in one pass or two."""
 
     run: Callable[[], object]
     model: nn.Module
-    """As the engine wrapped it."""
+    """Encoder as the engine has wrapped it."""
     padded_tokens: int
 
 
 def our_step(encoder: Encoder, texts: Texts, engine: Engine | None, gradient_cache: str, *, chunk_tokens: int) -> Ours:
-    """The step that training takes, on this rank's texts.
+    """Return the step that training takes, on this rank's texts.
 
     Args:
         engine: a started one; None starts it, for one process.
@@ -138,7 +138,7 @@ def peer_step(
 
 
 def peer_engine_step(encoder: Encoder, texts: Texts, mini_batch: dict[str, int]) -> None:
-    """The same as a DeepSpeed engine of one process, with ZeRO-2, as accelerate makes and calls it for its trainer.
+    """Return the same step in a DeepSpeed engine of one process, with ZeRO-2, as accelerate makes and calls it for its trainer.
 
     Raises:
         PeerError: it is not there. Whatever DeepSpeed raises.
@@ -147,7 +147,7 @@ def peer_engine_step(encoder: Encoder, texts: Texts, mini_batch: dict[str, int])
     import deepspeed.ops
 
     loss_class = sentence_transformers_losses().CachedMultipleNegativesRankingLoss
-    # On the CPU it would compile a module for shared memory first; gloo does without.
+    # On the CPU it would first compile a module for shared memory, which gloo does not need.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("gloo")
     model = AsFeatures(encoder)

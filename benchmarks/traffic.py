@@ -1,4 +1,4 @@
-"""Bytes that a rank receives: counted at the collectives, as a ring moves them, and read off the loopback interface."""
+"""Bytes that a rank receives: counted in the collectives, as a ring moves them, and read from the loopback interface."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,7 +9,7 @@ UNKNOWN = ("all_to_all", "all_to_all_single", "send", "recv", "isend", "irecv", 
 
 
 class Counter:
-    """Bytes that the collectives of torch.distributed have brought to this rank. Make it before other modules load them."""
+    """Counter of the bytes that this rank has received in torch.distributed's collectives. Make it before other modules import them."""
 
     def __init__(self) -> None:
         import torch.distributed as dist
@@ -53,6 +53,6 @@ def _size(tensor: Any) -> int:
 
 
 def loopback_bytes() -> int:
-    """Bytes that the loopback interface has received, those of all ranks and of every other program."""
+    """Return the bytes that the loopback interface has received, from all ranks and every other program."""
     lines = Path("/proc/net/dev").read_text().splitlines()
     return next(int(line.split(":", 1)[1].split()[0]) for line in lines if line.strip().startswith("lo:"))
