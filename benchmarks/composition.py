@@ -1,9 +1,9 @@
 """Composition of a global batch of 8,192 pairs on 4 ranks, and a rank's time to compute it: hbdist and sentence-transformers.
 
-360,448 made-up pairs in 22 groups: 11 languages each with itself and with the next one. 5 % of the pairs have the document, or
-the query, of another pair of their group. sentence-transformers' batch samplers are given to accelerate's BatchSamplerShard
-as its trainer does, for each rank; no process group is needed. hbdist is asked for batches of one group; which of its
-repeats stay unmasked is counted text by text, from the batches that training gets and the masks that its loss makes of them.
+360,448 synthetic pairs in 22 groups: 11 languages, each with itself and with the next one. 5 % of the pairs share the
+document, or the query, with another pair of their group. For each rank, sentence-transformers' batch samplers are wrapped
+in accelerate's BatchSamplerShard, as its trainer does; this needs no process group. hbdist makes batches of one group; its
+unmasked repeats are counted text by text, from the batches that training gets and the masks that the loss makes of them.
 """
 
 import tempfile

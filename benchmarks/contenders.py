@@ -66,7 +66,7 @@ def _sentence_transformers() -> LossBackward:
 
 
 def cached(mini_batch_size: int) -> Callable[[], LossBackward]:
-    """Return the loss part of sentence-transformers' CachedMultipleNegativesRankingLoss: mini-batches of rows, each with backward."""
+    """Return the loss part of sentence-transformers' CachedMultipleNegativesRankingLoss: mini-batches with a backward each."""
 
     def make() -> LossBackward:
         from torch import nn
@@ -105,7 +105,7 @@ def make(name: str, mini_batch_size: int) -> LossBackward:
 def inputs(pairs: int, dimensions: int, *, noise: float = 3.0, seed: int = 0) -> tuple[Any, Any]:
     """Return unit vectors: documents, and queries that are their documents plus noise of `noise` times their length.
 
-    With the default the loss is between one and two, as in training, and float32 holds the gradient of every contender.
+    With the default, the loss is between one and two, as in training, and float32 represents every contender's gradient.
     """
     import torch
 

@@ -3,7 +3,7 @@
     python benchmarks/encoding.py [--quick] [--out FOLDER]
 
 XQuAD-R's questions, its sentences, and its sentences with their paragraphs, spread evenly over all eleven languages;
-tokenising is included. sentence-transformers has the batch size that is its fastest here for each kind of text.
+tokenization is included. sentence-transformers uses the batch size that is fastest here for each kind of text.
 """
 
 import time

@@ -1,8 +1,8 @@
 """The loss on one CUDA GPU in bfloat16: memory and speed by number of pairs, compared with a plain matrix product and OpenCLIP.
 
-The symmetric loss of unit vectors of 768 dimensions, forward and backward. No way of making it does fewer than 6·B²·D
-operations; how many of these a second, as a share of what a bfloat16 matrix product reaches on the same GPU, is its speed.
-Without a GPU this says so.
+The symmetric loss of unit vectors of 768 dimensions, forward and backward. Every implementation needs at least 6·B²·D
+operations; speed is the rate of these, as a share of the rate of a bfloat16 matrix product on the same GPU. Without a GPU,
+the result says so.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Cost of the gradient cache's second encoding: complete steps of a random encoder, forward and backward.
 
 Six layers, 384 dimensions, 30,000 pieces, 256 pairs of about 24 and 96 tokens (lognormal), float32, two threads, no dropout.
-Two passes do 8 units of arithmetic for the 6 of one pass, 1.33 times as much. sentence-transformers' cached loss gets the same
-texts and the same encoder. Both have the chunk, or mini-batch, at which they are fastest among those tried.
+Two passes need 8 units of arithmetic instead of the 6 of one pass, 1.33 times as many. sentence-transformers' cached loss
+gets the same texts and the same encoder. Both use the fastest of the chunk sizes, or mini-batch sizes, that were tried.
 """
 
 from collections.abc import Callable

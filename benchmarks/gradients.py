@@ -1,7 +1,7 @@
 """Gradients on W ranks compared with that of the whole batch in one process: hbdist and other libraries, each as it is used.
 
-Every recipe runs in DistributedDataParallel, which averages over the ranks, on W gloo processes in float32. Beside it stands
-the gradient of the global batch's mean loss, made by one process in float64 with all scores at once.
+Every recipe runs in DistributedDataParallel, which averages over the ranks, on W gloo processes in float32. The
+reference is the gradient of the global batch's mean loss, computed by one process in float64 from all scores at once.
 """
 
 import json

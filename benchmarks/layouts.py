@@ -2,8 +2,7 @@
 
     python benchmarks/layouts.py [--quick] [--out FOLDER]
 
-Files are in the page cache, so that the rates are those of the work: seeks, JSON and joining. Both layouts read the very
-same batches.
+Files are in the page cache, so the rates measure seeks, JSON parsing and joining. Both layouts read the same batches.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
 """Memory, time and precision of the loss alone, in one process on two threads: forward and backward, float32, 768 dimensions.
 
-Peak memory is that of a process of its own, less what it held with its imports and inputs. Times are interleaved in one
-process; where five turns of all would take too long, the one run of the memory measurement is given, and marked.
+Peak memory is that of a separate process, minus its memory after imports and inputs. Times are interleaved in one process;
+if five turns of all losses would take too long, the single run of the memory measurement is reported, and marked.
 """
 
 import time

@@ -32,7 +32,7 @@ def pairs_of(languages: tuple[str, str], rows: int, *, repeated: float = 0.0) ->
     """Return `rows` pairs in these languages, the same ones every time.
 
     Args:
-        repeated: share of the pairs with a text of another pair of theirs: one half have its document, under another
+        repeated: share of the pairs that share a text with another one of them: one half have its document, under another
             query, the other half its query, with another document.
     """
     name, text = "-".join(languages), _real_text()

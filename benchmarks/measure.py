@@ -1,6 +1,6 @@
 """Tools that all benchmarks share: separate processes, interleaved timings, and JSON files of results.
 
-This file is also what such a process runs: it calls one function of a benchmark and writes down what it returned.
+Such a process runs this file, which calls one function of a benchmark and writes the result to a file.
 """
 
 import argparse
@@ -84,9 +84,9 @@ def launch(function: Callable[..., Any], *, world: int = 1, timeout: float, **se
     """Return the results of `function(**settings)` in each of `world` new processes.
 
     Args:
-        function: of a benchmark's file; takes and returns what JSON can hold. With `world` > 1, or where it calls
-            `join`, the processes are ranks of one gloo group.
-        timeout: seconds; processes that are not done are ended.
+        function: of a benchmark's file, with JSON values as arguments and result. With `world` > 1, or if it calls
+            `join`, the processes are ranks of one gloo process group.
+        timeout: in seconds; processes that are not done by then are ended.
 
     Raises:
         RunError: one of them raised, was killed or took too long.
@@ -168,7 +168,7 @@ def interleave(
     """Return the seconds of every case, timed A B C A B C …, so that other load on the machine affects all of them equally.
 
     Args:
-        before: called before each case, outside its time (a barrier, where ranks run).
+        before: called before each case, outside its time (a barrier, if there are several ranks).
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(-warmups, repetitions):

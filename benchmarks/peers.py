@@ -1,6 +1,6 @@
 """The code of the libraries that hbdist is compared with; modules of packages with heavy dependencies are loaded one by one.
 
-Nothing of theirs is kept here. A peer that is not there is named in the results, with the reason.
+None of their code is copied here. A library that is not installed is listed in the results with the reason.
 """
 
 import importlib
@@ -123,7 +123,7 @@ def _alone(distribution: str, module: str, beside: dict[str, dict[str, Any]]) ->
     """Import one module of a package, without the __init__.py of any package above it.
 
     Args:
-        beside: packages that it imports beside those above it, with the names that it takes from their __init__.py.
+        beside: other packages that it imports, with the names that it takes from their __init__.py.
     """
     _require(distribution)
     parts = module.split(".")

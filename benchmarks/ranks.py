@@ -1,7 +1,7 @@
 """The loss on two ranks of one thread each: seconds, peak memory and bytes received, and OpenCLIP's at its best flags.
 
 Forward and backward of the symmetric loss from each rank's unit vectors, float32, 768 dimensions, gloo on loopback. OpenCLIP
-has local_loss and gather_with_grad, the setting that is exact and takes least memory.
+uses local_loss and gather_with_grad, the exact setting that needs the least memory.
 """
 
 import time

@@ -2,8 +2,8 @@
 
 208,000 pairs of about 1 KB in tars of 2,000; batches of 512; 0, 1 and 2 workers. hbdist reads each batch in random order
 from all shards of one language; webdataset reads tar after tar, without shuffling and with `json.loads` for decoding, its
-fastest. What an encoder needs is
-measured beside it: the forward pass of the demo's encoder, which training takes longer than.
+fastest. The rate
+that an encoder needs is measured, too: that of the forward pass of the demo's encoder, which is faster than training.
 """
 
 import json
@@ -84,7 +84,7 @@ def rates(
 
     Args:
         what: "texts" or "tokens".
-        cold: make the system forget the files before each turn.
+        cold: remove the files from the page cache before each turn.
     """
     from hbdist.data.shards.manifest import Manifest
 

@@ -1,6 +1,6 @@
 """The calls of each library whose gradient is compared: its own class, in DistributedDataParallel, as its trainer does.
 
-B pairs on this rank · K hard negatives a pair · V words · D dimensions
+B pairs on this rank · K hard negatives per pair · V words · D dimensions
 """
 
 from collections.abc import Callable

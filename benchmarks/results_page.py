@@ -30,7 +30,7 @@ def page(model: str, rows: Rows, *, about: str = "") -> str:
     """Return the whole page; a row that was not measured is listed with the reason.
 
     Args:
-        about: a sentence on the model, if it is not simply what its name says.
+        about: a sentence about the model, if its name does not say everything.
     """
     measured = {row: found for row, found in rows.items() if "reason" not in found}
     scores = {row: measured[row]["scores"] for row in RETRIEVAL if row in measured}

@@ -1,4 +1,4 @@
-"""Everything that is measured of a model, on every benchmark that is at hand, as docs/results.md.
+"""All measures of a model on all available benchmarks, as docs/results.md.
 
     python benchmarks/results_table.py MODEL DATA [--only xquad-r,flores] [--about TEXT] [--work FOLDER] [--out PAGE]
 
@@ -10,8 +10,8 @@ MODEL is a name or a folder, as for `hbdist evaluate`. DATA is a folder with som
     flores, flores-sib         eng_Latn.jsonl (id, text) … or eng_Latn.txt …, whose lines correspond
     tatoeba                    deu.jsonl … (text, and en, its English translation)
 
-all of them plain or gzipped. Each row is measured in a process of its own and kept in the work folder: started again, this
-goes on, and measures anew only what was made of another model or other files.
+all of them plain or gzipped. Each row is measured in a separate process and kept in the work folder: a second start
+continues, and repeats only the rows that another model or other files were used for.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def translations(row: str, encoder: Any, folder: str) -> dict[str, Any]:
     """Measure the alignment of sentences and their translations, all with the prefix of queries.
 
     Raises:
-        ConfigError: the model puts each text's language before it, and does not know one of them.
+        ConfigError: the model needs a token for each text's language, and does not have one.
     """
     return (many_languages if row == "flores" else with_english)(encoder, Path(folder))
 
@@ -150,7 +150,7 @@ def known_languages(encoder: Any, names: Sequence[str]) -> dict[str, str]:
     """Return the model's language codes by file names such as deu_Latn or deu; any code, if the model does not need one.
 
     Raises:
-        ConfigError: the model puts each text's language before it, and does not know one of them.
+        ConfigError: the model needs a token for each text's language, and does not have one.
     """
     from hbdist.models.language_codes import FLORES
     from hbdist.translation.languages import OPUS
@@ -181,7 +181,7 @@ def rows(model: str, data: Path, work: Path, only: list[str]) -> dict[str, dict[
     """Return every row: kept, measured now, or the reason why there is none.
 
     Args:
-        only: those to be measured now; of others, what is kept stands.
+        only: rows to measure now; others are read from the work folder.
     """
     from hbdist.evaluation.evaluate import model_fingerprint
     from hbdist.models.encoder import settings_of

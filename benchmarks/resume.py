@@ -1,10 +1,10 @@
-"""Resuming after a kill at 37 % and 90 % of an epoch: seconds to the first batch, and whether the following batches are the same.
+"""Resuming after a kill at 37 % and 90 % of an epoch: seconds to the first batch, and whether the later batches are the same.
 
 192 shards of 1,000 pairs of about 1 KB; batches of 256 texts, in the system's memory. hbdist opens the manifest, plans the step
 and reads it; webdataset skips undecoded samples (`slice`); Hugging Face `datasets` streams the same pairs from parquet, as
-it resumes by `skip`, and by its `state_dict`. Peers that stream run in two orders: shards in random order, which is their
-fastest, and through a shuffle buffer of 1,000 as well. hbdist's order is random over all pairs of a language. The streams are
-killed by SIGKILL with their process, and read to their end by another one.
+it resumes with `skip`, and with its `state_dict`. The streaming libraries run in two orders: shards in random order, their
+fastest, and in addition a shuffle buffer of 1,000. hbdist's order is random over all pairs of a language. The process of the
+streams is killed by SIGKILL, and another process reads them to their end.
 """
 
 import hashlib
@@ -158,7 +158,7 @@ def kill(folder: str, names: list[str], done: int) -> None:
     """Let a process read this many batches of every stream, save its state, and be killed in the next one.
 
     Raises:
-        RunError: it ended otherwise.
+        RunError: the process ended in another way.
     """
     try:
         launch(read_and_die, timeout=900, folder=folder, names=names, done=done)

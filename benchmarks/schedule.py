@@ -1,7 +1,7 @@
 """The schedule at scale: time and memory to open hundreds of thousands of shards and to plan global batches of 65,536.
 
-The shards are made up: only their manifest exists, which is all that a schedule reads. Each case runs in a process of its
-own, whose memory is measured from within.
+The shards are fictitious: only their manifest exists, which is all that a schedule reads. Each case runs in a separate
+process, which measures its own memory.
 """
 
 import hashlib

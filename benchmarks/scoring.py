@@ -2,10 +2,10 @@
 
     python benchmarks/scoring.py [--quick] [--out FOLDER]
 
-132 settings: 11 monolingual, 110 cross-lingual, 11 in the pool of all languages. The peers score each of them apart, as
-they have no other way, from vectors that are there; their evaluators and data sets are made before. hbdist ranks all
-13,014 candidates, sentence-transformers the first 100, mteb the first 1,000 as it does by itself, or the first 100.
-Vectors are made up, 384 dimensions: translations lie near to one another, and so do texts of a language.
+132 settings: 11 monolingual, 110 cross-lingual, 11 in the pool of all languages. The other libraries score each of
+them separately, which is their only way, from precomputed vectors; their evaluators and data sets are made in advance.
+hbdist ranks all 13,014 candidates, sentence-transformers the first 100, mteb the first 1,000, its default, or the first 100.
+Vectors are synthetic, of 384 dimensions: translations are near each other, and so are texts of the same language.
 """
 
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def contender(name: str, task: Any, vectors: tuple[np.ndarray, np.ndarray]) -> C
     """Return the function that scores all settings with one contender, whose preparation is done now.
 
     Raises:
-        peers.PeerError: it cannot be loaded.
+        peers.PeerError: the library cannot be loaded.
     """
     if name == ST:
         return _sentence_transformers(task, *vectors)

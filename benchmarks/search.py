@@ -2,9 +2,9 @@
 
     python benchmarks/search.py [--quick] [--out FOLDER]
 
-The vectors are random, of 384 dimensions, float16, in parts as `hbdist evaluate` keeps them. They take 7.7 GB in the
-folder for temporary files (TMPDIR) and are deleted at the end. FAISS gets the same parts, one after the other: a flat index
-is filled with a part, searched, and emptied; the first candidates of all parts are merged.
+The vectors are random, of 384 dimensions, float16, in parts as `hbdist evaluate` stores them. They take 7.7 GB in the
+folder for temporary files (TMPDIR) and are deleted at the end. FAISS gets the same parts in turn: a flat index is filled
+with a part, searched, and emptied; the first candidates of all parts are merged.
 """
 
 import shutil

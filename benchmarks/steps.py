@@ -76,7 +76,7 @@ def our_step(encoder: Encoder, texts: Texts, engine: Engine | None, gradient_cac
     """Return the step that training takes, on this rank's texts.
 
     Args:
-        engine: a started one; None starts it, for one process.
+        engine: a started engine; None starts one for a single process.
         gradient_cache: "always" or "never".
     """
     pairs = len(texts["query"])
@@ -120,13 +120,13 @@ def _chunks(texts: list[list[int]], chunk_tokens: int) -> list[Chunk]:
 def peer_step(
     encoder: Encoder, texts: Texts, mini_batch: dict[str, int], *, distributed: bool = False
 ) -> tuple[Callable[[], object], nn.Module]:
-    """sentence-transformers' CachedMultipleNegativesRankingLoss on the same texts, in their order, and the model it calls.
+    """Return the step of sentence-transformers' CachedMultipleNegativesRankingLoss on the same texts, and the model it calls.
 
     Args:
         mini_batch: mini_batch_size or mini_batch_num_tokens.
 
     Raises:
-        PeerError: it is not there.
+        PeerError: the library is not installed.
     """
     model: nn.Module = AsFeatures(encoder)
     make = sentence_transformers_losses().CachedMultipleNegativesRankingLoss
@@ -141,7 +141,7 @@ def peer_engine_step(encoder: Encoder, texts: Texts, mini_batch: dict[str, int])
     """Return the same step in a DeepSpeed engine of one process, with ZeRO-2, as accelerate makes and calls it for its trainer.
 
     Raises:
-        PeerError: it is not there. Whatever DeepSpeed raises.
+        PeerError: the library is not installed. Whatever DeepSpeed raises.
     """
     import deepspeed
     import deepspeed.ops

@@ -9,7 +9,7 @@ UNKNOWN = ("all_to_all", "all_to_all_single", "send", "recv", "isend", "irecv", 
 
 
 class Counter:
-    """Counter of the bytes that this rank has received in torch.distributed's collectives. Make it before other modules import them."""
+    """Counter of the bytes that this rank receives in torch.distributed's collectives. Make it before others import them."""
 
     def __init__(self) -> None:
         import torch.distributed as dist
