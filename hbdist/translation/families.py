@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,15 +62,10 @@ class Family(ABC):
         """Return the text of token ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def unsupported(self, language: str, nearest: Sequence[str], *, supported: int) -> ConfigError:
-        """Return the error for a language that the model does not support.
-
-        Args:
-            nearest: supported languages whose names look most like this one.
-            supported: number of supported languages.
-        """
+    def unsupported(self, language: str, supported: Collection[str], nearest: Sequence[str]) -> ConfigError:
+        """Return the error for a language that is not one of the supported ones, of which `nearest` look most like it."""
         return ConfigError(
-            f"{self.name} does not support the language {self.codes.get(language, language)}; it supports {supported} "
+            f"{self.name} does not support the language {self.codes.get(language, language)}; it supports {len(supported)} "
             f"languages, the closest by name {', '.join(nearest)}. Leave the language out, or give the model's name for it: "
             f"--code {language}=NAME."
         )
@@ -94,8 +89,7 @@ class Multilingual(Family):
         """
         code = self.codes.get(language) or self.tokens.code(language)
         if code is None or code not in self.tokens.ids:
-            nearest = self.tokens.nearest(self.codes.get(language, language))
-            raise self.unsupported(language, nearest, supported=len(self.tokens.ids))
+            raise self.unsupported(language, self.tokens.ids, self.tokens.nearest(self.codes.get(language, language)))
         return code
 
     def check(self, *, source: str, target: str) -> None:
@@ -139,7 +133,7 @@ class Marian(Family):
         name = next((name for name in self.names(target) if name in self.targets), None)
         if name is None:
             nearest = difflib.get_close_matches(self.codes.get(target, target), self.targets, n=3, cutoff=0.0)
-            raise self.unsupported(target, nearest, supported=len(self.targets))
+            raise self.unsupported(target, self.targets, nearest)
         return f">>{name}<<"
 
     def check(self, *, source: str, target: str) -> None:

@@ -18,6 +18,7 @@ from launching import lines, outcome
 from launching import train as launch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shard_sources import parallel, row
 from tiny_backbones import POSITIONS, make_labse, make_m2m100, make_nllb, make_xlm_r, tiny_m2m100
 from transformers import AutoTokenizer
 
@@ -218,15 +219,8 @@ def first_tokens(chunks: list[Any]) -> list[int]:
 
 
 def test_a_language_without_a_token_is_refused_before_the_first_step(models: dict[str, Path], tmp_path: Path) -> None:
-    for language in ("en", "te"):  # M2M100 does not support Telugu
-        rows = [{"id": str(n), "query": f"query {n}", "document": f"document {n}"} for n in range(20)]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{language}.jsonl").write_text(text, encoding="utf-8")
-    recipe = tmp_path / "recipe.toml"
-    files = 'en = "en.jsonl"\nte = "te.jsonl"\n'
-    recipe.write_text(
-        f'[[dataset]]\nname = "made"\nreader = "jsonl"\nparallel = true\n[dataset.files]\n{files}', encoding="utf-8"
-    )
+    languages = ("en", "te")  # M2M100 does not support Telugu
+    recipe = parallel(tmp_path, {language: [row(number, language) for number in range(20)] for language in languages})
     manifest = build(recipe, tmp_path / "shards", workers=1)
     tokenize = tokenize_of(section(models, "m2m100"))
     rates = measure_token_rates(manifest, tokenize)  # of all languages, whether they are trained on or not
@@ -292,10 +286,6 @@ def test_several_dense_layers_and_pickled_weights_are_read(tiny_model: Path, tmp
     np.testing.assert_allclose(encoder.encode(TEXTS, "query"), expected_ND, atol=1e-5)
 
 
-def copy_of(folder: Path, to: Path) -> Path:
-    return Path(shutil.copytree(folder, to / "model"))
-
-
 def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
@@ -312,7 +302,7 @@ def change(path: Path, **values: Any) -> None:
 def test_unsupported_modules_are_named(
     modules: list[str], message: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = copy_of(models["labse"], tmp_path)
+    folder = shutil.copytree(models["labse"], tmp_path / "model")
     content = [{"path": f"{index}_{kind}", "type": f"some.where.{kind}"} for index, kind in enumerate(modules)]
     (folder / "modules.json").write_text(json.dumps(content), encoding="utf-8")
     for load in (settings_of, lambda name: Encoder.load(ModelSection(name=name, pooling="cls"))):
@@ -331,7 +321,7 @@ def test_unsupported_modules_are_named(
 def test_a_dense_layer_with_an_unsupported_setting_is_refused(
     values: dict[str, Any], message: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = copy_of(models["labse"], tmp_path)
+    folder = shutil.copytree(models["labse"], tmp_path / "model")
     change(folder / "2_Dense/config.json", **values)
     with pytest.raises(ConfigError, match=rf"has a dense layer \(2_Dense\) with {message}, which is not supported"):
         Encoder.load(settings_of(str(folder)))
@@ -339,7 +329,7 @@ def test_a_dense_layer_with_an_unsupported_setting_is_refused(
 
 @pytest.mark.parametrize("damage", ["no config", "no weights", "cut short", "other shape", "other width"])
 def test_a_damaged_dense_layer_is_named(damage: str, models: dict[str, Path], tmp_path: Path) -> None:
-    folder = copy_of(models["labse"], tmp_path)
+    folder = shutil.copytree(models["labse"], tmp_path / "model")
     dense = folder / "2_Dense"
     if damage == "no config":
         (dense / "config.json").unlink()

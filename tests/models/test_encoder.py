@@ -152,10 +152,6 @@ def test_without_dropout_training_and_evaluation_mode_agree(tiny_model: Path) ->
     torch.testing.assert_close(encoder.train()(*tokens), encoder.eval()(*tokens))
 
 
-def copy_of(model: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(model, folder / "model"))
-
-
 def refusal(folder: Path) -> str:
     with pytest.raises(DataError) as caught:
         Encoder.load(ModelSection(name=str(folder)))
@@ -163,7 +159,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_a_model_without_some_of_its_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    folder = copy_of(tiny_model, tmp_path)
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -185,7 +181,7 @@ def test_the_folder_of_a_run_is_refused_and_its_model_named(tiny_model: Path, tm
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["cut short", "empty", "gone"])
 def test_a_damaged_model_is_refused_with_a_remedy(name: str, damage: str, tiny_model: Path, tmp_path: Path) -> None:
-    folder = copy_of(tiny_model, tmp_path)
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
     if damage == "gone":
         (folder / name).unlink()
     else:
@@ -196,7 +192,7 @@ def test_a_damaged_model_is_refused_with_a_remedy(name: str, damage: str, tiny_m
 
 
 def test_weights_of_another_shape_are_refused(tiny_model: Path, tmp_path: Path) -> None:
-    folder = copy_of(tiny_model, tmp_path)
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}), encoding="utf-8")
     assert "(or has them in another shape), among them encoder.layer.0.intermediate.dense.bias" in refusal(folder)

@@ -3,11 +3,8 @@
 import gzip
 import hashlib
 import json
-import os
+import multiprocessing
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import ROOT
+from shard_sources import write_jsonl
 from tiny_backbones import number_pieces
 from tiny_translators import ENGLISH, make_m2m100, make_marian, spell
 
@@ -60,13 +57,6 @@ def row(number: int) -> dict[str, Any]:
     return values | ({"negatives": [sentence(number + 5, 6)]} if number % 3 == 0 else {})
 
 
-def write_source(folder: Path, rows: list[dict[str, Any]], name: str = "made.jsonl") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows), encoding="utf-8")
-    return path
-
-
 def read(path: Path) -> list[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
@@ -91,7 +81,7 @@ def digests(folder: Path) -> dict[str, str]:
 def done(m2m100: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with `ROWS` rows in Greek and Thai, made by one uninterrupted process; no test changes it."""
     folder = tmp_path_factory.mktemp("done")
-    run(write_source(folder, [row(number) for number in range(ROWS)]), folder / "out", m2m100)
+    run(write_jsonl(folder / "made.jsonl", [row(number) for number in range(ROWS)]), folder / "out", m2m100)
     return folder
 
 
@@ -127,19 +117,21 @@ def test_the_recipe_builds_all_cross_lingual_groups(done: Path, tmp_path: Path) 
 
 
 def test_after_sigkill_another_number_of_ranks_completes_the_missing_parts_with_the_same_bytes(
-    done: Path, m2m100: Path, tmp_path: Path
+    done: Path, m2m100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, code = tmp_path / "out", "import sys, test_translate; test_translate.work(*sys.argv[1:])"
-    parts = out / "parts"
-    command = [sys.executable, "-c", code, str(done / "made.jsonl"), str(out), str(m2m100)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment(rank=1))
+    out, parts = tmp_path / "out", tmp_path / "out" / "parts"
+    process = multiprocessing.get_context("spawn").Process(target=run_rank, args=(done / "made.jsonl", out, m2m100))
+    with monkeypatch.context() as patch:
+        for name, value in {"RANK": "1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        process.start()
     try:
         deadline = time.monotonic() + 120
         while not any(parts.glob("*.json")) and time.monotonic() < deadline:
             time.sleep(0.002)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     before = {path: path.stat().st_mtime_ns for path in parts.glob("*.json")}
     assert 0 < len(before) < PARTS // 2
     assert all(json.loads(path.read_text(encoding="utf-8"))["rows"] for path in before)
@@ -149,16 +141,6 @@ def test_after_sigkill_another_number_of_ranks_completes_the_missing_parts_with_
     assert len(seen) == PARTS - len(before)
     assert seen[-1] == (PARTS, PARTS)
     assert digests(out) == digests(done / "out")
-
-
-def environment(rank: int) -> dict[str, str]:
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}"
-    return os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-
-
-def work(source: str, out: str, model: str) -> None:
-    """Translate as one rank, in a subprocess."""
-    run_rank(Path(source), Path(out), Path(model))
 
 
 def test_ranks_share_the_parts_and_the_last_one_merges_them(
@@ -216,7 +198,7 @@ def test_a_text_that_fails_a_gate_is_left_out_of_that_language_and_counted(m2m10
         {"id": 1, "query": "gata", "document": "base", "extra": 1},
         {"query": "lipa", "document": "ruda pori"},
     ]
-    report = run(write_source(tmp_path, rows), tmp_path / "out", m2m100, targets=["el"])
+    report = run(write_jsonl(tmp_path / "made.jsonl", rows), tmp_path / "out", m2m100, targets=["el"])
     assert report["source"] == {
         "rows": 5,
         "left_out": {"empty negative": 1, "empty query": 1, "repeated id": 1},
@@ -234,7 +216,9 @@ def test_an_unfinished_translation_is_left_out(m2m100: Path, tmp_path: Path) -> 
     queries = {"long": sentence(1, 9), "short": "dora"}
     rows = [{"id": name, "query": query, "document": "base"} for name, query in queries.items()]
     decoding = Decoding(beams=1, max_new_tokens=6, piece_tokens=16, batch_tokens=200)
-    report = run(write_source(tmp_path, rows), tmp_path / "out", m2m100, targets=["th"], decoding=decoding)
+    report = run(
+        write_jsonl(tmp_path / "made.jsonl", rows), tmp_path / "out", m2m100, targets=["th"], decoding=decoding
+    )
     assert report["languages"]["th"]["left_out"] == {"query: unfinished": 1}
     assert [one["id"] for one in read(tmp_path / "out" / "th.jsonl.gz")] == ["short"]
 
@@ -245,7 +229,7 @@ def test_each_row_may_name_its_own_languages(m2m100: Path, tmp_path: Path) -> No
         {"id": "b", "query": "βασε", "document": "δορα", "lang": "el"},
         {"id": "c", "query": "base", "document": "dora"},
     ]
-    report = run(write_source(tmp_path, rows), tmp_path / "out", m2m100, targets=["el"])
+    report = run(write_jsonl(tmp_path / "made.jsonl", rows), tmp_path / "out", m2m100, targets=["el"])
     greek = {one["id"]: one for one in read(tmp_path / "out" / "el.jsonl.gz")}
     assert [one["query"] for one in greek.values()] == ["βασε"] * 3
     assert [one["document"] for one in greek.values()] == ["δορα φενι", "δορα", "δορα"]
@@ -307,7 +291,7 @@ def test_a_folder_of_another_source_model_or_settings_is_refused(done: Path, m2m
     with pytest.raises(ConfigError, match=r'languages was \["en", "el", "th"\], now \["en", "el"\]'):
         run(done / "made.jsonl", done / "out", m2m100, targets=["el"])
     with pytest.raises(ConfigError, match="made with other settings: source_sha256 was"):
-        run(write_source(tmp_path, [row(1)]), done / "out", m2m100)
+        run(write_jsonl(tmp_path / "made.jsonl", [row(1)]), done / "out", m2m100)
     with pytest.raises(ConfigError, match=r"decoding\.beams was 2, now 1"):
         run(done / "made.jsonl", done / "out", m2m100, decoding=replace(DECODING, beams=1))
     other = tmp_path / "other"
@@ -358,7 +342,7 @@ def test_nllb_gets_flores_codes(tmp_path: Path) -> None:
 def test_the_target_language_is_filled_into_the_name_of_an_opus_model(tmp_path: Path) -> None:
     for target in ("de", "sw"):
         make_marian(tmp_path / f"opus-en-{target}", target=target)
-    source = write_source(tmp_path, [{"id": "a", "query": "base", "document": "dora feni"}])
+    source = write_jsonl(tmp_path / "made.jsonl", [{"id": "a", "query": "base", "document": "dora feni"}])
     decoding = Decoding(beams=1, max_new_tokens=8, piece_tokens=16, batch_tokens=64)
     report = run(source, tmp_path / "out", tmp_path / "opus-en-{to}", targets=["sw", "de"], decoding=decoding)
     names = [Path(one["model"]).name for one in report["settings"]["models"].values()]
