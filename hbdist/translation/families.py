@@ -8,6 +8,7 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,19 @@ MODEL_TYPES = ("m2m_100", "nllb-moe", "marian")
 """`model_type` of the supported translation models; M2M100 and the dense NLLB share one."""
 
 
+@dataclass(eq=False)
 class Family(ABC):
-    """Tokenizer of a translation model and the languages that the model supports.
+    """Tokenizer of a translation model and the languages that the model supports."""
 
-    Args:
-        name: of the model, for error messages.
-        revision: commit on the hub, or the digest of a folder.
-        codes: hbdist code → the model's, as given by the user.
-    """
-
-    def __init__(self, name: str, config: Any, tokenizer: Any, *, revision: str, codes: Mapping[str, str]) -> None:
-        self.name = name
-        self.positions = int(config.max_position_embeddings)
-        """Most tokens of a text, in the source or the target language."""
-        self.tokenizer = tokenizer
-        self.revision = revision
-        self.codes = dict(codes)
+    name: str
+    """Name of the model on the hub, or its folder."""
+    positions: int
+    """Most tokens of a text, in the source or the target language."""
+    tokenizer: Any
+    revision: str
+    """Commit on the hub, or the digest of a folder."""
+    codes: Mapping[str, str]
+    """hbdist code → the model's code, as given by the user."""
 
     @abstractmethod
     def check(self, *, source: str, target: str) -> None:
@@ -187,7 +185,7 @@ def load_family(name: str, *, codes: Mapping[str, str]) -> Family:
             "hub, or a folder that holds config.json, weights and a tokenizer."
         ) from None
     family = Marian if config.model_type == "marian" else Multilingual
-    return family(name, config, tokenizer, revision=revision, codes=codes)
+    return family(name, int(config.max_position_embeddings), tokenizer, revision, codes)
 
 
 def pin_revision(name: str, revision: str) -> dict[str, str]:

@@ -46,13 +46,13 @@ class Translation(NamedTuple):
     """Number of sentences that were too long for one piece."""
 
 
+@dataclass(frozen=True)
 class Translator:
     """Translation model with its family and its decoding settings."""
 
-    def __init__(self, model: Any, family: Family, decoding: Decoding) -> None:
-        self.model = model
-        self.family = family
-        self.decoding = decoding
+    model: Any
+    family: Family
+    decoding: Decoding
 
     @classmethod
     def load(cls, family: Family, decoding: Decoding) -> "Translator":
