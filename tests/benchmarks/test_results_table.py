@@ -88,7 +88,7 @@ def test_rows_hold_what_the_files_hold_and_the_page_shows_them(tiny_model: Path,
     assert str(data) not in page
 
 
-def test_a_model_with_language_tokens_is_told_the_languages_and_refused_where_it_does_not_know_one(
+def test_a_model_with_language_tokens_gets_the_languages_and_is_refused_for_an_unsupported_one(
     data: Path, m2m100: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -98,7 +98,7 @@ def test_a_model_with_language_tokens_is_told_the_languages_and_refused_where_it
     # The sentences are copies, and their languages' tokens are not.
     assert 0 < found["alignment"]["parallel_cosine"] < 0.9999
     refused = measure_row("tatoeba", str(m2m100), str(data / "tatoeba"))
-    assert refused["reason"].startswith("m2m100 has no token for the language fry; it knows 100 languages")
+    assert refused["reason"].startswith("m2m100 has no token for the language fry; it supports 100 languages")
     assert str(m2m100.parent) not in refused["reason"]
 
 
