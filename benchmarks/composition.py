@@ -190,7 +190,7 @@ def alphas(folder: str, size: int) -> dict[str, dict[str, float]]:
     for alpha in ALPHAS:
         manifest, config = opened(folder, size, alpha=alpha)
         schedule = Schedule.of(config, manifest)
-        found[str(alpha)] = {str(steps): schedule.turns(steps)[0] / steps for steps in ALPHA_STEPS}
+        found[str(alpha)] = {str(steps): schedule.turns_before(steps)[0] / steps for steps in ALPHA_STEPS}
     return found
 
 

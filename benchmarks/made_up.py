@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from measure import HERE
 
-from hbdist.data.shards.manifest import Group, Manifest
+from hbdist.data.shards.groups import Group
+from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.sample import Pair
 from hbdist.data.shards.write import write_shards
 

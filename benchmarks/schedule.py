@@ -17,7 +17,8 @@ from measure import arguments, quartiles, say, write
 
 from hbdist.config.config import Config
 from hbdist.data.batching.schedule import Schedule
-from hbdist.data.shards.manifest import Group, Manifest, Shards
+from hbdist.data.shards.groups import Group, Shards
+from hbdist.data.shards.manifest import Manifest
 
 SHARD_ROWS = 3_333
 WARM = 4

@@ -39,6 +39,7 @@ ONLY_IN = {
     "fsspec": ["data.shards.remote"],
     "submitit": ["launch"],
     "faiss": ["evaluation.search.faiss_index"],
+    "webdataset": ["data.shards.pipeline"],
     "matplotlib": ["reports.plots"],
 }
 

@@ -11,7 +11,7 @@ from launching import ROOT
 def test_every_example_runs(tiny_model: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     small = f'"data.shards={tiny_shards}", "model.name={tiny_model}", "data.languages=[]", "data.datasets=[]"'
     namespace: dict[str, Any] = {}
     for block in blocks:

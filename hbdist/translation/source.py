@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hbdist.data.build.staging import BROKEN_UNICODE, EMPTY_DOCUMENT, EMPTY_NEGATIVE, EMPTY_QUERY, REPEATED_ID
 from hbdist.data.formats.lines import BLANK_LINE, json_records
-from hbdist.data.shards.manifest import check_language
+from hbdist.data.shards.groups import check_language
 from hbdist.data.sources.rows import ANYTHING, FIELDS, Row, row_of
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import sha256

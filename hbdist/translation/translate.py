@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.shards.manifest import check_language
+from hbdist.data.shards.groups import check_language
 from hbdist.distributed.rendezvous import place
 from hbdist.errors import ConfigError
 from hbdist.models.pretrained import quiet

@@ -1,4 +1,4 @@
-"""Small real shard folders."""
+"""Small real shard folders, as fixtures."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture
 def built(tmp_path: Path) -> Callable[..., Manifest]:
-    """Builds a parallel dataset from rows; a test may do what it likes with the folder."""
+    """Return a function that builds a parallel dataset from rows; a test may change the folder."""
 
     def make(rows: Mapping[str, Rows] | None = None, **keys: Any) -> Manifest:
         rows = rows or {language: [row(n, language) for n in range(12)] for language in ("en", "de")}
@@ -33,5 +33,5 @@ def built(tmp_path: Path) -> Callable[..., Manifest]:
 
 @pytest.fixture(scope="session")
 def viewed(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Three languages with holes in the parallel layout, in shards of 8; no test changes it."""
+    """A shard folder in the parallel layout that no test changes: three languages with missing rows, in shards of 8."""
     return build_parallel(tmp_path_factory.mktemp("viewed"), with_holes(), shard_rows=8, pairs_per_group=15)

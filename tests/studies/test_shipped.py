@@ -14,7 +14,8 @@ import pytest
 
 from hbdist.data.batching.mixture import plan_mixture
 from hbdist.data.build.build import build
-from hbdist.data.shards.manifest import Group, Manifest, View
+from hbdist.data.shards.groups import Group, View
+from hbdist.data.shards.manifest import Manifest
 from hbdist.evaluation.evaluate import evaluate
 from hbdist.evaluation.tasks.registry import load_task
 from hbdist.runs.plan import Plan

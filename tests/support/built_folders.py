@@ -9,7 +9,8 @@ import pytest
 from shard_sources import write_jsonl
 
 from hbdist.data.build.build import build
-from hbdist.data.shards.manifest import Group, Manifest
+from hbdist.data.shards.groups import Group
+from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import Pair, ShardReader
 
 

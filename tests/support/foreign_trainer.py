@@ -1,4 +1,4 @@
-"""Run on each rank by test_foreign_trainer.py: sentence-transformers' trainer on the schedule's batches.
+"""Script of test_foreign_trainer.py, run on each rank: the trainer of sentence-transformers on the schedule's batches.
 
 python -m torch.distributed.run --nproc-per-node 2 foreign_trainer.py SHARDS MODEL OUT
 """
@@ -31,11 +31,11 @@ first_row = np.cumsum([0, *(group.rows for group in manifest.groups)])
 
 
 class HybridForTrainer(DefaultBatchSampler):
-    """The trainer hands batches to its processes in turn: a step is one list of rows for each of them."""
+    """Sampler for the trainer, which deals batches to its processes in turn: a step is one list of rows for each."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        of_ranks = [HybridBatchSampler(schedule, number, world, steps=config.steps) for number in range(world)]
-        for parts in zip(*of_ranks, strict=True):
+        samplers = [HybridBatchSampler(schedule, number, world, steps=config.steps) for number in range(world)]
+        for parts in zip(*samplers, strict=True):
             for part in parts:
                 yield [int(first_row[group]) + row for group, row in part]
 
@@ -44,7 +44,7 @@ class HybridForTrainer(DefaultBatchSampler):
 
 
 class WatchedLoss(MultipleNegativesRankingLoss):
-    """Notes the tokens of each batch's queries."""
+    """Loss that records the sum of the token ids of each batch's queries."""
 
     def forward(self, features, labels):  # type: ignore[no-untyped-def]
         features = list(features)
@@ -53,8 +53,8 @@ class WatchedLoss(MultipleNegativesRankingLoss):
 
 
 pairs = PairDataset(manifest)
-places = [(number, row) for number, group in enumerate(manifest.groups) for row in range(group.rows)]
-texts = pairs.__getitems__(places)
+items = [(number, row) for number, group in enumerate(manifest.groups) for row in range(group.rows)]
+texts = pairs.__getitems__(items)
 rows = Dataset.from_dict({"query": [pair.query for pair in texts], "document": [pair.document for pair in texts]})
 trained: list[int] = []
 model = SentenceTransformer(model_folder, device="cpu")
@@ -69,7 +69,7 @@ arguments = SentenceTransformerTrainingArguments(
 )
 SentenceTransformerTrainer(model=model, args=arguments, train_dataset=rows, loss=WatchedLoss(model)).train()
 planned = [
-    int(torch.tensor(model.tokenizer([pairs[place].query for place in mine], padding=True)["input_ids"]).sum())
-    for mine in HybridBatchSampler(schedule, rank, world, steps=config.steps)
+    int(torch.tensor(model.tokenizer([pairs[item].query for item in batch], padding=True)["input_ids"]).sum())
+    for batch in HybridBatchSampler(schedule, rank, world, steps=config.steps)
 ]
 Path(out, f"{rank}.json").write_text(json.dumps({"trained": trained, "planned": planned}), encoding="utf-8")

@@ -1,9 +1,10 @@
-"""Groups of which only the numbers exist."""
+"""Groups without files, for tests of the arithmetic."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hbdist.data.shards.manifest import Group, Manifest, Shard
+from hbdist.data.shards.groups import Group, Shard, Shards
+from hbdist.data.shards.manifest import Manifest
 
 
 def make_group(
@@ -14,10 +15,10 @@ def make_group(
     shard_rows: int = 40,
     sizes: Sequence[int] = (),
 ) -> Group:
-    """A group whose shards hold `shard_rows` rows each, the last one the rest, or `sizes`; no file stands behind it."""
+    """Return a group without files, with shards of `shard_rows` rows each and the rest in the last, or of `sizes`."""
     sizes = sizes or [min(shard_rows, rows - start) for start in range(0, rows, shard_rows)]
     name = f"{dataset}/{query_lang}-{document_lang}"
-    shards = tuple(
+    shards = Shards.of(
         Shard(f"{name}/{number:06d}.tar", size, size, "", f"{name}/{number:06d}.index.npy", "")
         for number, size in enumerate(sizes)
     )
@@ -34,4 +35,4 @@ GROUPS = (
 
 
 MANIFEST = Manifest(Path("nowhere"), GROUPS)
-"""520 monolingual and 120 cross-lingual pairs; no file stands behind them."""
+"""Manifest without files, of 500 monolingual and 120 cross-lingual pairs."""

@@ -1,4 +1,4 @@
-"""The schedule once more, from the equations in the docstring of `hbdist.data.batching.schedule`: plain, slow, lists alone."""
+"""Reference schedule, from the equations in the docstring of `hbdist.data.batching.schedule`: plain, slow, with lists."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from hbdist.data.batching.mixture import Kind, Mixture, Pool
-from hbdist.data.shards.manifest import Group
+from hbdist.data.shards.groups import Group
 
 Row = tuple[int, int, int, int, bool]
-"""Group, row, epoch, block, monolingual."""
+"""(group, row, epoch, block, monolingual) of one pair."""
 
 
 def plain_order(key: str, count: int) -> list[int]:
@@ -31,20 +31,20 @@ def plain_quota(weights: Sequence[float], deal: int) -> list[int]:
 @lru_cache(maxsize=64)
 def plain_deal(key: str, quota: tuple[int, ...], number: int) -> list[int]:
     cards = [card for card, count in enumerate(quota) for _ in range(count)]
-    return [cards[place] for place in plain_order(f"{key}/deal {number}", len(cards))]
+    return [cards[index] for index in plain_order(f"{key}/deal {number}", len(cards))]
 
 
 def plain_draw(weights: Sequence[float], key: str, deal: int, t: int) -> tuple[int, int]:
-    """The card at time `t`, and how often it was dealt before."""
+    """Return the card at time `t`, and how often it was dealt before."""
     if len(weights) == 1:
         return 0, t
     quota = tuple(plain_quota(weights, deal))
-    number, place = divmod(t, sum(quota))
+    number, position = divmod(t, sum(quota))
     cards = plain_deal(key, quota, number)
-    return cards[place], number * quota[cards[place]] + cards[:place].count(cards[place])
+    return cards[position], number * quota[cards[position]] + cards[:position].count(cards[position])
 
 
-def plain_row(group: Group, seed: int, epoch: int, place: int) -> int:
+def plain_row(group: Group, seed: int, epoch: int, position: int) -> int:
     rows_of, rows = [], 0
     for shard in group.shards:
         rows_of.append(range(rows, rows + shard.rows))
@@ -54,8 +54,8 @@ def plain_row(group: Group, seed: int, epoch: int, place: int) -> int:
     order: list[int] = []
     for number, first in enumerate(range(0, len(shards), 8)):
         window = [row for shard in shards[first : first + 8] for row in rows_of[shard]]
-        order += [window[at] for at in plain_order(f"{key}/window {number}", len(window))]
-    return order[place]
+        order += [window[index] for index in plain_order(f"{key}/window {number}", len(window))]
+    return order[position]
 
 
 def plain_batch(groups: Sequence[Group], mixture: Mixture, seed: int, step: int, *, one_dataset: bool) -> list[Row]:
@@ -75,10 +75,10 @@ def _plain_part(groups: Sequence[Group], kind: Kind, turn: int, seed: int, *, on
         t = turn * (kind.part // kind.block) + block
         chosen, before = plain_draw([pool.weight for pool in kind.pools], f"{seed}/{kind.name} pools", 65_536, t)
         for inside in range(kind.block):
-            dataset, place = _plain_dataset(kind.pools[chosen], before, inside, kind.block, seed, one_dataset)
+            dataset, position = _plain_dataset(kind.pools[chosen], before, inside, kind.block, seed, one_dataset)
             group = kind.pools[chosen].groups[dataset]
-            epoch, place = divmod(place, kind.pools[chosen].rows[dataset])
-            row = plain_row(groups[group], seed, epoch, place)
+            epoch, position = divmod(position, kind.pools[chosen].rows[dataset])
+            row = plain_row(groups[group], seed, epoch, position)
             rows.append((group, row, epoch, block if kind.block > 1 else 0, kind.name == "mono"))
     return rows
 

@@ -1,6 +1,6 @@
-"""A process that reads all rows of a remote folder in an order of its own: `python reads_remotely.py URL SEED GB TIMES`.
+"""Script that reads all rows of a remote folder in random order: `python reads_remotely.py URL SEED GB TIMES`.
 
-Prints a line when it begins, and then one digest of all rows for each time.
+Prints a line when it begins, and then one digest of all rows each time.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ def digest(pairs: list[Pair]) -> str:
 
 
 def all_of(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Return the groups and the rows of all pairs."""
     counts = [group.rows for group in manifest.groups]
     return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])
 
@@ -30,12 +31,10 @@ def main(url: str, seed: int, cache_gb: float, times: int) -> None:
     print("begins", flush=True)
     for _ in range(times):
         reader = ShardReader(manifest, open_shards=2, cache_gb=cache_gb)
-        order = random.permutation(len(rows))
-        pairs: list[Pair] = [None] * len(rows)  # type: ignore[list-item]
-        for places in np.array_split(order, 10):
-            for place, pair in zip(places, reader.read(groups[places], rows[places]), strict=True):
-                pairs[place] = pair
-        print(digest(pairs), flush=True)
+        pairs: dict[int, Pair] = {}
+        for part in np.array_split(random.permutation(len(rows)), 10):
+            pairs |= zip(part.tolist(), reader.read(groups[part], rows[part]), strict=True)
+        print(digest([pairs[number] for number in range(len(rows))]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A store on loopback that serves a folder over HTTP, and misbehaves when told to."""
+"""Store on the loopback interface that serves a folder over HTTP, with faults on request."""
 
 import threading
 import time
@@ -13,27 +13,28 @@ from hbdist.data.shards.manifest import FILE, Manifest
 from hbdist.data.shards.remote import locate
 
 Fault = str | int
-"""What an answer is instead of the file: a status, or "cut", "slow", "reset"."""
+"""Answer instead of the file: a status, or "cut", "slow", "reset"."""
 SLOW = 3.0
-"""Seconds that a slow answer takes."""
+"""Seconds before a slow answer."""
 
 
 @dataclass
 class Store:
-    """`faults[path]` are the answers to the next requests of a path, one each; the last one stays if it is "…"."""
+    """A folder that is served over HTTP. `faults[path]` are the answers to the next requests for a path, one each; if the
+    last one is "…", the one before it is repeated for ever."""
 
     folder: Path
     url: str = ""
     faults: dict[str, list[Fault]] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
-    """Path → how often it was asked for."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """Number of requests by path."""
 
     def next_fault(self, path: str) -> Fault | None:
-        self.asked[path] += 1
-        left = self.faults.get(path, [])
-        if left[1:] == ["…"]:
-            return left[0]
-        return left.pop(0) if left else None
+        self.requests[path] += 1
+        faults = self.faults.get(path, [])
+        if faults[1:] == ["…"]:
+            return faults[0]
+        return faults.pop(0) if faults else None
 
     def manifest(self) -> Manifest:
         root = locate(self.url)
@@ -78,7 +79,7 @@ def serving(folder: Path) -> Iterator[Store]:
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, address: object) -> None:
-            """A client that gave up is no error of the store."""
+            """Print nothing: a client that gave up is no error of the store."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True

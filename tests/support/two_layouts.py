@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from shard_sources import parallel, row
 
 from hbdist.data.build.build import build
@@ -33,8 +32,3 @@ def with_holes(count: int = 40) -> dict[str, list[dict[str, Any]]]:
     rows = {language: [row(n, language) for n in range(count) if n % 7 != k] for k, language in enumerate(LANGUAGES)}
     rows["de"].reverse()
     return rows
-
-
-def all_of(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    counts = [group.rows for group in manifest.groups]
-    return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])

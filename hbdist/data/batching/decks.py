@@ -1,11 +1,13 @@
-"""Decks: what is drawn by weight, with exact shares, at any time without having been there before.
+"""Decks: weighted draws with exact shares, at any time t without replaying the draws before it.
 
-A deck holds each card as often as its share says, to the card; "which card is dealt at t" and "how often was it dealt
-before" are both looked up. Decks lie side by side, because a batch can draw from thousands of them.
+A deal of a deck contains each card as often as its share says, exactly; "which card is dealt at t" and "how often was it
+dealt before" are both looked up. Many decks are handled at once, because a batch can draw from thousands of them.
 
-    card(t) = deal[t // M][t % M],    turn(t) = (t // M)·quota[card] + how often it is in deal[t // M][: t % M]
+    card(t) = deal[t // M][t % M],    turn(t) = (t // M)·quota[card] + number of times it is in deal[t // M][: t % M]
 
 where deal[n] is an order of all M cards, keyed by the deck and n.
+
+Shape suffixes: K cards of a deck · M cards of a deal · P draws.
 """
 
 from collections.abc import Sequence
@@ -20,11 +22,11 @@ from hbdist.utils.philox import by_label, permutation
 DEAL = 65_536
 LARGEST_DEAL = 1 << 24
 DEALS_BYTES = 1 << 28
-"""Deals that decks keep, so that the next batch finds them: 12 kB for each language pair with several data sets."""
+"""Bytes of deals that are kept for the next batch; each language pair with several data sets takes 12 kB."""
 
 
-def quotas(weights: Sequence[float], total: int) -> np.ndarray:
-    """Whole numbers proportional to `weights` that add up to `total`, by largest remainder: int64 [len(weights)]."""
+def divide_by_weight(weights: Sequence[float], total: int) -> np.ndarray:
+    """Divide `total` into integers proportional to `weights`, by largest remainder: int64 [K]."""
     exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
     counts = np.floor(exact).astype(np.int64)
     by_remainder = np.argsort(-(exact - counts), kind="stable")
@@ -32,12 +34,12 @@ def quotas(weights: Sequence[float], total: int) -> np.ndarray:
     return counts
 
 
-def runs(*labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal places side by side: an order in which they are, int64 [P], and where each run begins, and the end [R + 1].
+def group_equal(*labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an order in which indexes with equal labels are adjacent, int64 [P], and the bounds of their R runs [R + 1].
 
     Args:
-        labels: whole numbers ≥ 0, [P] each; a run's places agree in all of them. The first one makes the order: where
-            it alone does not, equal places may be in several runs.
+        labels: integers ≥ 0, [P] each; all labels agree within a run. Only the first one determines the order: indexes
+            that agree in all labels may be in several runs if others with the same first label are between them.
     """
     first = labels[0]
     order = by_label(first) if first.max(initial=0) < 1 << 16 else np.argsort(first, kind="stable")
@@ -50,71 +52,68 @@ def runs(*labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Decks:
-    """Decks of cards 0 … K − 1, dealt by weight, for ever: deals of M cards, each holding card g exactly quota[g] times.
+    """Decks of cards 0 … K − 1, dealt by weight, without end: deals of M cards, each with card g exactly quota[g] times.
 
-    M is `deal`; where the rarest card of a deck would get none, the next power of two that gives it one.
+    M is `deal`; if the rarest card of a deck would get no share of it, the next power of two that gives it one.
 
     Args:
-        weights: of the cards of each deck.
-        keys: of each deck's order; what follows the first `/` names it in messages.
+        weights: weights of the cards of each deck.
+        keys: key of each deck's order; messages name the deck by what follows the first `/`.
 
     Raises:
-        ConfigError: even a deal of 2²⁴ cards would not hold a deck's rarest one.
+        ConfigError: even a deal of 2²⁴ cards would not contain a deck's rarest one.
     """
 
     def __init__(self, weights: Sequence[Sequence[float]], keys: Sequence[str], *, deal: int = DEAL) -> None:
         self.keys = keys
         self.quotas = [_quota(of_deck, key, deal) for of_deck, key in zip(weights, keys, strict=True)]
-        """How often a deal of a deck holds each of its cards: int64 [K] a deck."""
+        """Number of times that a deal of each deck contains each of its cards: int64 [K] per deck."""
         self.sizes = np.array([quota.sum() for quota in self.quotas])
-        """Cards of a deal, M: int64, one a deck."""
+        """Cards per deal, M, of each deck: int64 [decks]."""
         self._single = np.array([len(quota) == 1 for quota in self.quotas])
         self._flat_quotas = np.concatenate(self.quotas)
         self._first = np.cumsum([0, *(len(quota) for quota in self.quotas)])
         self._deals = Recent(DEALS_BYTES)
 
     def draw(self, t: np.ndarray, deck: np.ndarray | int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The cards at times `t` of the decks `deck`, and how often each was dealt before in its deck: int64 [P] each.
+        """Return the cards at times `t`, and how often each was dealt before in its deck: int64 [P] each.
 
         Args:
             t: times, [P].
-            deck: whose, [P], or one for all.
+            deck: number of the deck of each draw, [P], or one for all.
         """
         t = np.asarray(t, dtype=np.int64)
         deck = np.broadcast_to(deck, t.shape)
-        cards, turns = np.zeros_like(t), t.copy()  # a deck of one card
-        drawn = np.flatnonzero(~self._single[deck])
-        if len(drawn):
-            cards[drawn], turns[drawn] = self._draw(t[drawn], deck[drawn])
+        cards, turns = np.zeros_like(t), t.copy()  # those of a deck of one card
+        several = np.flatnonzero(~self._single[deck])
+        if len(several):
+            cards[several], turns[several] = self._draw(t[several], deck[several])
         return cards, turns
 
     def _draw(self, t: np.ndarray, deck: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        number, place = np.divmod(t, self.sizes[deck])
-        order, bounds = runs(deck, number)
-        place = place[order]
-        cards, before = np.empty_like(t), np.empty_like(t)
-        first = order[bounds[:-1]]
-        for one, deal, (start, end) in zip(
-            deck[first].tolist(), number[first].tolist(), pairwise(bounds.tolist()), strict=True
-        ):
-            of_deal, before_of_deal = self._deal(one, deal)
-            cards[start:end] = of_deal[place[start:end]]
-            before[start:end] = before_of_deal[place[start:end]]
-        deck, number = deck[order], number[order]
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return cards[back], (number * self._flat_quotas[self._first[deck] + cards] + before)[back]
+        number, position = np.divmod(t, self.sizes[deck])
+        order, bounds = group_equal(deck, number)
+        deck, number, position = deck[order], number[order], position[order]
+        sorted_cards, before = np.empty_like(t), np.empty_like(t)
+        for start, end in pairwise(bounds.tolist()):
+            deal, before_in_deal = self._deal(int(deck[start]), int(number[start]))
+            sorted_cards[start:end] = deal[position[start:end]]
+            before[start:end] = before_in_deal[position[start:end]]
+        cards, turns = np.empty_like(t), np.empty_like(t)
+        cards[order] = sorted_cards
+        turns[order] = number * self._flat_quotas[self._first[deck] + sorted_cards] + before
+        return cards, turns
 
-    def seen(self, t: int, deck: int = 0) -> np.ndarray:
-        """How often each card of a deck was dealt before time `t`: int64 [K]."""
+    def count_before(self, t: int, deck: int = 0) -> np.ndarray:
+        """Return how often each card of a deck was dealt before time `t`: int64 [K]."""
         quota = self.quotas[deck]
-        deal, place = divmod(t, int(self.sizes[deck]))
-        if len(quota) == 1 or place == 0:
-            return deal * quota + (place if len(quota) == 1 else 0)
-        return deal * quota + np.bincount(self._deal(deck, deal)[0][:place], minlength=len(quota))
+        deal, position = divmod(t, int(self.sizes[deck]))
+        if len(quota) == 1 or position == 0:
+            return deal * quota + (position if len(quota) == 1 else 0)
+        return deal * quota + np.bincount(self._deal(deck, deal)[0][:position], minlength=len(quota))
 
     def _deal(self, deck: int, number: int) -> tuple[np.ndarray, ...]:
-        """One deal of a deck, and for each place how often its card came before in it: [M] each."""
+        """Return one deal of a deck, and for each position how often its card came before it in the deal: [M] each."""
         return self._deals.get(deck, number, _deal, f"{self.keys[deck]}/deal {number}", self.quotas[deck])
 
 
@@ -122,7 +121,7 @@ def _quota(weights: Sequence[float], key: str, deal: int) -> np.ndarray:
     if len(weights) == 1:
         return np.array([deal])
     size = deal
-    while not (quota := quotas(weights, size)).all():
+    while not (quota := divide_by_weight(weights, size)).all():
         size *= 2
         if size > LARGEST_DEAL:
             raise ConfigError(
@@ -138,7 +137,7 @@ def _deal(key: str, quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = int(quota.sum())
     cards = np.repeat(np.arange(len(quota), dtype=np.min_scalar_type(len(quota) - 1)), quota)
     deal = cards[permutation(key, count)]
-    order = by_label(deal) if len(quota) <= 1 << 16 else np.argsort(deal, kind="stable")
+    order, _ = group_equal(deal)
     before = np.empty(count, dtype=np.min_scalar_type(int(quota.max()) - 1))
     before[order] = np.arange(count) - np.repeat(np.cumsum(quota) - quota, quota)
     return deal, before

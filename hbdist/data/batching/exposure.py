@@ -1,33 +1,34 @@
-"""How much of what a whole run will see, before it starts: looked up in the schedule's decks, no batch is planned."""
+"""Exposure of a run to each group, pool and data set, before it starts: computed from the decks, no batch is planned."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from hbdist.config.config import Config
-from hbdist.data.batching.schedule import Schedule, Side
+from hbdist.data.batching.schedule import KindDecks, Schedule
 from hbdist.data.shards.manifest import Manifest
 
 MANY_EPOCHS = 40
-"""Epochs over a group from which on it is warned of. In language modelling, 4 were found to be almost as good as new data
-and repeating beyond some 40 to be worth nothing (Muennighoff et al. 2023, arXiv 2305.16264)."""
+"""Number of epochs over a group that triggers a warning. In language modelling, 4 were found to be almost as good as new
+data and repeating beyond some 40 to be worth nothing (Muennighoff et al. 2023, arXiv 2305.16264)."""
 MANY_DRAWS = 40
-"""Draws of a group a batch, on average, beyond which their spread adds little to the repeats that are expected."""
+"""Average draws of a group per batch, beyond which their spread adds little to the expected repeats."""
 SHOWN = 6
-"""Groups, pools or data sets that a list shows; it says how many more there are."""
+"""Number of groups, pools or data sets that a list shows; it also tells how many more there are."""
 
 
 @dataclass(frozen=True)
 class GroupExposure:
-    """What a run sees of one group."""
+    """Exposure of a run to one group."""
 
     name: str
-    """As "ntrex/en-de"."""
+    """Name of the group, such as "ntrex/en-de"."""
     rows: int
     pairs: int
-    """Dealt over the whole run, repeats included."""
+    """Number of pairs dealt over the whole run, repeats included."""
     repeats: float
-    """Pairs that are expected to stand in a batch already, over the whole run."""
+    """Expected number of pairs, over the whole run, that are already in their batch."""
 
     @property
     def epochs(self) -> float:
@@ -36,60 +37,60 @@ class GroupExposure:
 
 @dataclass(frozen=True)
 class RunStatistics:
-    """What a run of `steps` global batches is made of. Shares are of its pairs."""
+    """Composition of a run of `steps` global batches. Shares are shares of its pairs."""
 
     steps: int
     pairs: int
     kinds: dict[str, float]
-    """"mono" or "cross" → share."""
+    """Share of "mono" and of "cross"."""
     pools: dict[str, float]
-    """Language pair → share; 0 for one that is never drawn."""
+    """Share of each language pair; 0 for one that is never drawn."""
     datasets: dict[str, float]
-    """Data set → share."""
+    """Share of each data set."""
     groups: tuple[GroupExposure, ...]
-    """Those of the mixture, in the manifest's order."""
+    """Groups of the mixture, in the manifest's order."""
 
     @property
-    def often(self) -> list[GroupExposure]:
-        """Groups that are gone through MANY_EPOCHS times or more, most often first."""
-        found = [group for group in self.groups if group.epochs >= MANY_EPOCHS]
-        return sorted(found, key=lambda group: -group.epochs)
+    def overused(self) -> list[GroupExposure]:
+        """Groups with at least MANY_EPOCHS epochs, most epochs first."""
+        overused = [group for group in self.groups if group.epochs >= MANY_EPOCHS]
+        return sorted(overused, key=lambda group: -group.epochs)
 
     @property
-    def never(self) -> list[str]:
+    def unused(self) -> list[str]:
         """Language pairs of the mixture that are in no batch."""
         return [pair for pair, share in self.pools.items() if not share]
 
     @property
     def repeats(self) -> float:
-        """Pairs that are expected to stand in their batch already."""
+        """Expected number of pairs that are already in their batch."""
         return sum(group.repeats for group in self.groups)
 
     def text(self) -> str:
-        """For people, most extreme first, at most 30 lines."""
+        """Return the statistics as text for people: extremes first, at most 30 lines."""
         by_epochs = sorted(self.groups, key=lambda group: -group.epochs)
-        few, some = by_epochs[:SHOWN], by_epochs[SHOWN:]
+        first, others = by_epochs[:SHOWN], by_epochs[SHOWN:]
         lines = [
             f"over the run   {self.steps:,} steps, {self.pairs:,} pairs",
             f"  kinds        {_shares(self.kinds)}",
             f"  languages    {_shares(self.pools)}",
             f"  data sets    {_shares(self.datasets)}",
             "epochs over each group, most first",
-            *map(_line, few),
+            *map(_line, first),
         ]
-        if some:
-            lines += [f"  … and {len(some):,} more, the fewest:", *map(_line, some[-min(3, len(some)) :])]
+        if others:
+            lines += [f"  … and {len(others):,} more, the fewest:", *map(_line, others[-3:])]
         return "\n".join([*lines, *self._warnings()]) + "\n"
 
     def _warnings(self) -> list[str]:
         lines = []
-        if self.often:
+        if self.overused:
             lines += [
                 f"seen {MANY_EPOCHS} times or more: lower their share, or give them more pairs",
-                f"  {_some([f'{group.name} {group.epochs:,.0f} times' for group in self.often])}",
+                f"  {_some([f'{group.name} {group.epochs:,.0f} times' for group in self.overused])}",
             ]
-        if self.never:
-            lines += ["in no batch: the run is too short for them", f"  {_some(self.never)}"]
+        if self.unused:
+            lines += ["in no batch: the run is too short for them", f"  {_some(self.unused)}"]
         if self.repeats >= 0.5:
             most = sorted(self.groups, key=lambda group: -group.repeats)
             lines += [
@@ -100,7 +101,7 @@ class RunStatistics:
 
 
 def run_statistics(config: Config, manifest: Manifest) -> RunStatistics:
-    """What the run of this config will see of these shards.
+    """Compute the composition of this config's run on these shards.
 
     Shares, pairs and epochs are exact; repeats are estimated.
 
@@ -112,31 +113,28 @@ def run_statistics(config: Config, manifest: Manifest) -> RunStatistics:
     kinds: dict[str, float] = {}
     pools: dict[str, float] = {}
     groups: dict[int, GroupExposure] = {}
-    for side, turns in zip(schedule.sides, schedule.turns(config.steps), strict=True):
-        drawn, pairs = side.seen(turns)
-        kinds[side.kind.name] = turns * side.kind.part / total
+    datasets: Counter[str] = Counter()
+    for decks, turns in zip(schedule.kind_decks, schedule.turns_before(config.steps), strict=True):
+        kind = decks.kind
+        pool_draws, pairs = decks.count_before(turns)
+        kinds[kind.name] = turns * kind.part / total
         pools |= {
-            pool.pair: int(blocks) * side.kind.block / total
-            for pool, blocks in zip(side.kind.pools, drawn, strict=True)
+            pool.pair: int(draws) * kind.block / total for pool, draws in zip(kind.pools, pool_draws, strict=True)
         }
-        repeats = _repeats(side, turns, drawn, pairs)
-        for place, number in enumerate(side.groups.tolist()):
-            group = manifest.groups[number]
-            groups[number] = GroupExposure(group.name, group.rows, int(pairs[place]), float(repeats[place]))
-    datasets: dict[str, float] = {}
-    for number, seen in groups.items():
-        dataset = manifest.groups[number].dataset
-        datasets[dataset] = datasets.get(dataset, 0.0) + seen.pairs / total
-    return RunStatistics(
-        config.steps, total, kinds, pools, datasets, tuple(groups[number] for number in sorted(groups))
-    )
+        repeats = _expected_repeats_of_run(decks, turns, pool_draws, pairs)
+        for index, count, repeated in zip(decks.groups.tolist(), pairs.tolist(), repeats.tolist(), strict=True):
+            group = manifest.groups[index]
+            groups[index] = GroupExposure(group.name, group.rows, count, repeated)
+            datasets[group.dataset] += count
+    shares = {name: count / total for name, count in datasets.items()}
+    return RunStatistics(config.steps, total, kinds, pools, shares, tuple(groups[index] for index in sorted(groups)))
 
 
 def expected_repeats(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of m places in a row in a group's endless order, how many are expected to hold a row that an earlier one holds.
+    """Return how many of m consecutive positions in a group's endless order are expected to repeat an earlier one's row.
 
-    Epochs are orders of their own, so p last places of one and q first places of the next share p·q / N rows on average,
-    and m places that hold a whole epoch repeat m − N. The first place is anywhere in an epoch of N with equal chance.
+    Epochs are independent orders, so p last positions of one and q first positions of the next share p·q / N rows on
+    average, and m positions that contain a whole epoch repeat m − N. The first position is uniform in an epoch of N.
 
     Args:
         pairs: m ≥ 0, [groups].
@@ -146,7 +144,8 @@ def expected_repeats(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
         float64 [groups].
     """
     m, n = np.asarray(pairs, dtype=np.float64), np.asarray(rows, dtype=np.float64)
-    # Of the N first places, those that leave p = low … high of their epoch, and m − p < N of the next, hold no whole one.
+    # Of the N first positions, those that leave p = low … high of their epoch, and m − p < N of the next, contain no
+    # whole epoch.
     low, high = np.maximum(1, m - n + 1), np.minimum(n, m) - 1
     partial = np.maximum(0, high - low + 1)
     shared = (m * (_sum(high) - _sum(low - 1)) - (_sum_of_squares(high) - _sum_of_squares(low - 1))) / n
@@ -161,21 +160,24 @@ def _sum_of_squares(last: np.ndarray) -> np.ndarray:
     return last * (last + 1) * (2 * last + 1) / 6
 
 
-def _repeats(side: Side, turns: int, drawn: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Expected repeats over the run, a group each: a batch draws a group (its pool, where blocks mix data sets) as often
-    as k independent draws would, k the blocks of a batch, and each draw brings the same number of pairs."""
-    kind = side.kind
-    draws = pairs // kind.block if side.one_dataset or kind.block == 1 else drawn[side.pool]
+def _expected_repeats_of_run(decks: KindDecks, turns: int, pool_draws: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return the expected repeats over the run, [groups].
+
+    A batch is taken to draw a group (or its pool, if blocks mix data sets) as often as k independent draws would, k being
+    the blocks of a batch; each draw brings the same number of pairs.
+    """
+    kind = decks.kind
+    draws = pairs // kind.block if decks.one_dataset or kind.block == 1 else pool_draws[decks.pool]
     per_draw = pairs / np.maximum(1, draws)
     chance = draws / max(1, turns * kind.blocks)
     mean = chance * kind.blocks
     steady = (mean > MANY_DRAWS) | (chance == 1)
-    repeats = np.where(steady, expected_repeats(mean * per_draw, side.rows), 0)
+    repeats = np.where(steady, expected_repeats(mean * per_draw, decks.rows), 0)
     odds = chance / np.where(steady, 1, 1 - chance)
     binomial = (1 - chance) ** kind.blocks
     for count in range(1, min(kind.blocks, 3 * MANY_DRAWS) + 1):
         binomial = binomial * odds * (kind.blocks - count + 1) / count
-        repeats += np.where(steady, 0, binomial * expected_repeats(count * per_draw, side.rows))
+        repeats += np.where(steady, 0, binomial * expected_repeats(count * per_draw, decks.rows))
     return turns * repeats
 
 

@@ -1,8 +1,8 @@
-"""How many pairs of which kind: from the manifest's groups and `[batch]` to kinds, pools and their weights.
+"""Mixture of a global batch: kinds, pools and their weights, from the manifest's groups and `[batch]`.
 
 A *kind* is monolingual or cross-lingual. A *pool* is one ordered language pair and all groups that have it. A *block* is
-a run of pairs that share one pool. Everything here is arithmetic on counts: nothing is drawn, nothing is read. What
-cannot work is refused here, before anything is loaded, with the nearest that can.
+a sequence of pairs that share one pool. This module computes with counts only: it draws nothing and reads nothing.
+Impossible settings are refused here, before anything is loaded, together with the nearest possible ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from hbdist.config.config import nearest
 from hbdist.config.sections import BatchSection, DataSection
-from hbdist.data.shards.manifest import Group
+from hbdist.data.shards.groups import Group
 from hbdist.errors import ConfigError
 
 
@@ -20,22 +20,23 @@ class Pool:
     """All groups of one ordered language pair."""
 
     pair: str
-    """As "en-de": queries English, documents German."""
+    """Language pair, such as "en-de" for English queries and German documents."""
     groups: tuple[int, ...]
-    """Places of its groups in the manifest, one a dataset."""
+    """Indexes of the pool's groups in the manifest, one per data set."""
     rows: tuple[int, ...]
-    """Pairs in each of them."""
+    """Number of pairs in each group."""
     weight: float
-    """Its share among the pools of its kind, before normalising."""
+    """Share of the pool among those of its kind, before normalising."""
     dataset_weights: tuple[float, ...]
-    """The shares of its groups, before normalising."""
+    """Share of each group in the pool, before normalising."""
 
     @property
     def size(self) -> int:
+        """Number of pairs in the pool."""
         return sum(self.rows)
 
-    def fitting(self, *, one_dataset: bool) -> int:
-        """The largest block that repeats no row, on average over the draws of its data sets."""
+    def largest_block(self, *, one_dataset: bool) -> int:
+        """Return the size of the largest block that repeats no row, on average over the draws of its data sets."""
         if one_dataset:
             return min(self.rows)
         total = sum(self.dataset_weights)
@@ -49,84 +50,83 @@ class Kind:
     name: str
     """ "mono" or "cross"."""
     share: float
-    """α or 1 − α."""
+    """Share of the kind: α or 1 − α."""
     part: int
-    """Its pairs in a global batch that holds any of it."""
+    """Number of its pairs in a global batch that has any."""
     block: int
-    """Pairs that share one pool; divides `part`."""
+    """Number of pairs that share one pool; divides `part`."""
     pools: tuple[Pool, ...]
 
     @property
     def blocks(self) -> int:
-        """Blocks in a global batch that holds any of this kind."""
+        """Number of blocks in a global batch that has any of this kind."""
         return self.part // self.block
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a global batch is made of."""
+    """Composition of the global batches."""
 
     mix: str
-    """ "step": one kind a step; "blocks": both in each."""
+    """ "step": one kind per step; "blocks": both kinds in each step."""
     kinds: tuple[Kind, ...]
-    """Those with a share above zero: mono before cross."""
+    """Kinds with a share above zero: mono before cross."""
     small: tuple[str, ...]
-    """Pairs whose pool is smaller than its block, so that batches repeat rows (masked as negatives)."""
+    """Language pairs whose pool is smaller than its block, so that batches repeat rows (masked as negatives)."""
 
 
 def plan_mixture(groups: Sequence[Group], batch: BatchSection, data: DataSection) -> Mixture:
-    """The mixture that `[batch]` asks for, over the groups that `[data]` admits.
+    """Return the mixture that `[batch]` specifies, over the groups that `[data]` selects.
 
     Raises:
         ConfigError: α makes no whole number of pairs, a block does not divide its part, a language or data set is not
             in the manifest, a kind has no pool, or a pool is smaller than its block.
     """
-    admitted = _admitted(groups, data)
+    selected = _select(groups, data)
     parts = _parts(batch)
     kinds = tuple(
-        Kind(name, share, parts[name], block, _pools(groups, admitted, batch, monolingual=name == "mono"))
+        Kind(name, share, parts[name], block, _pools(groups, selected, batch, monolingual=name == "mono"))
         for name, share, block in _kinds(batch, parts)
     )
     for kind in kinds:
         if not kind.pools:
-            raise ConfigError(_no_pool(kind, batch, [groups[place] for place in admitted]))
+            raise ConfigError(_no_pool(kind, batch, [groups[index] for index in selected]))
     small = tuple(
-        f"{pool.pair} ({pool.fitting(one_dataset=batch.one_dataset)} pairs)"
+        f"{pool.pair} ({largest} pairs)"
         for kind in kinds
         for pool in kind.pools
-        if pool.fitting(one_dataset=batch.one_dataset) < kind.block
+        if (largest := pool.largest_block(one_dataset=batch.one_dataset)) < kind.block
     )
     if small and batch.small_pool == "refuse":
         raise ConfigError(_too_small(kinds, small, batch))
     return Mixture(batch.mix, kinds, small)
 
 
-def _admitted(groups: Sequence[Group], data: DataSection) -> list[int]:
+def _select(groups: Sequence[Group], data: DataSection) -> list[int]:
+    """Return the indexes of the groups that `[data]` selects and that have rows."""
     known_languages = {language for group in groups for language in (group.query_lang, group.document_lang)}
-    _require(data.languages, known_languages, "data.languages", "language")
-    known_datasets = {group.dataset for group in groups}
-    _require(data.datasets, known_datasets, "data.datasets", "data set")
-    languages = set(data.languages) or known_languages
-    datasets = set(data.datasets) or known_datasets
+    languages = _check_known(data.languages, known_languages, "data.languages", "language")
+    datasets = _check_known(data.datasets, {group.dataset for group in groups}, "data.datasets", "data set")
     return [
-        place
-        for place, group in enumerate(groups)
+        index
+        for index, group in enumerate(groups)
         if group.dataset in datasets and {group.query_lang, group.document_lang} <= languages and group.rows
     ]
 
 
-def _require(asked: Iterable[str], known: set[str], key: str, what: str) -> None:
-    for name in asked:
+def _check_known(names: Iterable[str], known: set[str], key: str, what: str) -> set[str]:
+    """Return these names, or all known ones if there are none."""
+    for name in names:
         if name not in known:
-            have = ", ".join(sorted(known))
             raise ConfigError(
                 f"{key} names {name!r}, a {what} that the shards do not have.{nearest(name, sorted(known))}"
-                f" They have: {have}. Take it out of {key}, or build shards that have it."
+                f" They have: {', '.join(sorted(known))}. Take it out of {key}, or build shards that have it."
             )
+    return set(names) or known
 
 
 def _parts(batch: BatchSection) -> dict[str, int]:
-    """Pairs of each kind in a global batch that holds the kind."""
+    """Return the number of pairs of each kind in a global batch that has the kind."""
     if batch.mix == "step":
         return {"mono": batch.size, "cross": batch.size}
     share = Fraction(str(batch.mono_share))
@@ -144,87 +144,77 @@ def _parts(batch: BatchSection) -> dict[str, int]:
 
 
 def _kinds(batch: BatchSection, parts: dict[str, int]) -> list[tuple[str, float, int]]:
-    """(name, share, block) of the kinds in use."""
-    wanted = [
-        ("mono", batch.mono_share, batch.mono_block, "batch.mono_block"),
-        ("cross", 1 - batch.mono_share, batch.cross_block, "batch.cross_block"),
-    ]
+    """Return (name, share, block) of each kind that is in use."""
+    shares = {"mono": batch.mono_share, "cross": 1 - batch.mono_share}
+    blocks = {"mono": batch.mono_block, "cross": batch.cross_block}
     return [
-        (name, share, _block(parts[name], asked, key))
-        for name, share, asked, key in wanted
+        (name, share, _block(parts[name], blocks[name], f"batch.{name}_block"))
+        for name, share in shares.items()
         if share > 0 and parts[name] > 0
     ]
 
 
-def _block(part: int, asked: int | str, key: str) -> int:
-    if asked == "batch":
+def _block(part: int, value: int | str, key: str) -> int:
+    if value == "batch":
         return part
-    block = int(asked)
+    block = int(value)
     if block < 1 or part % block:
         near = nearest_divisors(part, block)
         raise ConfigError(
-            f"{key} = {asked} does not divide the {part} pairs of its kind in a batch. Nearest that do:"
+            f"{key} = {value} does not divide the {part} pairs of its kind in a batch. Nearest that do:"
             f' {" and ".join(map(str, near))}; or "batch" for all {part} in one.'
         )
     return block
 
 
 def nearest_divisors(number: int, wanted: int) -> list[int]:
-    """The largest divisor of `number` below `wanted` and the smallest above it, those that exist."""
+    """Return the largest divisor of `number` below `wanted` and the smallest above it, if they exist."""
     divisors = [candidate for candidate in range(1, number + 1) if number % candidate == 0]
     below = [divisor for divisor in divisors if divisor < wanted][-1:]
     return below + [divisor for divisor in divisors if divisor > wanted][:1]
 
 
 def nearest_multiples(number: int, base: int) -> list[int]:
-    """The multiples of `base` just below and just above `number`; 0 is none."""
+    """Return the positive multiples of `base` just below and just above `number`."""
     below = number // base * base
     return [multiple for multiple in (below, below + base) if multiple > 0]
 
 
-def _pools(groups: Sequence[Group], admitted: list[int], batch: BatchSection, *, monolingual: bool) -> tuple[Pool, ...]:
+def _pools(groups: Sequence[Group], selected: list[int], batch: BatchSection, *, monolingual: bool) -> tuple[Pool, ...]:
     by_pair: dict[str, list[int]] = {}
-    for place in admitted:
-        if groups[place].monolingual == monolingual:
-            by_pair.setdefault(groups[place].pair, []).append(place)
+    for index in selected:
+        if groups[index].monolingual == monolingual:
+            by_pair.setdefault(groups[index].pair, []).append(index)
     pools = []
-    for pair, places in sorted(by_pair.items()):
-        rows = tuple(groups[place].rows for place in places)
-        pools.append(
-            Pool(
-                pair,
-                tuple(places),
-                rows,
-                weight=sum(rows) ** batch.language_exponent,
-                dataset_weights=tuple(count**batch.dataset_exponent for count in rows),
-            )
-        )
+    for pair, indexes in sorted(by_pair.items()):
+        rows = tuple(groups[index].rows for index in indexes)
+        weight = sum(rows) ** batch.language_exponent
+        pools.append(Pool(pair, tuple(indexes), rows, weight, tuple(count**batch.dataset_exponent for count in rows)))
     return tuple(pools)
 
 
 def _no_pool(kind: Kind, batch: BatchSection, groups: list[Group]) -> str:
-    what = "monolingual" if kind.name == "mono" else "cross-lingual"
-    remedy = "batch.mono_share=0" if kind.name == "mono" else "batch.mono_share=1"
-    found = ", ".join(sorted({group.pair for group in groups})) or "nothing"
+    what, remedy = ("monolingual", 0) if kind.name == "mono" else ("cross-lingual", 1)
+    available = ", ".join(sorted({group.pair for group in groups})) or "nothing"
     return (
-        f"batch.mono_share = {batch.mono_share} asks for {what} pairs, and the mixture has none (it has: {found})."
-        f" Set {remedy}, widen data.languages or data.datasets, or build shards with {what} groups."
+        f"batch.mono_share = {batch.mono_share} asks for {what} pairs, and the mixture has none (it has: {available})."
+        f" Set batch.mono_share={remedy}, widen data.languages or data.datasets, or build shards with {what} groups."
     )
 
 
 def _too_small(kinds: tuple[Kind, ...], small: tuple[str, ...], batch: BatchSection) -> str:
-    def least(kind: Kind) -> int:
-        return min(pool.fitting(one_dataset=batch.one_dataset) for pool in kind.pools)
+    def smallest(kind: Kind) -> int:
+        return min(pool.largest_block(one_dataset=batch.one_dataset) for pool in kind.pools)
 
-    kind = max(kinds, key=lambda one: one.block - least(one))
+    kind = max(kinds, key=lambda one: one.block - smallest(one))
     key = f"batch.{kind.name}_block"
-    fitting = max(divisor for divisor in range(1, max(1, least(kind)) + 1) if kind.part % divisor == 0)
+    block = max(divisor for divisor in range(1, max(1, smallest(kind)) + 1) if kind.part % divisor == 0)
     whole_step = batch.mix == "step" and all(one.block in (1, one.part) for one in kinds)
-    smaller = f"batch.size={least(kind)}, " if whole_step and least(kind) > 0 else ""
+    size = f"batch.size={smallest(kind)}, " if whole_step and smallest(kind) > 0 else ""
     language = "language" if kind.name == "mono" else "language pair"
     data_set = " and data set" * batch.one_dataset
     return (
         f"{key} asks for {kind.block} pairs of one {language}{data_set}, and these have fewer:"
-        f" {', '.join(small[:8])}{' …' if len(small) > 8 else ''}. Ways out: {smaller}{key}={fitting},"
+        f" {', '.join(small[:8])}{' …' if len(small) > 8 else ''}. Ways out: {size}{key}={block},"
         ' batch.small_pool="repeat" (repeats are masked as negatives), more data, or leave them out of data.languages.'
     )

@@ -1,4 +1,4 @@
-"""The schedule for other trainers: a batch sampler for a PyTorch `DataLoader`, and the shards as a map-style dataset.
+"""Schedule for other trainers: a batch sampler for a PyTorch `DataLoader`, and the shards as a map-style dataset.
 
 manifest = Manifest.load("shards/built/demo")
 schedule = Schedule.of(config, manifest)
@@ -17,20 +17,20 @@ from hbdist.data.shards.read import Pair, ShardReader
 
 
 class HybridBatchSampler:
-    """For each step this rank's pairs of the global batch, as a list of (group of the manifest, row of the group).
+    """Batch sampler of one rank: for each step, its pairs of the global batch, as a list of (group index, row).
 
-    The ranks' lists together are the global batch, each pair once, for any number of ranks; their lengths differ by one
-    at most. There are no epochs to set: an iteration goes on from `step`. A `DataLoader` with workers asks ahead, and so
-    `step` is then ahead of what was trained on: keep your own count of steps, and put it back with
+    Together, the lists of all ranks are the global batch, each pair once, for any number of ranks; their lengths differ
+    by one at most. There are no epochs to set: each iteration continues from `step`. A `DataLoader` with workers fetches
+    batches ahead, so `step` is then ahead of training: keep your own count of completed steps, and restore it with
     `load_state_dict({"step": done})` or `start=done`.
 
     Args:
         schedule: the same on every rank.
-        rank, world: this process's place, and how many there are.
-        start: step to begin with.
-        steps: the run's number of steps, at which iteration ends; unset: never.
-        lengths: about how long each pair of a batch is, [B], the same on every rank: ranks then get about as many tokens
-            each. Unset: all count as equally long.
+        rank, world: this process's rank, and the number of ranks.
+        start: first step.
+        steps: number of steps of the run, after which iteration ends; unset: never.
+        lengths: approximate length of each pair of a batch, [B], the same on every rank: ranks then get about equally
+            many tokens. Unset: all pairs count as equally long.
     """
 
     def __init__(
@@ -55,15 +55,17 @@ class HybridBatchSampler:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         while self.steps is None or self.step < self.steps:
-            mine = self._mine(self.step)
+            batch = self.schedule.batch(self.step)
+            lengths = self.lengths(batch) if self.lengths else np.zeros(len(batch))
+            of_rank = deal_to_ranks(lengths, self.world)[self.rank]
             self.step += 1
-            yield mine
+            yield list(zip(batch.group[of_rank].tolist(), batch.row[of_rank].tolist(), strict=True))
 
     def __len__(self) -> int:
-        """Steps that are left.
+        """Return the number of remaining steps.
 
         Raises:
-            TypeError: there is no last one.
+            TypeError: the sampler has no last step.
         """
         if self.steps is None:
             raise TypeError("a HybridBatchSampler without steps has no length; give it steps=…")
@@ -75,15 +77,9 @@ class HybridBatchSampler:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.step = state["step"]
 
-    def _mine(self, step: int) -> list[tuple[int, int]]:
-        batch = self.schedule.batch(step)
-        lengths = self.lengths(batch) if self.lengths else np.zeros(len(batch))
-        mine = deal_to_ranks(lengths, self.world)[self.rank]
-        return list(zip(batch.group[mine].tolist(), batch.row[mine].tolist(), strict=True))
-
 
 class PairDataset:
-    """The pairs of a shard folder: item (group, row) is one pair. Can be sent to worker processes."""
+    """Map-style dataset of a shard folder: item (group index, row) is one pair. Can be sent to worker processes."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -92,15 +88,15 @@ class PairDataset:
     def __len__(self) -> int:
         return self.manifest.rows
 
-    def __getitem__(self, place: tuple[int, int]) -> Pair:
-        """The pair.
+    def __getitem__(self, item: tuple[int, int]) -> Pair:
+        """Return one pair.
 
         Raises:
             DataError: its shard is missing or damaged.
         """
-        return self.__getitems__([place])[0]
+        return self.__getitems__([item])[0]
 
-    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Pair]:
-        """The pairs of a whole batch, read shard by shard: a `DataLoader` asks so."""
-        groups, rows = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[Pair]:
+        """Return the pairs of a whole batch, read shard by shard; `DataLoader` calls this method if it exists."""
+        groups, rows = np.array(items, dtype=np.int64).reshape(-1, 2).T
         return self._reader.read(groups, rows)

@@ -1,7 +1,4 @@
-"""Keyed random orders, the same on every machine and in every version of every library, and a bounded store of them.
-
-All randomness is raw Philox words and a stable sort; a library's own `permutation` may change between versions.
-"""
+"""Cache of arrays, bounded in bytes: the newest value of each slot."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -11,9 +8,9 @@ import numpy as np
 
 
 class Recent:
-    """The newest value of each slot, forgotten where it was used longest ago once all take more than `limit` bytes.
+    """The newest value of each slot; the least recently used ones are dropped when all take more than `limit` bytes.
 
-    A schedule goes forward: when a group's next window begins, its last one is not needed again.
+    A schedule moves forward: when a group's next window begins, its last one is not needed again.
     """
 
     def __init__(self, limit: int) -> None:
@@ -24,11 +21,11 @@ class Recent:
     def get(
         self, slot: Hashable, version: Hashable, make: Callable[..., tuple[np.ndarray, ...]], *arguments: Any
     ) -> tuple[np.ndarray, ...]:
-        """The arrays of this version in this slot; made by `make(*arguments)` if they are not there."""
-        held = self._values.get(slot)
-        if held is not None and held[0] == version:
+        """Return the arrays of this version in this slot; if they are not cached, make them with `make(*arguments)`."""
+        entry = self._values.get(slot)
+        if entry is not None and entry[0] == version:
             self._values.move_to_end(slot)
-            return held[1]
+            return entry[1]
         self._drop(slot)
         value = make(*arguments)
         self._values[slot] = version, value
@@ -42,5 +39,5 @@ class Recent:
         self.bytes -= sum(array.nbytes for array in value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The limit alone: another process draws what it needs."""
+        """Return the limit without the values: another process makes those that it needs."""
         return {"limit": self.limit, "bytes": 0, "_values": OrderedDict()}

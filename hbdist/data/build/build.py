@@ -16,7 +16,8 @@ from hbdist.data.build.staging import Staged
 from hbdist.data.build.statistics import STATISTICS, GroupSize, Statistics
 from hbdist.data.build.tasks import Built, GroupTask, LanguageTask, Pace, exclude, read_language, write_group
 from hbdist.data.build.workspace import Workplace, locked, workplace
-from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Group, Manifest, Texts
+from hbdist.data.shards.groups import Group, Texts
+from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Manifest
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import sha256
 from hbdist.utils.workers import Progress, in_parallel, silent

@@ -22,7 +22,8 @@ from hbdist.data.build.staging import BLOCK, StagedRows
 from hbdist.data.build.tasks import Built, GroupTask, choose
 from hbdist.data.build.text_keys import KEY
 from hbdist.data.build.workspace import WORK, Workplace
-from hbdist.data.shards.manifest import VALIDATION, Group, Texts, View
+from hbdist.data.shards.groups import Group, Texts, View
+from hbdist.data.shards.manifest import VALIDATION
 from hbdist.data.shards.open_files import ROW
 from hbdist.data.shards.sample import LanguageSample
 from hbdist.data.shards.write import write_texts

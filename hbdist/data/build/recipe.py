@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, mod
 
 from hbdist.config.config import nearest
 from hbdist.config.sections import Section
-from hbdist.data.shards.manifest import VALIDATION, Language, Name
+from hbdist.data.shards.groups import Language, Name
+from hbdist.data.shards.manifest import VALIDATION
 from hbdist.errors import ConfigError
 
 

@@ -14,7 +14,8 @@ from hbdist.data.build.recipe import DatasetRecipe, Recipe
 from hbdist.data.build.staging import CONTAMINATED, Staged, StagedRows, stage
 from hbdist.data.build.statistics import GroupSize
 from hbdist.data.build.workspace import Workplace
-from hbdist.data.shards.manifest import VALIDATION, Group
+from hbdist.data.shards.groups import Group
+from hbdist.data.shards.manifest import VALIDATION
 from hbdist.data.shards.write import write_shards
 from hbdist.errors import DataError
 from hbdist.utils.workers import BEAT_S, Progress

@@ -1,11 +1,11 @@
-"""A bounded local cache of remote files, shared by all processes of a machine.
+"""Local cache of remote files, bounded in size and shared by all processes of a machine.
 
-A file is named by the SHA-256 of its content, which is verified before it gets its name: what another run cached under
-another digest is never served. Files appear by rename and so are whole; a process that is killed leaves at most a
-`.partial`, which later evictions sweep, and a lock that the system releases.
+A file is named by the SHA-256 of its content, which is verified before the file gets its name: content that another run
+cached under another digest is never served. Files appear by rename and are therefore complete; a killed process leaves
+at most a `.partial`, which later evictions remove, and a lock that the operating system releases.
 
 Files are handed out open. Evicting removes a name only: by POSIX, an open file stays readable until it is closed, so no
-reader ever loses one. What is evicted and still open takes room on the disk beyond the limit.
+reader ever loses one. Files that are evicted while open take disk space beyond the limit.
 """
 
 import fcntl
@@ -25,53 +25,54 @@ from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import cache_folder
 
 CACHE_GB = 50.0
+"""Default limit of the cache of remote shards, in gigabytes."""
 LOCKS = 64
-"""Lock files. Two digests may share one, and their downloads then wait for each other."""
+"""Number of download locks. Two digests may share one; their downloads then wait for each other."""
 STALE = 3600.0
-"""Seconds after which a `.partial` belongs to nobody alive."""
+"""Seconds after which a `.partial` is taken for a leftover of a killed process."""
 
 
 @dataclass
 class Cache:
-    """Files by their SHA-256, in `folder`, of about `limit` bytes together; the longest unused go first.
+    """Files by their SHA-256, in `folder`, of about `limit` bytes together; the least recently used are evicted first.
 
-    Sizes are added up when a process has added a 256th of the limit: so far each process may exceed it in between.
+    A process evicts when it has added a 256th of the limit: each process may exceed the limit by that much in between.
     """
 
     folder: Path
     limit: int
     _added: int | None = None
-    """Bytes that this process put in since it last evicted; None: it never has."""
+    """Bytes that this process has added since it last evicted; None if it never has."""
 
     @classmethod
     def of_machine(cls, gigabytes: float = CACHE_GB) -> Self:
-        """`shards` in the cache of this machine. The folder is its own: what it does not know there, it evicts too."""
+        """Return the cache of this machine. It owns its whole folder: unknown files in it are evicted too."""
         return cls(cache_folder() / "shards", int(gigabytes * 1e9))
 
     def open(self, source: Remote, digest: str, *, size: int | None = None) -> int:
-        """A descriptor, open for reading, of the file with this SHA-256, which is fetched if it is not here.
+        """Return a descriptor, open for reading, of the file with this SHA-256; download the file if it is not cached.
 
-        Of several processes that want it, one fetches and the others wait.
+        If several processes request a file, one downloads it and the others wait.
 
         Args:
-            source: where it is.
+            source: address of the file.
             digest: SHA-256 of its content, in hex.
-            size: its bytes; unset: unknown.
+            size: its size in bytes; unset: unknown.
 
         Raises:
             StoreError: the store did not answer or refused the request.
-            DataError: the file is not there, or it is not the one with this SHA-256.
+            DataError: the file does not exist, or its SHA-256 is another.
             ConfigError: the cache cannot be written.
         """
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise DataError(
-                f"{source} has, as its manifest says, the SHA-256 {digest[:80]!r}; expected 64 digits 0-9a-f."
+                f"{source} has, according to its manifest, the SHA-256 {digest[:80]!r}; expected 64 digits 0-9a-f."
             )
-        if (file := self._standing(digest, size)) is not None:
+        if (file := self._open_cached(digest, size)) is not None:
             return file
-        with self._usable():
+        with self._explaining_errors():
             with self._locked(int(digest[:8], 16) % LOCKS):
-                if (file := self._standing(digest, size)) is not None:
+                if (file := self._open_cached(digest, size)) is not None:
                     return file
                 content = source.read_bytes(size=size)
                 if (found := hashlib.sha256(content).hexdigest()) != digest:
@@ -80,11 +81,11 @@ class Cache:
                         " whole folder of shards there again."
                     )
                 file = self._store(digest, content)
-            self._bound(len(content))
+            self._evict(len(content))
         return file
 
-    def _standing(self, digest: str, size: int | None) -> int | None:
-        """The file if it is here; one that something cut since is as good as none."""
+    def _open_cached(self, digest: str, size: int | None) -> int | None:
+        """Open the file if it is cached; one that has been truncated since counts as absent."""
         try:
             file = os.open(self.folder / digest, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +93,7 @@ class Cache:
         if size is not None and os.fstat(file).st_size != size:
             os.close(file)
             return None
-        with suppress(OSError):  # another user's cache may be read, though not marked as used
+        with suppress(OSError):  # another user's cache may be read, but not marked as used
             _mark_as_used(file)
         return file
 
@@ -103,15 +104,16 @@ class Cache:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # Open before it has its name: from then on another process may evict it.
-            opened = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
-            _mark_as_used(opened)
+            # Opened before it gets its name: from then on, another process may evict it.
+            descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+            _mark_as_used(descriptor)
             partial.replace(self.folder / digest)
         finally:
             partial.unlink(missing_ok=True)
-        return opened
+        return descriptor
 
-    def _bound(self, added: int) -> None:
+    def _evict(self, added: int) -> None:
+        """Remove files until the limit is met, if this process has added enough since it last did so."""
         self._added = None if self._added is None else self._added + added
         if self._added is not None and self._added < self.limit / 256:
             return
@@ -126,7 +128,7 @@ class Cache:
                 excess -= size
 
     def _files(self) -> Iterator[tuple[int, int, Path]]:
-        """When each file was last used (nanoseconds), its bytes and where it is; but not what another process is writing."""
+        """Yield (time of last use in nanoseconds, bytes, path) of all files but those that are still being written."""
         for entry in os.scandir(self.folder):
             with suppress(FileNotFoundError):
                 if not entry.name.startswith("lock-"):
@@ -136,37 +138,39 @@ class Cache:
 
     @contextmanager
     def _locked(self, number: int) -> Iterator[None]:
-        # Never removed: whoever waits for a removed lock file, and whoever makes a new one, would both hold it.
+        # Lock files are never removed: a process that waits for a removed one and a process that creates a new one
+        # would both own the lock.
         with (self.folder / f"lock-{number}").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
-    def _usable(self) -> Iterator[None]:
+    def _explaining_errors(self) -> Iterator[None]:
+        """Create the folder, and turn errors of the file system into one that names the folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             yield
         except OSError as error:
             raise ConfigError(
                 f"The cache of remote shards, {self.folder}, cannot be used: {error}. Give HBDIST_CACHE a folder on a local"
-                " disk with room."
+                " disk with free space."
             ) from None
 
 
 def _mark_as_used(file: int) -> None:
-    # Not the time of a read, which many file systems do not keep; and not the kernel's clock, which stands for milliseconds.
+    # Not the access time, which many file systems do not record; and not the kernel's clock, whose ticks are milliseconds.
     now = time.time_ns()
     os.utime(file, ns=(now, now))
 
 
 def open_file(root: Path | Remote, path: str, digest: str, *, size: int | None = None, cache: Cache) -> int:
-    """A descriptor, open for reading, of a file of a shard folder; of a remote one, of its copy in the cache.
+    """Return a descriptor, open for reading, of a file of a shard folder; for a remote folder, of its copy in the cache.
 
-    Only what comes over a network is compared with its digest.
+    Only files that come over a network are compared with their digests.
 
     Raises:
         OSError: a local file cannot be opened.
-        DataError, ConfigError: a remote one cannot be fetched or kept.
+        DataError, ConfigError: a remote file cannot be downloaded or cached.
     """
     if not isinstance(root, Remote):
         return os.open(root / path, os.O_RDONLY | os.O_CLOEXEC)

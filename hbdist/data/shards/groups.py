@@ -1,7 +1,7 @@
-"""What a manifest lists: groups of pairs, their shards, and the texts of languages that groups are views of.
+"""Entries of a manifest: groups of pairs, their shards, and the texts of languages that groups are views of.
 
 A group has its pairs in shards of its own, or it is a view: a list of rows, each of which is the query in one language's
-texts and the document in another's (or the same one's). Texts are stored once a language, whatever the views of them.
+texts and the document in another's (or the same one's). Texts are stored once per language, however many views use them.
 """
 
 import re
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 
 def check_name(name: str) -> str:
-    """`name` if it can name a dataset: its folder, and its part of `ntrex/en-de`.
+    """Return `name` if it can name a dataset: its folder, and its part of `ntrex/en-de`.
 
     Raises:
         ValueError: it cannot.
@@ -27,10 +27,10 @@ def check_name(name: str) -> str:
 
 
 def check_language(code: str) -> str:
-    """`code` if it is a canonical language code, such as `en` or `zh_Hant`.
+    """Return `code` if it is a canonical language code, such as `en` or `zh_Hant`.
 
     Raises:
-        ValueError: it is not, for example because it has a `-`, which stands between the two languages of a pair.
+        ValueError: it is not, for example because it has a `-`, which separates the two languages of a pair.
     """
     if not re.fullmatch(r"[a-z]{2,3}(_[A-Za-z0-9]{2,8})*", code):
         raise ValueError(f"{code!r} is not a canonical language code. Write it as en, arz or zh_Hant: _ and never -")
@@ -38,13 +38,13 @@ def check_language(code: str) -> str:
 
 
 def check_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
-    """`paths` if all of them stay inside the folder they are relative to.
+    """Return `paths` if all of them stay inside the folder they are relative to.
 
     Raises:
         ValueError: one does not: a manifest from elsewhere must not name files outside its own folder.
     """
     lines = "\n".join(("", *paths, ""))
-    if ".." in lines or "\n/" in lines or "\n\n" in lines:  # seldom, and looked for in all of them at once
+    if ".." in lines or "\n/" in lines or "\n\n" in lines:  # one quick search through all: suspects are rare
         for path in paths:
             if not path or path.startswith("/") or ".." in path.split("/"):
                 raise ValueError(f"{path!r} leads out of the folder. Use paths below it")
@@ -52,7 +52,7 @@ def check_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Rows = Annotated[int, Field(ge=0, le=2**32)]
-"""Of texts: views name them by four bytes."""
+"""Number of rows of texts, bounded because views store a row in four bytes."""
 Name = Annotated[str, AfterValidator(check_name)]
 Language = Annotated[str, AfterValidator(check_language)]
 RelativePath = Annotated[str, AfterValidator(lambda path: check_paths((path,))[0])]
@@ -73,8 +73,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of a group in order, a column for each of their fields: an object each would cost seconds to open
-    where there are hundreds of thousands. Items are made when they are asked for."""
+    """Shards in order, stored as one column per field: with hundreds of thousands of shards, loading one object each
+    would take seconds. Items are created on access."""
 
     paths: RelativePaths
     rows: tuple[NonNegativeInt, ...]
@@ -90,13 +90,14 @@ class Shards:
 
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> Self:
+        """Return the columns of these shards."""
         columns = tuple(zip(*(vars(shard).values() for shard in shards), strict=True))
         return cls(*columns or ((),) * len(fields(cls)))
 
     @property
     def columns(self) -> dict[str, tuple[Any, ...]]:
-        """Name of the column → its values, a shard each."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        """Values of each column by its name, one per shard."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -110,54 +111,43 @@ class Shards:
 
 @dataclass(frozen=True)
 class View:
-    """The rows of a group that has no shards of its own: where in its languages' texts its pairs are."""
+    """Rows of a group that has no shards of its own: where in its languages' texts its pairs are."""
 
     path: RelativePath
-    """An array (`<u4`, .npy), a row of the texts a pair, in the group's order."""
+    """Path of an array (`<u4`, .npy) with a row of the texts for each pair, in the group's order."""
     sha256: str
     rows: NonNegativeInt
     shard_rows: PositiveInt
-    """Rows that the schedule takes as one shard: as many as the group's own shards would have."""
+    """Number of rows that the schedule treats as one shard: as many as the group's own shards would have."""
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Group:
-    """The pairs of one dataset, one query language and one document language."""
+    """Pairs of one dataset, one query language and one document language."""
 
     dataset: Name
     query_lang: Language
     document_lang: Language
     shards: Shards = Shards.of(())  # noqa: RUF009 - frozen
     view: View | None = None
-    """Where its pairs are if it has no shards."""
-
-    def __init__(
-        self,
-        dataset: str,
-        query_lang: str,
-        document_lang: str,
-        shards: Iterable[Shard] = (),
-        view: View | None = None,
-    ) -> None:
-        columns = shards if isinstance(shards, Shards) else Shards.of(shards)
-        for field_, value in zip(fields(self), (dataset, query_lang, document_lang, columns, view), strict=True):
-            object.__setattr__(self, field_.name, value)
+    """Rows of its pairs in the texts, if it has no shards."""
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """The row with which each of its shards (a view's: what the schedule takes as one) begins, and last the number of
-        all its rows: [shards + 1]."""
+        """First row of each shard (for a view: of each part that the schedule treats as one), and last the number of
+        all rows: [shards + 1]."""
         if self.view:
             return np.append(np.arange(0, self.view.rows, self.view.shard_rows), self.view.rows)
         return np.cumsum((0, *self.shards.rows), dtype=np.int64)
 
     @property
     def rows(self) -> int:
+        """Number of pairs."""
         return self.view.rows if self.view else int(self.starts[-1])
 
     @property
     def pair(self) -> str:
-        """Query and document language, as in "en-de"."""
+        """Query and document language, such as "en-de"."""
         return f"{self.query_lang}-{self.document_lang}"
 
     @property
@@ -166,47 +156,51 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Dataset and language pair, as in "ntrex/en-de"; also the folder of its shards."""
+        """Dataset and language pair, such as "ntrex/en-de"; also the folder of the group's shards."""
         return f"{self.dataset}/{self.pair}"
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What a manifest sorts its groups by."""
+        """Key by which a manifest sorts its groups."""
         return self.dataset, self.query_lang, self.document_lang
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of rows that are in its shards, the number of the shard of each and the place in it."""
+        """Return, for rows that are in its shards, the number of each row's shard and the row within that shard."""
         numbers = np.searchsorted(self.starts, rows, side="right") - 1
         return numbers, rows - self.starts[numbers]
 
+    def first_row(self, number: int) -> int:
+        """Return the row of the first entry of a shard's index."""
+        return int(self.starts[number])
+
     def index_rows(self, number: int) -> int:
-        """Entries of a shard's index."""
+        """Return the number of entries of a shard's index."""
         return self.shards.rows[number]
 
 
 @dataclass(frozen=True)
 class Texts:
-    """One language of a parallel dataset, a query and its document a row. Rows mean the same in all its languages."""
+    """One language of a parallel dataset, a query and its document per row. Row numbers mean the same in all languages."""
 
     dataset: Name
     language: Language
     rows: Rows
-    """Of the dataset, those that this language lacks included: the same for all its languages."""
+    """Number of rows of the dataset, those that this language lacks included: the same for all its languages."""
     shard_rows: PositiveInt
     windows: tuple[NonNegativeInt, ...]
-    """Of each shard: in window w are the rows w·shard_rows up to (w + 1)·shard_rows. Where the language has none of
-    them, there is no shard."""
+    """Window of each shard: window w is the rows w·shard_rows to (w + 1)·shard_rows − 1. There is no shard for a window
+    in which the language has no row."""
     shards: Shards
 
     def __post_init__(self) -> None:
         if len(self.windows) != len(self.shards) or list(self.windows) != sorted(set(self.windows)):
-            raise ValueError("windows that are not one a shard, in order")
+            raise ValueError("windows that are not one per shard, in order")
         if self.windows and self.windows[-1] * self.shard_rows >= self.rows:
             raise ValueError(f"window {self.windows[-1]}, beyond its {self.rows} rows")
 
     @property
     def name(self) -> str:
-        """Dataset and language, as in "ntrex/en"; also the folder of its shards."""
+        """Dataset and language, such as "ntrex/en"; also the folder of the texts' shards."""
         return f"{self.dataset}/{self.language}"
 
     @cached_property
@@ -214,17 +208,21 @@ class Texts:
         return np.array(self.windows, np.int64)
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of any rows, the number of the shard of each, −1 where there is none, and the place in it."""
+        """Return, for any rows, the number of each row's shard, −1 if there is none, and the row within that shard."""
         windows, inside = np.divmod(rows, self.shard_rows)
         numbers = np.searchsorted(self._windows, windows)
-        found = numbers < len(self.windows)
-        found[found] = self._windows[numbers[found]] == windows[found]
-        return np.where(found, numbers, -1), inside
+        exists = numbers < len(self.windows)
+        exists[exists] = self._windows[numbers[exists]] == windows[exists]
+        return np.where(exists, numbers, -1), inside
+
+    def first_row(self, number: int) -> int:
+        """Return the row of the first entry of a shard's index."""
+        return self.windows[number] * self.shard_rows
 
     def index_rows(self, number: int) -> int:
-        """Entries of a shard's index; those of rows that the language lacks are zeros."""
-        return min(self.shard_rows, self.rows - self.windows[number] * self.shard_rows)
+        """Return the number of entries of a shard's index; entries of rows that the language lacks are zeros."""
+        return min(self.shard_rows, self.rows - self.first_row(number))
 
 
 ShardSet = Group | Texts
-"""Of shards."""
+"""Anything in a manifest that has shards: a group of pairs, or the texts of a language."""

@@ -1,6 +1,6 @@
-"""The files of a shard folder, open: tars to read from by offset, arrays mapped into memory, none of them for ever.
+"""Open files of a shard folder: tars to read from by offset, and arrays mapped into memory, a bounded number of each.
 
-Nothing is ever unpickled: arrays are plain ones.
+Nothing is ever unpickled: all arrays are plain ones.
 """
 
 import os
@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbdist.data.shards.cache import Cache, open_file
-from hbdist.data.shards.manifest import Group, Manifest, Shard
+from hbdist.data.shards.groups import Group, Shard
+from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.sample import INDEX
 
 ROW = np.dtype("<u4")
-"""An entry of a view: a row of the texts."""
+"""Entry of a view: a row of the texts."""
 
 
 class Tar:
-    """An open shard; closed when nobody holds it, so that a thread may still read what another one evicts."""
+    """An open shard. It is closed when nobody refers to it: a thread may still read one that another thread evicts."""
 
     def __init__(self, file: int, shard: Shard) -> None:
         self.file = file
@@ -31,56 +32,58 @@ class Tar:
             raise ValueError(f"it has {size} bytes, the manifest says {shard.bytes}")
 
 
-class Opened:
-    """Files of a shard folder by who holds them (their place in the manifest, as `Manifest.shard_sets` has it).
+class OpenFiles:
+    """Files of a shard folder, opened on first use. Shard sets are given by their index in `Manifest.shard_sets`.
 
     Args:
-        limit: indexes, tars, and views that stay open at a time: so many of each.
+        limit: number of indexes, of tars, and of views that stay open at a time.
 
     Attributes:
-        tar: (shard_set, number of its shard) → the shard. Raises OSError, ValueError.
-        index: (shard_set, number of its shard) → the shard's index, of INDEX. Raises OSError, ValueError.
-        view: group that is a view → the rows of its pairs, of ROW. Raises OSError, ValueError.
+        tar: (shard set, number of its shard) → the shard. Raises OSError, ValueError.
+        index: (shard set, number of its shard) → the shard's index, entries of INDEX. Raises OSError, ValueError.
+        view: group that is a view → the rows of its pairs, entries of ROW. Raises OSError, ValueError.
     """
 
     def __init__(self, manifest: Manifest, cache: Cache, limit: int) -> None:
-        files = _Files(manifest, cache)
-        self.tar = lru_cache(limit)(files.tar)
-        self.index = lru_cache(limit)(files.index)
-        self.view = lru_cache(limit)(files.view)
+        opener = _Opener(manifest, cache)
+        self.tar = lru_cache(limit)(opener.tar)
+        self.index = lru_cache(limit)(opener.index)
+        self.view = lru_cache(limit)(opener.view)
 
 
-class _Files:
-    """How each kind is opened. Apart from `Opened`, which else would refer to itself and so be closed late."""
+class _Opener:
+    """Functions that open each kind of file. Were they methods of OpenFiles, its caches would refer back to it, and
+    files would be closed only when the garbage collector finds the cycle."""
 
     def __init__(self, manifest: Manifest, cache: Cache) -> None:
         self.root, self.shard_sets, self.cache = manifest.root, manifest.shard_sets, cache
 
-    def tar(self, shard_set: int, number: int) -> Tar:
-        shard = self.shard_sets[shard_set].shards[number]
+    def tar(self, set_number: int, number: int) -> Tar:
+        shard = self.shard_sets[set_number].shards[number]
         return Tar(self._open(shard.path, shard.sha256, shard.bytes), shard)
 
-    def index(self, shard_set: int, number: int) -> NDArray[np.void]:
-        shard = self.shard_sets[shard_set].shards[number]
+    def index(self, set_number: int, number: int) -> NDArray[np.void]:
+        shard_set = self.shard_sets[set_number]
+        shard = shard_set.shards[number]
         with open(self._open(shard.index, shard.index_sha256), "rb") as file:
-            return map_index(file, shard.index, self.shard_sets[shard_set].index_rows(number))
+            return map_index(file, shard.index, shard_set.index_rows(number))
 
-    def view(self, group: int) -> NDArray[np.uint32]:
-        shard_set = self.shard_sets[group]
-        assert isinstance(shard_set, Group), shard_set.name
-        assert shard_set.view, shard_set.name
-        with open(self._open(shard_set.view.path, shard_set.view.sha256), "rb") as file:
-            return map_array(file, ROW, shard_set.view.rows)
+    def view(self, group_number: int) -> NDArray[np.uint32]:
+        group = self.shard_sets[group_number]
+        assert isinstance(group, Group), group.name
+        assert group.view, group.name
+        with open(self._open(group.view.path, group.view.sha256), "rb") as file:
+            return map_array(file, ROW, group.view.rows)
 
     def _open(self, path: str, digest: str, size: int | None = None) -> int:
         return open_file(self.root, path, digest, size=size, cache=self.cache)
 
 
 def map_index(file: BinaryIO, name: str, rows: int) -> NDArray[np.void]:
-    """The index of a shard, mapped into memory.
+    """Map the index of a shard into memory.
 
     Raises:
-        ValueError: it is damaged, or not of this shard.
+        ValueError: it is damaged, or belongs to another shard.
     """
     try:
         return map_array(file, INDEX, rows)
@@ -89,15 +92,15 @@ def map_index(file: BinaryIO, name: str, rows: int) -> NDArray[np.void]:
 
 
 def map_array(file: BinaryIO, dtype: np.dtype, rows: int) -> NDArray:
-    """An array of one dimension (.npy), mapped into memory; it stays so when the file is closed.
+    """Map an array of one dimension (.npy) into memory; it stays mapped when the file is closed.
 
     Raises:
-        ValueError: it is damaged, or not of this type and length.
+        ValueError: it is damaged, or has another type or length.
     """
     file.seek(0)
     header = _header(dtype, rows)
     try:
-        # Parsing one takes longer than all the rest of opening a shard, and nearly all are alike.
+        # Parsing a header takes longer than the rest of opening a shard, and nearly all headers are alike.
         if file.read(len(header)) != header:
             file.seek(0)
             _check_header(file, dtype, rows)
@@ -112,7 +115,7 @@ def _check_header(file: BinaryIO, expected: np.dtype, rows: int) -> None:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("it is not of version 1.0")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # of a damaged header, NumPy lets through whatever Python's own tokenizer raises
+    except Exception as error:  # for a damaged header, NumPy lets through whatever Python's own tokenizer raises
         raise ValueError(str(error)) from None
     if dtype != expected or shape != (rows,):
         raise ValueError(f"it holds {shape} of {dtype}, expected {rows} entries")
@@ -120,7 +123,7 @@ def _check_header(file: BinaryIO, expected: np.dtype, rows: int) -> None:
 
 @lru_cache
 def _header(dtype: np.dtype, rows: int) -> bytes:
-    """With which an array of so many rows begins, as this version of NumPy writes it."""
+    """Return the header of an array of this type and length, as this version of NumPy writes it."""
     file = BytesIO()
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(file, description)

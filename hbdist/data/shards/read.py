@@ -1,9 +1,9 @@
-"""Reading pairs by (group, row), from any place in any order: a seek for each text's sample, no stream and no state.
+"""Reader of pairs by (group, row), in any order: one seek per sample, no stream and no state.
 
 Nothing is ever unpickled or extracted: samples are JSON, read by offset, and indexes are plain arrays. A pair of a group
-that has shards is one sample; a pair of a view is one of each of its two languages.
+that has shards is one sample; a pair of a view is made of two, one in each of its languages.
 
-Shape suffixes: P pairs · S samples of them.
+Shape suffixes: P pairs · S samples · 2 the query and the document of each pair.
 """
 
 import os
@@ -16,39 +16,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbdist.data.shards.cache import CACHE_GB, Cache
-from hbdist.data.shards.manifest import Group, Manifest, ShardSet
-from hbdist.data.shards.open_files import Opened
+from hbdist.data.shards.groups import Group
+from hbdist.data.shards.manifest import Manifest
+from hbdist.data.shards.open_files import OpenFiles
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import LanguageSample, Pair, decode, decode_one, pair_of
+from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair, join_pair
 from hbdist.errors import ConfigError, DataError
 
 __all__ = ["Pair", "ShardReader"]
 
 OPEN_SHARDS = 256
-"""Shards a reader keeps open, and as many views. Each shard takes two file descriptors and each view one, of the 1024 that
-a process has by default."""
+"""Number of shards, and of views, that a reader keeps open. A shard takes two file descriptors and a view one, of the
+1024 that a process has by default."""
 
 _DAMAGES = (OSError, ValueError, RecursionError)
-"""What damaged files raise. The last: JSON of a thousand brackets."""
+"""Exceptions that damaged files raise; the last one for JSON of a thousand brackets."""
 _QUERY, _DOCUMENT = 0, 1
+Ints = NDArray[np.int64]
 
 
 class _Fault(NamedTuple):
-    """Why a sample cannot be read."""
+    """The reason why a sample cannot be read."""
 
     error: Exception
     path: str
-    """Of the file, in the shard folder."""
+    """Path of the faulty file, in the shard folder."""
+
+
+class _Source(NamedTuple):
+    """The shard set that has the queries, the documents or both of some pairs, and their rows in it."""
+
+    set_number: int
+    row_P: Ints
+    sides: tuple[int, ...]
 
 
 Sample = Pair | LanguageSample | _Fault
-"""What is read at one place of a shard: a pair, one language of a pair, or why there is none."""
+"""Result of reading one sample: a pair, one language of a pair, or why there is neither."""
 
 
 class ShardReader:
-    """The pairs of a shard folder, local or remote. Opens shards when they are asked for; can be pickled and forked.
+    """Pairs of a shard folder, local or remote. Opens shards when they are needed; can be pickled and forked.
 
     Args:
+        open_shards: number of shards, and of views, that stay open.
         cache_gb: gigabytes that remote shards may take on this machine, those of other processes included.
     """
 
@@ -57,177 +68,158 @@ class ShardReader:
         self.open_shards = open_shards
         self.cache_gb = cache_gb
 
-    def lengths(self, group: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Characters of the queries and of the documents of these rows of a group of the manifest.
+    def lengths(self, group: int, rows: Ints) -> tuple[Ints, Ints]:
+        """Return the characters of the queries and of the documents of these rows of a group of the manifest.
 
-        Rows are counted within the group, over its shards in order. Only indexes are opened, or fetched.
+        Rows are counted within the group, over its shards in order. Only indexes are opened or fetched.
 
         Raises:
             DataError: an index is missing or damaged.
         """
         row_P = np.asarray(rows, np.int64)
         chars_2P = np.empty((2, len(row_P)), np.int64)
-        for shard_set, found_P, sides in self._sides(group, row_P):
-            for _, number, places, inside in self._by_shard(np.full_like(found_P, shard_set), found_P):
+        for source in self._sources(group, row_P):
+            set_P = np.full_like(source.row_P, source.set_number)
+            for set_number, number, positions, inside in self._by_shard(set_P, source.row_P):
                 try:
-                    entries = self._index(shard_set, number)[inside]
+                    entries = self._index(set_number, number)[inside]
                 except _DAMAGES as error:
-                    fault = _Fault(error, self._path(shard_set, number))
-                    raise self._explained(fault, group, int(row_P[places[0]])) from None
-                for side in sides:
-                    chars_2P[side, places] = entries["document_chars" if side else "query_chars"]
+                    fault = _Fault(error, self._path(set_number, number))
+                    raise self._explain(fault, group, int(row_P[positions[0]])) from None
+                for side in source.sides:
+                    chars_2P[side, positions] = entries["document_chars" if side else "query_chars"]
         return chars_2P[_QUERY], chars_2P[_DOCUMENT]
 
-    def read(self, groups: NDArray[np.int64], rows: NDArray[np.int64]) -> list[Pair]:
-        """The pairs (group, row), in the order asked; the same one may be asked for more than once.
+    def read(self, groups: Ints, rows: Ints) -> list[Pair]:
+        """Return the pairs (group, row) in the order requested; the same pair may be requested more than once.
 
         Raises:
             DataError: a shard is missing, truncated or damaged; the message names it and the row.
         """
         pairs = []
-        for found in self.read_each(groups, rows):
-            if isinstance(found, DataError):
-                raise found
-            pairs.append(found)
+        for result in self.read_each(groups, rows):
+            if isinstance(result, DataError):
+                raise result
+            pairs.append(result)
         return pairs
 
-    def read_each(self, groups: NDArray[np.int64], rows: NDArray[np.int64]) -> list[Pair | DataError]:
-        """The same, but where a pair cannot be read stands the error that says why.
+    def read_each(self, groups: Ints, rows: Ints) -> list[Pair | DataError]:
+        """Return the pairs (group, row) in the order requested; for a pair that cannot be read, the error that says why.
 
         Raises:
-            StoreError: a remote store does not answer or does not let us in, which says nothing about the rows.
+            StoreError: a remote store does not answer or denies access, which says nothing about the rows.
         """
         group_P, row_P = np.asarray(groups, np.int64), np.asarray(rows, np.int64)
         assert group_P.shape == row_P.shape, f"{group_P.shape} groups for {row_P.shape} rows"
-        shard_set_2P, found_2P = np.stack((group_P, group_P)), np.stack((row_P, row_P))
-        faults: dict[int, DataError] = {}
-        viewed = np.flatnonzero(self._is_view[group_P])
-        for here in _runs(*_sorted(viewed, group_P)):
-            group = int(group_P[here[0]])
+        set_2P, source_2P = np.zeros((2, len(group_P)), np.int64), np.zeros((2, len(group_P)), np.int64)
+        failed: dict[int, DataError] = {}
+        order = np.argsort(group_P, kind="stable")
+        for positions in _runs(order, group_P[order]):
             try:
-                for shard_set, found, sides in self._sides(group, row_P[here]):
-                    for side in sides:
-                        shard_set_2P[side, here], found_2P[side, here] = shard_set, found
+                for source in self._sources(int(group_P[positions[0]]), row_P[positions]):
+                    for side in source.sides:
+                        set_2P[side, positions], source_2P[side, positions] = source.set_number, source.row_P
             except DataError as error:
-                faults |= dict.fromkeys(here.tolist(), error)
-        return self._pairs(group_P, row_P, shard_set_2P, found_2P, faults)
-
-    def _pairs(
-        self,
-        group_P: NDArray[np.int64],
-        row_P: NDArray[np.int64],
-        shard_set_2P: NDArray[np.int64],
-        found_2P: NDArray[np.int64],
-        faults: dict[int, DataError],
-    ) -> list[Pair | DataError]:
-        """Pairs from where the samples of their queries and documents are; the same sample where the shard_set is the same."""
-        sound = np.ones(len(group_P), bool)
-        sound[list(faults)] = False
-        of_two = np.flatnonzero(sound & (shard_set_2P[_QUERY] != shard_set_2P[_DOCUMENT]))
-        firsts = np.flatnonzero(sound)
+                failed |= dict.fromkeys(positions.tolist(), error)
+        readable = np.setdiff1d(np.arange(len(group_P)), list(failed))
+        # Where query and document are in the same shard set, they are in one sample.
+        split = readable[set_2P[_QUERY, readable] != set_2P[_DOCUMENT, readable]]
         samples = self._samples(
-            np.concatenate((shard_set_2P[_QUERY, firsts], shard_set_2P[_DOCUMENT, of_two])),
-            np.concatenate((found_2P[_QUERY, firsts], found_2P[_DOCUMENT, of_two])),
+            np.concatenate((set_2P[_QUERY, readable], set_2P[_DOCUMENT, split])),
+            np.concatenate((source_2P[_QUERY, readable], source_2P[_DOCUMENT, split])),
         )
-        queries = dict(zip(firsts.tolist(), samples, strict=False))
-        documents = dict(zip(of_two.tolist(), samples[len(firsts) :], strict=True))
-        pairs: list[Pair | DataError] = []
-        for place, (group, row) in enumerate(zip(group_P.tolist(), row_P.tolist(), strict=True)):
-            query = queries.get(place)
-            if isinstance(query, Pair):
-                pairs.append(query)
-            elif query is None:
-                pairs.append(faults[place])
-            else:
-                pairs.append(self._joined(query, documents.get(place, query), group, row))
-        return pairs
+        queries = dict(zip(readable.tolist(), samples, strict=False))
+        documents = queries | dict(zip(split.tolist(), samples[len(readable) :], strict=True))
+        return [
+            failed[position] if position in failed else self._pair(queries[position], documents[position], group, row)
+            for position, (group, row) in enumerate(zip(group_P.tolist(), row_P.tolist(), strict=True))
+        ]
 
-    def _joined(self, query: Sample, document: Sample, group: int, row: int) -> Pair | DataError:
-        if isinstance(query, LanguageSample) and isinstance(document, LanguageSample):
-            return pair_of(query, document, dataset=self.manifest.groups[group].dataset)
-        fault = query if isinstance(query, _Fault) else document
-        assert isinstance(fault, _Fault), fault
-        return self._explained(fault, group, row)
+    def _pair(self, query: Sample, document: Sample, group: int, row: int) -> Pair | DataError:
+        if isinstance(query, Pair):
+            return query
+        for sample in (query, document):
+            if isinstance(sample, _Fault):
+                return self._explain(sample, group, row)
+        assert isinstance(query, LanguageSample)
+        assert isinstance(document, LanguageSample)
+        return join_pair(query, document, dataset=self.manifest.groups[group].dataset)
 
-    def _sides(self, group: int, row_P: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64], tuple[int, ...]]]:
-        """Where rows of a group are: a shard_set, the rows there, and whether queries, documents or both are to be had there.
+    def _sources(self, group_number: int, row_P: Ints) -> list[_Source]:
+        """Return where the queries and the documents of these rows of a group are.
 
         Raises:
-            DataError: it is a view, and cannot be read.
+            DataError: the group is a view, and the view cannot be read.
         """
-        whole = self.manifest.groups[group]
-        if whole.view is None:
-            return [(group, row_P, (_QUERY, _DOCUMENT))]
-        assert not len(row_P) or 0 <= row_P.min() <= row_P.max() < whole.rows, f"rows outside group {group}"
+        group = self.manifest.groups[group_number]
+        if group.view is None:
+            return [_Source(group_number, row_P, (_QUERY, _DOCUMENT))]
+        assert not len(row_P) or 0 <= row_P.min() <= row_P.max() < group.rows, f"rows outside group {group_number}"
         try:
-            found_P = self._opened.view(group)[row_P].astype(np.int64)
+            text_row_P = self._open_files.view(group_number)[row_P].astype(np.int64)
         except _DAMAGES as error:
-            raise self._explained(_Fault(error, whole.view.path), group, int(row_P[0])) from None
-        query, document = self.manifest.sides(whole)
+            raise self._explain(_Fault(error, group.view.path), group_number, int(row_P[0])) from None
+        query, document = self.manifest.text_sets(group)
         if query == document:
-            return [(query, found_P, (_QUERY, _DOCUMENT))]
-        return [(query, found_P, (_QUERY,)), (document, found_P, (_DOCUMENT,))]
+            return [_Source(query, text_row_P, (_QUERY, _DOCUMENT))]
+        return [_Source(query, text_row_P, (_QUERY,)), _Source(document, text_row_P, (_DOCUMENT,))]
 
-    def _by_shard(
-        self, shard_set_S: NDArray[np.int64], row_S: NDArray[np.int64]
-    ) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each shard that holds some of the rows: its shard_set, its number there, their places, their numbers in it.
+    def _by_shard(self, set_S: Ints, row_S: Ints) -> Iterator[tuple[int, int, Ints, Ints]]:
+        """Yield, for each shard that has some of the rows: its shard set, its number in the set, the positions of its
+        rows in `row_S`, and their rows in the shard.
 
-        Shard after shard and forward in each, as disks read fastest, and so that each is opened once.
+        Shards come one after another and rows in ascending order: disks read fastest so, and each shard is opened once.
         """
-        order = np.lexsort((row_S, shard_set_S))
-        for of_holder in _runs(order, shard_set_S[order]):
-            place, wanted = int(shard_set_S[of_holder[0]]), row_S[of_holder]
-            shard_set = self._shard_sets[place]
+        order = np.lexsort((row_S, set_S))
+        for of_set in _runs(order, set_S[order]):
+            set_number, wanted = int(set_S[of_set[0]]), row_S[of_set]
+            shard_set = self.manifest.shard_sets[set_number]
             if isinstance(shard_set, Group):
-                assert 0 <= wanted[0] <= wanted[-1] < shard_set.starts[-1], f"rows outside group {place}"
+                assert 0 <= wanted[0] <= wanted[-1] < shard_set.starts[-1], f"rows outside group {set_number}"
             number_S, inside_S = shard_set.locate(wanted)
-            for places in _runs(np.arange(len(wanted)), number_S):
-                yield place, int(number_S[places[0]]), of_holder[places], inside_S[places]
+            for run in _runs(np.arange(len(wanted)), number_S):
+                yield set_number, int(number_S[run[0]]), of_set[run], inside_S[run]
 
-    def _samples(self, shard_set_S: NDArray[np.int64], row_S: NDArray[np.int64]) -> list[Sample]:
+    def _samples(self, set_S: Ints, row_S: Ints) -> list[Sample]:
         samples: dict[int, Sample] = {}
-        for shard_set, number, places, inside in self._by_shard(shard_set_S, row_S):
-            for place, found in zip(places.tolist(), self._read(shard_set, number, inside), strict=True):
-                samples[place] = _Fault(found, self._path(shard_set, number)) if isinstance(found, Exception) else found
-        return [samples[place] for place in range(len(row_S))]
+        for set_number, number, positions, inside in self._by_shard(set_S, row_S):
+            samples |= zip(positions.tolist(), self._read_shard(set_number, number, inside), strict=True)
+        return [samples[position] for position in range(len(row_S))]
 
-    def _read(
-        self, shard_set: int, number: int, inside: NDArray[np.int64]
-    ) -> Iterator[Pair | LanguageSample | Exception]:
-        """The samples at these places of a shard; what is wrong where one cannot be read."""
+    def _read_shard(self, set_number: int, number: int, inside: Ints) -> Iterator[Sample]:
+        """Yield the samples of these rows of a shard."""
+        shard_set, path = self.manifest.shard_sets[set_number], self._path(set_number, number)
         try:
-            entries, tar = self._index(shard_set, number)[inside], self._opened.tar(shard_set, number)
+            entries, tar = self._index(set_number, number)[inside], self._open_files.tar(set_number, number)
         except _DAMAGES as error:
-            yield from [error] * len(inside)
+            yield from [_Fault(error, path)] * len(inside)
             return
-        whole = self._shard_sets[shard_set]
         for offset, size in zip(entries["offset"].tolist(), entries["size"].tolist(), strict=True):
             try:
                 payload = os.pread(tar.file, size, offset)
                 if len(payload) != size:
                     raise ValueError(f"it has {len(payload)} bytes at {offset}, its index says {size}")
-                if isinstance(whole, Group):
-                    yield decode(payload, dataset=whole.dataset)
+                if isinstance(shard_set, Group):
+                    yield decode_pair(payload, dataset=shard_set.dataset)
                 else:
-                    yield decode_one(payload, language=whole.language)
+                    yield decode_language_sample(payload, language=shard_set.language)
             except _DAMAGES as error:
-                yield error
+                yield _Fault(error, path)
 
-    def _index(self, shard_set: int, number: int) -> NDArray[np.void]:
+    def _index(self, set_number: int, number: int) -> NDArray[np.void]:
         if number < 0:
             raise ValueError("the texts have no such row")
-        return self._opened.index(shard_set, number)
+        return self._open_files.index(set_number, number)
 
-    def _path(self, shard_set: int, number: int) -> str:
-        whole = self._shard_sets[shard_set]
-        return whole.shards.paths[number] if number >= 0 else whole.name
+    def _path(self, set_number: int, number: int) -> str:
+        shard_set = self.manifest.shard_sets[set_number]
+        return shard_set.shards.paths[number] if number >= 0 else shard_set.name
 
-    def _explained(self, fault: _Fault, group: int, row: int) -> DataError:
-        """What a user is told of a fault met on the way to a row.
+    def _explain(self, fault: _Fault, group: int, row: int) -> DataError:
+        """Return the error for a user who wanted this row.
 
         Raises:
-            StoreError, ConfigError: the error is one of them, and says nothing about the row.
+            StoreError, ConfigError: the fault is one of these, and says nothing about the row.
         """
         error, root = fault.error, self.manifest.root
         if isinstance(error, StoreError | ConfigError):
@@ -236,40 +228,30 @@ class ShardReader:
         if isinstance(error, DataError):
             return DataError(f"{where}: {error}")
         what = f"is missing ({error.filename})" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
-        copy = f" If nothing is, empty {self._cache.folder}, where its copy lies." if isinstance(root, Remote) else ""
+        local_copy = (
+            f" If the check finds nothing, delete the local copies in {self._cache.folder}."
+            if isinstance(root, Remote)
+            else ""
+        )
         return DataError(
             f"{where} {what}. See what else is damaged with `hbdist check {root}`, then build it again with "
-            f"`hbdist build RECIPE`.{copy}"
+            f"`hbdist build RECIPE`.{local_copy}"
         )
-
-    @cached_property
-    def _shard_sets(self) -> tuple[ShardSet, ...]:
-        return self.manifest.shard_sets
-
-    @cached_property
-    def _is_view(self) -> NDArray[np.bool_]:
-        return np.array([group.view is not None for group in self.manifest.groups], bool)
 
     @cached_property
     def _cache(self) -> Cache:
         return Cache.of_machine(self.cache_gb)
 
     @cached_property
-    def _opened(self) -> Opened:
-        return Opened(self.manifest, self._cache, self.open_shards)
+    def _open_files(self) -> OpenFiles:
+        return OpenFiles(self.manifest, self._cache, self.open_shards)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What to open, not what is open: file descriptors mean nothing in another process."""
+        """Return the arguments alone: file descriptors mean nothing in another process."""
         return {"manifest": self.manifest, "open_shards": self.open_shards, "cache_gb": self.cache_gb}
 
 
-def _sorted(places: NDArray[np.int64], label_P: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`places` in the order of their labels, and these labels."""
-    order = places[np.argsort(label_P[places], kind="stable")]
-    return order, label_P[order]
-
-
-def _runs(places: NDArray[np.int64], labels: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """`places`, cut wherever the label of the next one is another."""
+def _runs(values: Ints, labels: Ints) -> Iterator[Ints]:
+    """Cut `values` wherever the label changes."""
     cuts = np.flatnonzero(labels[1:] != labels[:-1]) + 1
-    return (places[start:stop] for start, stop in pairwise([0, *cuts.tolist(), len(places)]) if start < stop)
+    return (values[start:stop] for start, stop in pairwise([0, *cuts.tolist(), len(values)]) if start < stop)

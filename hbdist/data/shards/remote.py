@@ -1,6 +1,7 @@
-"""Files that lie elsewhere (`s3://`, `gs://`, `https://`), fetched whole through fsspec.
+"""Remote files (`s3://`, `gs://`, `https://`), downloaded as a whole through fsspec.
 
-Settings of a store (endpoint, proxy, profile) are fsspec's and the store's own: its environment variables and files.
+A store's settings (endpoint, proxy, profile) are those of fsspec and of the store's package: their environment variables
+and configuration files.
 """
 
 import importlib.util
@@ -12,25 +13,26 @@ from pathlib import Path
 from hbdist.errors import ConfigError, DataError
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
-"""Protocol → the package that fsspec needs for it."""
+"""Package that fsspec needs, by protocol."""
 ATTEMPTS = 5
 FIRST_WAIT = 0.5
-"""Seconds before the second attempt; twice as long before each further one."""
+"""Seconds before the second attempt; the wait doubles before each further one."""
 TIMEOUT, SLOWEST = 30.0, 200_000
-"""One attempt may take so many seconds, and one more for every so many bytes."""
+"""Time limit of an attempt: TIMEOUT seconds, plus the time that the file takes at SLOWEST bytes per second."""
 UNKNOWN_SIZE = 16 << 20
-"""Bytes that are allowed for where a size is not known before."""
-PASSING = {408, 425, 429}
-"""HTTP statuses below 500 that another attempt may cure."""
+"""Bytes assumed for a file of unknown size."""
+TRANSIENT = {408, 425, 429}
+"""HTTP statuses below 500 after which another attempt may succeed."""
+_COPY_AGAIN = "If it is right, copy the whole folder of shards there again."
 
 
 class StoreError(DataError):
-    """A store does not answer or does not let us in: nothing is known about the data, so it cannot be called damaged."""
+    """A store that does not answer or denies access: nothing is known about the data, so it is not called damaged."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """The address of a remote file or folder; `/` goes below it, as with a Path."""
+    """Address of a remote file or folder; `/` appends to it, as with a Path."""
 
     url: str
 
@@ -41,26 +43,26 @@ class Remote:
         return self.url
 
     def read_bytes(self, *, size: int | None = None) -> bytes:
-        """All of the file. What may pass (a time-out, a reset connection, a status of 5xx, a body that is cut) is tried
-        again, with exponential back-off.
+        """Return the content of the file. Transient failures (a time-out, a reset connection, a status of 5xx, a
+        truncated body) are retried with exponential back-off.
 
         Args:
-            size: how many bytes it must have; unset: any.
+            size: expected number of bytes; unset: any.
 
         Raises:
             StoreError: the store did not answer or refused the request.
-            DataError: the file is not there, or not as long as it should be.
+            DataError: the file does not exist, or has another size.
         """
         seconds = TIMEOUT + (UNKNOWN_SIZE if size is None else size) / SLOWEST
         for attempt in range(ATTEMPTS):
             if attempt:
-                # From the system's own randomness: ranks that failed together must not come back together.
+                # From the system's own randomness: ranks that failed together must not retry together.
                 time.sleep(FIRST_WAIT * 2 ** (attempt - 1) * random.SystemRandom().uniform(0.5, 1.5))
             try:
-                content = _get(self.url, seconds=seconds)
+                content = _download(self.url, seconds=seconds)
             except Exception as error:  # each protocol's package has its own
-                if lasting := self._lasting(error):
-                    raise lasting from None
+                if permanent := self._permanent_error(error):
+                    raise permanent from None
                 failure: DataError = StoreError(
                     f"{self} could not be fetched in {ATTEMPTS} attempts ({_cause(error, seconds)}). Start again when the"
                     " store can be reached."
@@ -73,26 +75,23 @@ class Remote:
             )
         raise failure
 
-    def _lasting(self, error: Exception) -> DataError | None:
-        """What to raise if the same request would fail again."""
+    def _permanent_error(self, error: Exception) -> DataError | None:
+        """Return the error to raise if the same request would fail again."""
         status = _status(error)
         if status in (404, 410):
             return DataError(f"{self} was not found (status {status}). Correct the address. {_COPY_AGAIN}")
         if status in (401, 403):
             return StoreError(
-                f"{self} may not be read (status {status}; some stores say so of files that are not there). Correct the"
+                f"{self} may not be read (status {status}; some stores answer so for files that do not exist). Correct the"
                 " credentials or the address."
             )
-        if status and 400 <= status < 500 and status not in PASSING:
+        if status and 400 <= status < 500 and status not in TRANSIENT:
             return StoreError(f"{self} is refused ({_cause(error, 0)}). Correct the address.")
         return None
 
 
-_COPY_AGAIN = "If it is right, copy the whole folder of shards there again."
-
-
 def locate(where: str | Path | Remote) -> Path | Remote:
-    """`where` as a folder of this machine, or as an address elsewhere if it begins with a protocol.
+    """Return `where` as a remote address if it begins with a protocol, else as a folder of this machine.
 
     Raises:
         ConfigError: the protocol is unknown, or the package for it is not installed.
@@ -105,25 +104,25 @@ def locate(where: str | Path | Remote) -> Path | Remote:
             f"{where} begins with {protocol}://; expected a folder or one of {', '.join(f'{name}://' for name in PACKAGES)}."
         )
     if not rest.strip("/") or "?" in rest or "#" in rest:
-        raise ConfigError(f"{where} is no folder's address; expected {protocol}:// and a path without ? and #.")
+        raise ConfigError(f"{where} is not a folder's address; expected {protocol}:// and a path without ? and #.")
     for package in ("fsspec", PACKAGES[protocol]):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{where} needs the package {package}. Install it with `pip install {package}`.")
     return Remote(where.rstrip("/"))
 
 
-def _get(url: str, *, seconds: float) -> bytes:
-    # Not at the top: a third of a second, which local shards do without.
+def _download(url: str, *, seconds: float) -> bytes:
+    # Imported late: it takes a third of a second, and local shards do not need it.
     from fsspec.asyn import sync
     from fsspec.core import url_to_fs
 
-    # Asked for each time: fsspec keeps one a process, and after a fork makes a new one.
+    # Requested each time: fsspec keeps one file system per process, and makes a new one after a fork.
     system, path = url_to_fs(url)
     return sync(system.loop, system._cat_file, path, timeout=seconds)
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status behind an error of any of the packages; None if there is none."""
+    """Return the HTTP status behind an error of any of the packages, or None if there is none."""
     if isinstance(error, FileNotFoundError):
         return 404
     if isinstance(error, PermissionError):

@@ -1,18 +1,17 @@
-"""One pair as bytes: the JSON member of a tar, and its entry in the index beside it.
+"""Format of one sample: the JSON member of a tar, and its entry in the index beside the tar.
 
-The one place that knows what a pair's sample looks like; building, reading and checking all come here.
+Building, reading and checking shards all use these functions; no other module knows the format.
 """
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 INDEX = np.dtype([("offset", "<i8"), ("size", "<i4"), ("query_chars", "<i4"), ("document_chars", "<i4")])
-"""A row of an index: where its JSON begins in the tar and how long it is (bytes), and its texts' lengths
-(characters)."""
+"""Entry of an index: offset and size of the sample's JSON in the tar (bytes), lengths of its texts (characters)."""
 
 as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -23,7 +22,7 @@ class Pair:
 
     dataset: str
     id: str
-    """The same for all translations of a pair."""
+    """Identifier that all translations of a pair share."""
     query: str
     document: str
     query_lang: str
@@ -31,60 +30,12 @@ class Pair:
     negatives: tuple[str, ...] = ()
     """Hard negatives, in the document's language."""
     document_id: str | None = None
-    """The same for all pairs with this document, in any language of a parallel dataset."""
-
-
-def encode(pair: Pair) -> bytes:
-    """The sample as JSON: always the same bytes for the same pair."""
-    values: dict[str, Any] = {
-        "id": pair.id,
-        "query": pair.query,
-        "document": pair.document,
-        "query_lang": pair.query_lang,
-        "document_lang": pair.document_lang,
-    }
-    if pair.negatives:
-        values["negatives"] = pair.negatives
-    if pair.document_id is not None:
-        values["document_id"] = pair.document_id
-    return as_json(values).encode()
-
-
-def decode(payload: bytes, *, dataset: str) -> Pair:
-    """The pair of a sample.
-
-    Raises:
-        ValueError: this is not the JSON of a sample; the message says what it lacks.
-    """
-    values = json.loads(payload.decode("utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"a JSON {type(values).__name__} instead of an object")
-    negatives, document_id = values.get("negatives", []), values.get("document_id")
-    if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
-        raise ValueError("negatives that are not a list of texts")
-    if not isinstance(document_id, str | None):
-        raise ValueError("a document_id that is not a text")
-    return Pair(
-        dataset=dataset,
-        id=_text(values, "id"),
-        query=_text(values, "query"),
-        document=_text(values, "document"),
-        query_lang=_text(values, "query_lang"),
-        document_lang=_text(values, "document_lang"),
-        negatives=tuple(negatives),
-        document_id=document_id,
-    )
-
-
-def _text(values: dict[str, Any], key: str) -> str:
-    if not isinstance(value := values.get(key), str):
-        raise ValueError(f"no {key}")
-    return value
+    """Identifier that all pairs with this document share, in every language of a parallel dataset."""
 
 
 @dataclass(frozen=True, slots=True)
 class LanguageSample:
-    """A query and its document in one language."""
+    """A query and its document, both in one language of a parallel dataset."""
 
     id: str
     query: str
@@ -94,37 +45,58 @@ class LanguageSample:
     document_id: str | None = None
 
 
-_SAMPLE = TypeAdapter(LanguageSample)
+Sample = TypeVar("Sample", Pair, LanguageSample)
+_PAIR, _LANGUAGE_SAMPLE = TypeAdapter(Pair), TypeAdapter(LanguageSample)
+_STORED = {
+    kind: tuple(field.name for field in fields(kind) if field.name != "dataset") for kind in (Pair, LanguageSample)
+}
+"""Keys of each kind of sample, in the order in which its JSON has them. The folder's name tells the dataset."""
 
 
-def encode_one(sample: LanguageSample) -> bytes:
-    """The sample as JSON: always the same bytes for the same one."""
-    values = {"id": sample.id, "query": sample.query, "document": sample.document, "lang": sample.lang}
-    if sample.negatives:
-        values["negatives"] = sample.negatives  # type: ignore[assignment]
-    if sample.document_id is not None:
-        values["document_id"] = sample.document_id
+def encode(sample: Pair | LanguageSample) -> bytes:
+    """Return the sample as JSON: always the same bytes for the same sample."""
+    values: dict[str, Any] = {name: getattr(sample, name) for name in _STORED[type(sample)]}
+    if not sample.negatives:
+        del values["negatives"]
+    if sample.document_id is None:
+        del values["document_id"]
     return as_json(values).encode()
 
 
-def decode_one(payload: bytes, *, language: str) -> LanguageSample:
-    """The sample that this JSON is.
+def decode_pair(payload: bytes, *, dataset: str) -> Pair:
+    """Parse the JSON of a pair.
 
     Raises:
-        ValueError: it is none of this language; the message says what it lacks.
+        ValueError: this is not the JSON of a pair; the message names the faulty field.
     """
-    try:
-        sample = _SAMPLE.validate_json(payload, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'no sample'}: {first['msg']}") from None
+    return _decode(_PAIR, payload, dataset=dataset)
+
+
+def decode_language_sample(payload: bytes, *, language: str) -> LanguageSample:
+    """Parse the JSON of a sample of a parallel dataset.
+
+    Raises:
+        ValueError: this is not the JSON of such a sample, or it is in another language.
+    """
+    sample = _decode(_LANGUAGE_SAMPLE, payload)
     if sample.lang != language:
         raise ValueError(f"a text of {sample.lang}")
     return sample
 
 
-def pair_of(query: LanguageSample, document: LanguageSample, *, dataset: str) -> Pair:
-    """The query of one row with the document of another: its translation, or itself."""
+def _decode(adapter: TypeAdapter[Sample], payload: bytes, **known: str) -> Sample:
+    values = json.loads(payload.decode("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"a JSON {type(values).__name__} instead of an object")
+    try:
+        return adapter.validate_python({**values, **known})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def join_pair(query: LanguageSample, document: LanguageSample, *, dataset: str) -> Pair:
+    """Pair the query of one sample with the document of another: its translation, or itself."""
     return Pair(
         dataset=dataset,
         id=query.id,

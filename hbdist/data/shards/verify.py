@@ -1,6 +1,7 @@
-"""Checking a shard folder as a whole, and the report of one that is sound.
+"""Check of a whole shard folder, and the report on one that is intact.
 
-A remote folder is fetched shard by shard. What else lies there is not looked for: not every store can be listed.
+A remote folder is downloaded shard by shard. It is not searched for files that the manifest does not list: not every
+store can list its files.
 """
 
 from collections import Counter
@@ -11,17 +12,17 @@ from pathlib import Path
 from hbdist.data.shards.cache import CACHE_GB, Cache
 from hbdist.data.shards.manifest import FILE, VALIDATION, Manifest
 from hbdist.data.shards.remote import Remote
-from hbdist.data.shards.verify_parts import parts_of, problems_of
+from hbdist.data.shards.verify_parts import find_problems, split_into_parts
 from hbdist.errors import DataError
 from hbdist.utils.workers import Progress, in_parallel, silent
 
 SHOWN = 10
-"""Problems that an error lists; it says how many more there are."""
+"""Number of problems that an error lists; it also tells how many more there are."""
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a shard folder without problems holds."""
+    """Contents of a shard folder without problems."""
 
     root: Path | Remote
     fingerprint: str
@@ -29,14 +30,14 @@ class CheckReport:
     shards: int
     rows: int
     bytes: int
-    """Of the tars."""
+    """Total size of the tars."""
     pairs: Mapping[tuple[str, str], int]
-    """(query language, document language) → pairs, over all datasets."""
+    """Number of pairs by (query language, document language), over all datasets."""
     dropped: Mapping[str, Mapping[str, int]]
-    """Dataset → reason → how many the build left out."""
+    """Number of rows that the build left out, by dataset and reason."""
 
     def text(self) -> str:
-        """A few lines and a table: query languages down, document languages across."""
+        """Return a few lines and a table with a row per query language and a column per document language."""
         lines = [
             f"{self.root}: {self.rows:,} pairs in {self.groups} groups, {self.shards} shards, {self.bytes / 1e6:,.1f} MB",
             f"fingerprint {self.fingerprint}",
@@ -56,20 +57,18 @@ def check(
     """Compare a shard folder with its manifest: files, sizes, checksums, rows, indexes and samples.
 
     Args:
-        root: a folder or, as `s3://`, `gs://` or `https://`, its address.
-        workers: processes; unset: one a core.
-        progress: called as progress(done, total, what) after each group, and each language of a
-            parallel layout.
+        root: a folder, or its address (`s3://`, `gs://`, `https://`).
+        workers: number of processes; unset: one per core.
+        progress: called as progress(done, total, name) after each group, and after each language of a parallel layout.
         cache_gb: gigabytes that remote shards may take on this machine.
 
     Raises:
-        DataError: there is no sound manifest, or something is not as it says; the message lists the first ten of all
-            problems.
+        DataError: there is no intact manifest, or something differs from it; the message lists the first ten problems.
     """
     manifest = Manifest.load(root)
-    parts = list(parts_of(manifest, Cache.of_machine(cache_gb)))
-    found = in_parallel(problems_of, parts, workers=workers, progress=progress)
-    problems = [problem for problems in found for problem in problems] + list(_strangers(manifest))
+    parts = list(split_into_parts(manifest, Cache.of_machine(cache_gb)))
+    results = in_parallel(find_problems, parts, workers=workers, progress=progress)
+    problems = [problem for result in results for problem in result] + list(_find_unlisted_tars(manifest))
     if problems:
         more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         listed = "".join(f"\n  {problem}" for problem in problems[:SHOWN] + more)
@@ -80,35 +79,31 @@ def check(
     return _report(manifest)
 
 
-def _strangers(manifest: Manifest) -> Iterator[str]:
-    """Tars that the manifest does not know, but a pipeline that reads `**/*.tar` would read."""
+def _find_unlisted_tars(manifest: Manifest) -> Iterator[str]:
+    """Yield a problem for each tar that is not in the manifest, but that a pipeline over `**/*.tar` would read."""
     if isinstance(manifest.root, Remote):
         return
-    known = {shard.path for shard_set in manifest.shard_sets for shard in shard_set.shards}
+    listed = {path for shard_set in manifest.shard_sets for path in shard_set.shards.paths}
     held_out = manifest.root / VALIDATION
     if (held_out / FILE).is_file():  # a shard folder of its own
-        known |= {
-            f"{VALIDATION}/{shard.path}"
-            for shard_set in Manifest.load(held_out).shard_sets
-            for shard in shard_set.shards
-        }
-    for path in sorted(manifest.root.rglob("*.tar")):
-        if (name := path.relative_to(manifest.root).as_posix()) not in known:
-            yield f"{name}: is not in the manifest"
+        for shard_set in Manifest.load(held_out).shard_sets:
+            listed |= {f"{VALIDATION}/{path}" for path in shard_set.shards.paths}
+    for tar in sorted(manifest.root.rglob("*.tar")):
+        if (path := tar.relative_to(manifest.root).as_posix()) not in listed:
+            yield f"{path}: is not in the manifest"
 
 
 def _report(manifest: Manifest) -> CheckReport:
     pairs: Counter[tuple[str, str]] = Counter()
     for group in manifest.groups:
         pairs[group.query_lang, group.document_lang] += group.rows
-    shards = [shard for shard_set in manifest.shard_sets for shard in shard_set.shards]
     return CheckReport(
         root=manifest.root,
         fingerprint=manifest.fingerprint,
         groups=len(manifest.groups),
-        shards=len(shards),
+        shards=sum(len(shard_set.shards) for shard_set in manifest.shard_sets),
         rows=manifest.rows,
-        bytes=sum(shard.bytes for shard in shards),
+        bytes=sum(sum(shard_set.shards.bytes) for shard_set in manifest.shard_sets),
         pairs=pairs,
         dropped=manifest.dropped,
     )

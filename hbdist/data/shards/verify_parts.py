@@ -1,5 +1,5 @@
-"""One group or language of a shard folder against its manifest: every byte, every entry of every index against its tar, every
-row that a view names against the texts.
+"""Check of one group or language of a shard folder against its manifest: every byte of its files, every entry of an index
+against the tar, and every row that a view refers to against the texts.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hbdist.data.shards.cache import Cache, open_file
-from hbdist.data.shards.manifest import Group, Manifest, Shard, ShardSet, Texts, View
+from hbdist.data.shards.groups import Group, Shard, ShardSet, Texts, View
+from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.open_files import ROW, map_array, map_index
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import decode, decode_one
+from hbdist.data.shards.sample import decode_language_sample, decode_pair
 from hbdist.errors import DataError
 
 
@@ -31,7 +31,7 @@ class Part:
     root: Path | Remote
     shard_set: ShardSet
     views: tuple[Group, ...]
-    """Of the shard_set, if it is a language's texts: it must have their rows."""
+    """Groups that are views of the shard set, if it is a language's texts: it must have their rows."""
     cache: Cache
 
     def __str__(self) -> str:
@@ -41,19 +41,19 @@ class Part:
         return open(open_file(self.root, path, digest, size=size, cache=self.cache), "rb")
 
 
-def parts_of(manifest: Manifest, cache: Cache) -> Iterator[Part]:
-    """All that a manifest lists."""
+def split_into_parts(manifest: Manifest, cache: Cache) -> Iterator[Part]:
+    """Yield every group, and the texts of every language, of a manifest."""
     views: dict[int, list[Group]] = defaultdict(list)
     for group in manifest.groups:
         if group.view:
-            for place in set(manifest.sides(group)):
-                views[place].append(group)
-    for place, shard_set in enumerate(manifest.shard_sets):
-        yield Part(manifest.root, shard_set, tuple(views[place]), cache)
+            for set_number in set(manifest.text_sets(group)):
+                views[set_number].append(group)
+    for set_number, shard_set in enumerate(manifest.shard_sets):
+        yield Part(manifest.root, shard_set, tuple(views[set_number]), cache)
 
 
-def problems_of(part: Part) -> list[str]:
-    """What is not as the manifest says, a sentence each.
+def find_problems(part: Part) -> list[str]:
+    """Return one sentence for each difference from the manifest.
 
     Raises:
         StoreError: a remote store does not answer.
@@ -69,16 +69,15 @@ def problems_of(part: Part) -> list[str]:
 
 
 def _check_shard(part: Part, number: int, shard: Shard) -> Iterator[str]:
-    with ExitStack() as opened:
-        files = []
-        for what, path, digest, size in (
-            ("", shard.path, shard.sha256, shard.bytes),
-            (f"its index {shard.index} ", shard.index, shard.index_sha256, None),
-        ):
-            file = yield from _check_file(part, what, path, digest, size)
-            files += [opened.enter_context(file)] if file else []
-        if len(files) == 2:
-            yield from _check_samples(part.shard_set, number, *files)
+    with ExitStack() as stack:
+        tar = yield from _check_file(part, "", shard.path, shard.sha256, shard.bytes)
+        if tar:
+            stack.enter_context(tar)
+        index = yield from _check_file(part, f"its index {shard.index} ", shard.index, shard.index_sha256)
+        if index:
+            stack.enter_context(index)
+        if tar and index:
+            yield from _check_samples(part.shard_set, number, tar, index)
 
 
 def _check_view(part: Part, view: View) -> Iterator[str]:
@@ -91,61 +90,58 @@ def _check_view(part: Part, view: View) -> Iterator[str]:
 
 
 def _check_rows(part: Part, texts: Texts) -> Iterator[str]:
-    """Whether a language has the rows that its views name. A view that cannot be read is a problem of its own part."""
+    """Check that a language has the rows that its views refer to. An unreadable view is a problem of its own part."""
     has_R = np.zeros(texts.rows, bool)
     for number, shard in enumerate(texts.shards):
         with part.open(shard.index, shard.index_sha256) as file:
             entries = map_index(file, shard.index, texts.index_rows(number))
-        start = texts.windows[number] * texts.shard_rows
+        start = texts.first_row(number)
         has_R[start : start + len(entries)] = entries["size"] > 0
     for group in part.views:
         assert group.view, group.name
         with suppress(OSError, ValueError, DataError), part.open(group.view.path, group.view.sha256) as file:
             row_P = map_array(file, ROW, group.view.rows)
-            found_P = row_P < len(has_R)
-            found_P[found_P] = has_R[row_P[found_P]]
-            if lost := np.flatnonzero(~found_P).tolist():
-                yield f"{group.view.path}: pair {lost[0]} is row {row_P[lost[0]]}, which {texts.name} does not have"
+            exists_P = row_P < len(has_R)
+            exists_P[exists_P] = has_R[row_P[exists_P]]
+            if missing := np.flatnonzero(~exists_P).tolist():
+                yield f"{group.view.path}: pair {missing[0]} is row {row_P[missing[0]]}, which {texts.name} does not have"
 
 
 def _check_file(
-    part: Part, what: str, path: str, digest: str, size: int | None = None
+    part: Part, prefix: str, path: str, digest: str, size: int | None = None
 ) -> Generator[str, None, BufferedReader | None]:
-    """The file, open, if it can be opened at all."""
+    """Yield the problems of a file, each after `prefix`; return the file, open, if it can be opened at all."""
     try:
         file = part.open(path, digest, size)
     except StoreError:
         raise
     except FileNotFoundError:
-        yield f"{what}is missing"
+        yield f"{prefix}is missing"
     except (OSError, DataError) as error:
-        yield f"{what}cannot be read: {error}"
+        yield f"{prefix}cannot be read: {error}"
     else:
-        yield from (f"{what}{problem}" for problem in _check_bytes(file, digest, size))
+        stored = os.fstat(file.fileno()).st_size
+        if size is not None and stored != size:
+            yield f"{prefix}has {stored} bytes, the manifest says {size}"
+        elif hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            yield f"{prefix}has changed (its SHA-256 is not the manifest's)"
         return file
     return None
 
 
-def _check_bytes(file: BufferedReader, digest: str, size: int | None) -> Iterator[str]:
-    found = os.fstat(file.fileno()).st_size
-    if size is not None and found != size:
-        yield f"has {found} bytes, the manifest says {size}"
-    elif hashlib.file_digest(file, "sha256").hexdigest() != digest:
-        yield "has changed (its SHA-256 is not the manifest's)"
-
-
 def _check_samples(shard_set: ShardSet, number: int, tar: BufferedReader, index: BufferedReader) -> Iterator[str]:
-    """Walk the tar and its index side by side. The first row that is wrong is named: what comes after it may only
+    """Compare the tar with its index, sample by sample. Only the first wrong row is reported: further ones may merely
     follow from it."""
     shard = shard_set.shards[number]
-    row = first = _first_row(shard_set, number)
+    row = first = shard_set.first_row(number)
     try:
         entries = map_index(index, shard.index, shard_set.index_rows(number))
-        rows = [first + place for place in _places(shard_set, entries)]
+        # Texts have entries of zeros for rows that the language lacks.
+        rows = first + (np.arange(len(entries)) if isinstance(shard_set, Group) else np.flatnonzero(entries["size"]))
         if len(rows) != shard.rows:
             raise ValueError(f"the index has {len(rows)} samples, the manifest {shard.rows}")
         members = _members(tar)
-        for row in rows:
+        for row in rows.tolist():
             if (found := next(members, None)) is None:
                 raise ValueError(f"the tar ends, the manifest has {shard.rows} rows")
             entry = _entry(*found, shard_set, row)
@@ -155,29 +151,16 @@ def _check_samples(shard_set: ShardSet, number: int, tar: BufferedReader, index:
                 )
         row += 1
         if next(members, None):
-            raise ValueError(f"the tar goes on, the manifest has only {shard.rows} rows")
+            raise ValueError(f"the tar has more rows, the manifest only {shard.rows} rows")
     except (OSError, ValueError, RecursionError, tarfile.TarError) as error:
         yield f"row {row}: {error}"
 
 
-def _first_row(shard_set: ShardSet, number: int) -> int:
-    return (
-        int(shard_set.starts[number])
-        if isinstance(shard_set, Group)
-        else shard_set.windows[number] * shard_set.shard_rows
-    )
-
-
-def _places(shard_set: ShardSet, entries: NDArray[np.void]) -> list[int]:
-    """Of the samples in an index."""
-    return list(range(len(entries))) if isinstance(shard_set, Group) else np.flatnonzero(entries["size"]).tolist()
-
-
 def _members(tar: BufferedReader) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The files of a tar with their contents. Nothing is extracted, and no name is ever opened.
+    """Yield the files of a tar with their contents. Nothing is extracted, and no member's name is opened.
 
     Raises:
-        ValueError: a member is something else than a file, or its name is more than a name.
+        ValueError: a member is not a file, or its name is not a plain file name.
         tarfile.TarError: the tar is damaged.
     """
     tar.seek(0)
@@ -190,13 +173,17 @@ def _members(tar: BufferedReader) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 
 
 def _entry(member: tarfile.TarInfo, payload: bytes, shard_set: ShardSet, row: int) -> tuple[int, int, int, int]:
-    """What the index should say of a sample."""
+    """Return the entry that the index should have for a sample.
+
+    Raises:
+        ValueError: the sample is not one of this shard set and row.
+    """
     if isinstance(shard_set, Texts):
         if member.name != f"{row:09d}.json":
             raise ValueError(f"the member {member.name!r}; expected {row:09d}.json, as in the other languages")
-        text = decode_one(payload, language=shard_set.language)
+        text = decode_language_sample(payload, language=shard_set.language)
         return member.offset_data, member.size, len(text.query), len(text.document)
-    pair = decode(payload, dataset=shard_set.dataset)
+    pair = decode_pair(payload, dataset=shard_set.dataset)
     if (pair.query_lang, pair.document_lang) != (shard_set.query_lang, shard_set.document_lang):
         raise ValueError(f"a pair of {pair.query_lang}-{pair.document_lang}")
     return member.offset_data, member.size, len(pair.query), len(pair.document)

@@ -1,4 +1,4 @@
-"""Decks: exact shares, and any time looked up as if all before it had been dealt."""
+"""Decks: exact shares, and draws at any time as if all earlier ones had been dealt."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_schedule import plain_draw, plain_quota
 
-from hbdist.data.batching.decks import DEAL, Decks, quotas, runs
+from hbdist.data.batching.decks import DEAL, Decks, divide_by_weight, group_equal
 from hbdist.errors import ConfigError
 
 weights_lists = st.lists(st.floats(0.1, 10), min_size=1, max_size=9)
@@ -19,8 +19,8 @@ def deck(weights: list[float], key: str = "test") -> Decks:
 
 
 @given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=30), total=st.integers(30, 5000))
-def test_quotas_add_up_and_are_off_by_less_than_one(weights: list[float], total: int) -> None:
-    counts = quotas(weights, total)
+def test_divided_totals_add_up_and_are_off_by_less_than_one(weights: list[float], total: int) -> None:
+    counts = divide_by_weight(weights, total)
     assert counts.sum() == total
     assert np.all(np.abs(counts - np.array(weights) / sum(weights) * total) < 1)
     assert counts.tolist() == plain_quota(weights, total) or not counts.all()
@@ -33,28 +33,28 @@ def test_shares_are_exact_in_every_deal(weights: list[float], deal: int) -> None
     cards, turns = decks.draw(deal * size + np.arange(size))
     assert np.array_equal(np.bincount(cards, minlength=len(weights)), quota)
     for card, count in enumerate(quota):
-        # Every turn of a card comes once, in order.
+        # Each turn of a card occurs once, in order.
         assert np.array_equal(turns[cards == card], deal * count + np.arange(count))
 
 
 @given(
     weights=st.lists(weights_lists, min_size=1, max_size=6),
-    asked=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2_000)), min_size=1, max_size=40),
+    draws=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2_000)), min_size=1, max_size=40),
 )
-def test_decks_side_by_side_deal_as_each_would_alone(weights: list[list[float]], asked: list[tuple[int, int]]) -> None:
+def test_many_decks_at_once_deal_as_each_would_alone(weights: list[list[float]], draws: list[tuple[int, int]]) -> None:
     keys = [f"{number}" for number in range(len(weights))]
     decks = Decks(weights, keys, deal=128)
-    which, t = np.array([(number % len(weights), time) for number, time in asked]).T
+    which, t = np.array([(number % len(weights), time) for number, time in draws]).T
     cards, turns = decks.draw(t, which)
     for number, time, card, turn in zip(which.tolist(), t.tolist(), cards.tolist(), turns.tolist(), strict=True):
         assert (card, turn) == plain_draw(weights[number], keys[number], 128, time)
 
 
 @given(weights=weights_lists, t=st.integers(0, 1_000))
-def test_what_was_seen_is_what_was_dealt(weights: list[float], t: int) -> None:
+def test_counts_before_a_time_are_those_of_the_cards_dealt(weights: list[float], t: int) -> None:
     decks = Decks([weights], ["seen"], deal=128)
     cards, _ = decks.draw(np.arange(t))
-    assert np.array_equal(decks.seen(t), np.bincount(cards, minlength=len(weights)))
+    assert np.array_equal(decks.count_before(t), np.bincount(cards, minlength=len(weights)))
 
 
 def test_shares_inside_a_deal_are_within_binomial_error() -> None:
@@ -78,11 +78,11 @@ def test_a_deck_of_many_cards_deals_them_all() -> None:
 
 
 @given(labels=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=30), far=st.sampled_from([0, 1 << 20]))
-def test_runs_hold_equal_places_side_by_side(labels: list[tuple[int, int]], far: int) -> None:
+def test_equal_labels_are_adjacent_in_the_order(labels: list[tuple[int, int]], far: int) -> None:
     first, second = np.array(labels, dtype=np.int64).reshape(-1, 2).T
-    order, bounds = runs(first + far, second)
+    order, bounds = group_equal(first + far, second)
     assert sorted(order.tolist()) == list(range(len(labels)))
-    found = [order[start:end].tolist() for start, end in pairwise(bounds)]
-    assert all(len({labels[place] for place in run}) == 1 for run in found)
-    assert [place for run in found for place in run] == order.tolist()
+    runs = [order[start:end].tolist() for start, end in pairwise(bounds)]
+    assert all(len({labels[index] for index in run}) == 1 for run in runs)
+    assert [index for run in runs for index in run] == order.tolist()
     assert first[order].tolist() == sorted(first.tolist())

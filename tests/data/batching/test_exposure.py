@@ -1,4 +1,4 @@
-"""What a run will see, said before it starts, is what its batches hold."""
+"""Exposure of a run, computed before it starts, against the batches of its schedule."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_groups import make_group
-from test_schedule import GROUPS, batches, manifests, small
+from test_schedule import GROUPS, batches, count_words, manifests, repeating
 
 from hbdist.config.config import Config
 from hbdist.data.batching.exposure import MANY_EPOCHS, RunStatistics, expected_repeats, run_statistics
 from hbdist.data.batching.schedule import Schedule
-from hbdist.data.shards.manifest import Group, Manifest
+from hbdist.data.shards.groups import Group
+from hbdist.data.shards.manifest import Manifest
 
 
 def config(steps: int, **batch: Any) -> Config:
@@ -31,12 +32,12 @@ def statistics(steps: int, groups: tuple[Group, ...] = GROUPS, **batch: Any) -> 
 def test_shares_and_epochs_are_those_of_the_planned_batches(
     groups: tuple[Group, ...], batch: dict[str, Any], steps: int
 ) -> None:
-    wanted = config(steps, **small(**batch))
+    run = config(steps, **repeating(**batch))
     manifest = Manifest(Path("nowhere"), groups)
-    seen = run_statistics(wanted, manifest)
-    plan = Schedule.of(wanted, manifest)
+    seen = run_statistics(run, manifest)
+    plan = Schedule.of(run, manifest)
     planned = [plan.batch(step) for step in range(steps)]
-    counts = Counter(int(group) for made in planned for group in made.group)
+    counts = Counter(int(group) for global_batch in planned for group in global_batch.group)
     pairs: dict[str, int] = {}
     pools: Counter[str] = Counter()
     datasets: Counter[str] = Counter()
@@ -45,14 +46,14 @@ def test_shares_and_epochs_are_those_of_the_planned_batches(
         pools[groups[number].pair] += count
         datasets[groups[number].dataset] += count
     assert {group.name: group.pairs for group in seen.groups if group.pairs} == pairs
-    assert seen.pairs == sum(pairs.values()) == steps * wanted.batch.size
+    assert seen.pairs == sum(pairs.values()) == steps * run.batch.size
     assert {pair: share for pair, share in seen.pools.items() if share} == shares(pools)
     assert {name: share for name, share in seen.datasets.items() if share} == pytest.approx(shares(datasets))
-    assert set(seen.never) == set(seen.pools) - set(pools)
-    mono = sum(made.mono.sum() for made in planned) / seen.pairs
+    assert set(seen.unused) == set(seen.pools) - set(pools)
+    mono = sum(global_batch.mono.sum() for global_batch in planned) / seen.pairs
     assert seen.kinds.get("mono", 0.0) == pytest.approx(mono)
     for number, count in counts.items():
-        last = max(made.epoch[made.group == number].max(initial=-1) for made in planned)
+        last = max(global_batch.epoch[global_batch.group == number].max(initial=-1) for global_batch in planned)
         assert last == (count - 1) // groups[number].rows
 
 
@@ -61,15 +62,15 @@ def shares(counts: Counter[str]) -> dict[str, float]:
 
 
 @given(pairs=st.integers(0, 60), rows=st.integers(1, 25))
-def test_expected_repeats_are_the_mean_over_all_first_places(pairs: int, rows: int) -> None:
+def test_expected_repeats_are_the_mean_over_all_first_positions(pairs: int, rows: int) -> None:
     total = 0.0
     for first in range(rows):
-        sizes = [rows - first, *[rows] * (pairs // rows + 2)]  # of the epochs that the places go through
-        held: list[int] = []
+        sizes = [rows - first, *[rows] * (pairs // rows + 2)]  # of the epochs that the positions cover
+        taken: list[int] = []
         for size in sizes:
-            held.append(min(size, pairs - sum(held)))
-        # A row is missed by each epoch with a chance of its own.
-        missed = np.prod([1 - taken / rows for taken in held])
+            taken.append(min(size, pairs - sum(taken)))
+        # Epochs miss a row independently of one another.
+        missed = np.prod([1 - count / rows for count in taken])
         total += pairs - rows * (1 - missed)
     assert expected_repeats(np.array([pairs]), np.array([rows]))[0] == pytest.approx(total / rows, abs=1e-6)
 
@@ -86,42 +87,42 @@ def test_expected_repeats_are_the_mean_over_all_first_places(pairs: int, rows: i
 )
 def test_repeats_are_about_as_many_as_expected(batch: dict[str, Any]) -> None:
     steps = 400
-    wanted = config(steps, small_pool="repeat", **batch)
+    run = config(steps, small_pool="repeat", **batch)
     manifest = Manifest(Path("nowhere"), GROUPS)
-    plan = Schedule.of(wanted, manifest)
-    found = 0
+    plan = Schedule.of(run, manifest)
+    repeats = 0
     for step in range(steps):
         made = plan.batch(step)
-        found += len(made) - len(set(zip(made.group.tolist(), made.row.tolist(), strict=True)))
-    assert found > 200
-    assert run_statistics(wanted, manifest).repeats == pytest.approx(found, rel=0.25)
+        repeats += len(made) - len(set(zip(made.group.tolist(), made.row.tolist(), strict=True)))
+    assert repeats > 200
+    assert run_statistics(run, manifest).repeats == pytest.approx(repeats, rel=0.25)
 
 
-def test_a_small_group_that_is_seen_often_is_warned_of() -> None:
+def test_a_small_group_with_many_epochs_gives_a_warning() -> None:
     groups = (make_group("a", "en", "en", 4000), make_group("a", "sw", "sw", 50))
     seen = statistics(1000, groups, mono_share=1.0)
-    assert [group.name for group in seen.often] == ["a/sw-sw"]
-    assert seen.often[0].epochs == pytest.approx(120, abs=5)
+    assert [group.name for group in seen.overused] == ["a/sw-sw"]
+    assert seen.overused[0].epochs == pytest.approx(120, abs=5)
     assert f"seen {MANY_EPOCHS} times or more" in seen.text()
-    assert f"  a/sw-sw {seen.often[0].epochs:,.0f} times\n" in seen.text()
+    assert f"  a/sw-sw {seen.overused[0].epochs:,.0f} times\n" in seen.text()
     assert "seen" not in statistics(100, groups, mono_share=1.0).text()
 
 
-def test_a_language_that_a_short_run_never_reaches_is_named() -> None:
+def test_a_language_that_a_short_run_does_not_reach_is_named() -> None:
     seen = statistics(2, mono_share=1.0)
-    assert len(seen.never) >= 2
-    assert f"in no batch: the run is too short for them\n  {seen.never[0]}" in seen.text()
+    assert len(seen.unused) >= 2
+    assert f"in no batch: the run is too short for them\n  {seen.unused[0]}" in seen.text()
     assert "in no batch" not in statistics(500, mono_share=1.0).text()
 
 
-def test_repeats_are_said_with_the_groups_that_have_them() -> None:
+def test_repeats_are_reported_with_the_groups_that_have_them() -> None:
     groups = (make_group("a", "en", "en", 4000), make_group("a", "sw", "sw", 5))
     text = statistics(100, groups, mono_share=1.0, small_pool="repeat").text()
     assert "repeat one of their own batch" in text
     assert text.splitlines()[-1].startswith("  a/sw-sw ")
 
 
-def test_the_text_is_short_and_begins_with_the_most_extreme() -> None:
+def test_the_text_is_short_and_begins_with_the_extremes() -> None:
     languages = [f"x{letter}" for letter in "abcdefghijklmnopqrst"]
     groups = tuple(
         make_group(dataset, query, document, 20 + 3 * number)
@@ -139,9 +140,7 @@ def test_the_text_is_short_and_begins_with_the_most_extreme() -> None:
     assert len({line.index("pairs of") for line in lines if "pairs of" in line}) == 1, "columns are aligned"
 
 
-def test_statistics_of_thousands_of_groups_draw_no_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_schedule import drawn
-
+def test_statistics_need_no_windows_and_no_more_words_for_a_longer_run(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = tuple(make_group("a", f"a{x}", f"a{y}", 10_000, shard_rows=1_000) for x in "bcdefg" for y in "bcdefg")
-    short, long = (drawn(monkeypatch, lambda steps=steps: statistics(steps, groups)) for steps in (10, 10**6))
+    short, long = (count_words(monkeypatch, lambda steps=steps: statistics(steps, groups)) for steps in (10, 10**6))
     assert short <= 3 * 65_536 >= long

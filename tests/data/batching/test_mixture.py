@@ -1,4 +1,4 @@
-"""What the mixture refuses, and what it says when it does."""
+"""Mixtures: shares, blocks and weights, and the errors for impossible settings."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def plan(data: dict[str, Any] | None = None, **batch: Any) -> Mixture:
     return plan_mixture(GROUPS, BatchSection(**{"size": 8, **batch}), DataSection(shards="x", **(data or {})))
 
 
-def test_the_papers_strategies_are_values() -> None:
+def test_the_papers_strategies_are_values_of_the_settings() -> None:
     assert [kind.name for kind in plan(mono_share=1).kinds] == ["mono"]
     assert [kind.name for kind in plan(mono_share=0).kinds] == ["cross"]
     hybrid = plan(mono_share=0.5)
@@ -49,7 +49,7 @@ def test_weights_follow_the_exponents() -> None:
         ({}, {"languages": ["en"]}, ["asks for cross-lingual pairs", "batch.mono_share=1"]),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_can(
+def test_an_impossible_mixture_is_refused_with_the_nearest_possible_ones(
     batch: dict[str, Any], data: dict[str, Any], sentences: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -65,7 +65,7 @@ def test_the_suggested_sizes_work() -> None:
     assert plan(size=100).small == ()
 
 
-def test_small_pools_repeat_when_asked_and_are_named() -> None:
+def test_small_pools_repeat_if_the_config_says_so_and_are_named() -> None:
     assert plan(size=200, small_pool="repeat").small == ("de-de (100 pairs)",)
 
 

@@ -1,4 +1,4 @@
-"""The schedule in somebody else's training loop: each rank's pairs, together the global batch, from any step on."""
+"""The schedule in a foreign training loop: the ranks' pairs make up the global batch, from any step on."""
 
 from itertools import islice
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_schedule import batches, rows_of, schedule, small
+from test_schedule import batches, repeating, rows_of, schedule
 
 from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.batching.mixture import plan_mixture
@@ -29,10 +29,10 @@ from hbdist.errors import DataError
 def test_ranks_together_have_every_global_batch_once(
     batch: dict[str, Any], world: int, start: int, by_length: bool, seed: int
 ) -> None:
-    plan = schedule(seed, **small(**batch))
+    plan = schedule(seed, **repeating(**batch))
 
-    def lengths(whole: GlobalBatch) -> np.ndarray:
-        return whole.row % 17
+    def lengths(global_batch: GlobalBatch) -> np.ndarray:
+        return global_batch.row % 17
 
     samplers = [
         HybridBatchSampler(plan, rank, world, start=start, steps=start + 3, lengths=lengths if by_length else None)
@@ -45,7 +45,7 @@ def test_ranks_together_have_every_global_batch_once(
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 6])
-def test_sampling_goes_on_at_any_step(stop: int) -> None:
+def test_sampling_resumes_at_any_step(stop: int) -> None:
     def sampler(**keys: int) -> HybridBatchSampler:
         return HybridBatchSampler(schedule(), 1, 3, steps=6, **keys)
 
@@ -59,7 +59,7 @@ def test_sampling_goes_on_at_any_step(stop: int) -> None:
     assert done + list(resumed) == whole == done + list(sampler(start=stop))
 
 
-def test_an_iteration_goes_on_where_the_last_one_ended() -> None:
+def test_an_iteration_continues_where_the_last_one_ended() -> None:
     sampler = HybridBatchSampler(schedule(), 0, 1, steps=5)
     assert [*islice(sampler, 2), *sampler] == list(HybridBatchSampler(schedule(), 0, 1, steps=5))
     assert list(sampler) == []
@@ -73,12 +73,12 @@ def test_without_steps_there_is_no_end_and_no_length() -> None:
 
 
 @pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])
-def test_a_rank_that_there_is_not_is_refused(rank: int, world: int) -> None:
+def test_a_rank_outside_the_world_is_refused(rank: int, world: int) -> None:
     with pytest.raises(ValueError, match="ranks; expected 0 to"):
         HybridBatchSampler(schedule(), rank, world)
 
 
-def of(manifest: Manifest) -> Schedule:
+def schedule_of(manifest: Manifest) -> Schedule:
     mixture = plan_mixture(manifest.groups, BatchSection(size=9, cross_block=3), DataSection(shards="x"))
     return Schedule(manifest.groups, mixture, seed=4)
 
@@ -88,23 +88,23 @@ def test_a_plain_data_loader_reads_the_pairs_of_its_rank(tiny_shards: Path, work
     from torch.utils.data import DataLoader
 
     manifest = Manifest.load(tiny_shards)
-    reader, plan = ShardReader(manifest), of(manifest)
+    reader, plan = ShardReader(manifest), schedule_of(manifest)
     sampler = HybridBatchSampler(plan, 1, 2, start=3, steps=8)
     loader = DataLoader(PairDataset(manifest), batch_sampler=sampler, collate_fn=list, num_workers=workers)
     assert len(loader) == 5
     loaded = list(loader)
     expected = list(HybridBatchSampler(plan, 1, 2, start=3, steps=8))
-    assert loaded == [reader.read(*np.array(places).T) for places in expected]
+    assert loaded == [reader.read(*np.array(items).T) for items in expected]
     assert {pair.dataset for pairs in loaded for pair in pairs} == {"made", "ntrex"}
 
 
-def test_a_loop_that_counts_its_steps_resumes_even_behind_workers(tiny_shards: Path) -> None:
+def test_a_loop_that_counts_its_steps_resumes_although_workers_are_ahead(tiny_shards: Path) -> None:
     from torch.utils.data import DataLoader
 
     manifest = Manifest.load(tiny_shards)
 
     def loader(start: int, workers: int) -> Any:
-        sampler = HybridBatchSampler(of(manifest), 0, 2, start=start, steps=7)
+        sampler = HybridBatchSampler(schedule_of(manifest), 0, 2, start=start, steps=7)
         return DataLoader(PairDataset(manifest), batch_sampler=sampler, collate_fn=list, num_workers=workers)
 
     whole = list(loader(0, 0))
@@ -112,7 +112,7 @@ def test_a_loop_that_counts_its_steps_resumes_even_behind_workers(tiny_shards: P
     assert done + list(loader(len(done), 0)) == whole
 
 
-def test_a_pair_of_the_data_set_is_its_place_in_the_manifest(tiny_shards: Path, tmp_path: Path) -> None:
+def test_items_of_the_dataset_are_addressed_by_group_and_row(tiny_shards: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(tiny_shards)
     pairs = PairDataset(manifest)
     assert len(pairs) == manifest.rows

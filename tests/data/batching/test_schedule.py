@@ -1,4 +1,4 @@
-"""The first promise: which pairs are in batch n is a pure function of (manifest, config, seed, n)."""
+"""The schedule: the pairs of batch n are a pure function of (manifest, config, seed, n)."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.batching.decks import DEAL
 from hbdist.data.batching.mixture import plan_mixture
 from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_ranks
-from hbdist.data.shards.manifest import Group
+from hbdist.data.shards.groups import Group
 from hbdist.utils.philox import random_words
 
 GOLDEN = Path(__file__).parent / "golden_batches.json"
@@ -56,7 +56,7 @@ batches = st.fixed_dictionaries(
 
 
 @given(seed=st.integers(0, 10**9), batch=batches, steps=st.lists(st.integers(0, 10**6), min_size=1, max_size=4))
-def test_a_step_has_the_same_rows_in_whatever_order_steps_are_asked_for(
+def test_a_step_has_the_same_rows_in_whatever_order_steps_are_computed(
     seed: int, batch: dict[str, Any], steps: list[int]
 ) -> None:
     forwards, backwards = schedule(seed, **batch), schedule(seed, **batch)
@@ -83,7 +83,7 @@ def test_ranks_get_about_as_many_tokens_each() -> None:
     assert spread(deal_to_ranks(lengths, 8)) < spread(unsorted) / 3
 
 
-def small(**batch: Any) -> dict[str, Any]:
+def repeating(**batch: Any) -> dict[str, Any]:
     return {**batch, "small_pool": "repeat"}
 
 
@@ -112,7 +112,7 @@ def manifests(draw: st.DrawFn) -> tuple[Group, ...]:
 def test_batches_are_those_of_the_plain_schedule(
     groups: tuple[Group, ...], batch: dict[str, Any], seed: int, steps: list[int]
 ) -> None:
-    plan = schedule(seed, groups=groups, **small(**batch))
+    plan = schedule(seed, groups=groups, **repeating(**batch))
     for step in steps:
         made = plan.batch(step)
         columns = (made.group, made.row, made.epoch, made.block, made.mono)
@@ -122,39 +122,39 @@ def test_batches_are_those_of_the_plain_schedule(
 
 @settings(max_examples=25)
 @given(groups=manifests(), batch=batches, steps=st.lists(st.integers(0, 60), min_size=1, max_size=8))
-def test_batches_do_not_depend_on_what_was_asked_before_or_is_kept(
+def test_batches_depend_neither_on_earlier_ones_nor_on_what_is_cached(
     groups: tuple[Group, ...], batch: dict[str, Any], steps: list[int]
 ) -> None:
-    keeps, forgets = (schedule(1, groups=groups, **small(**batch)) for _ in range(2))
-    stores = [forgets._orders._epochs, forgets._orders._windows, forgets._kinds._deals]
-    for store in stores + [decks._deals for side in forgets.sides for decks in (side._pools, side._datasets)]:
+    caching, forgetting = (schedule(1, groups=groups, **repeating(**batch)) for _ in range(2))
+    stores = [forgetting._orders._epochs, forgetting._orders._windows, forgetting._kinds._deals]
+    for store in stores + [decks._deals for kind in forgetting.kind_decks for decks in (kind._pools, kind._datasets)]:
         store.limit = 0
     for step in steps:
-        alone = rows_of(schedule(1, groups=groups, **small(**batch)).batch(step))
-        assert rows_of(keeps.batch(step)) == rows_of(forgets.batch(step)) == alone
+        alone = rows_of(schedule(1, groups=groups, **repeating(**batch)).batch(step))
+        assert rows_of(caching.batch(step)) == rows_of(forgetting.batch(step)) == alone
 
 
 @settings(max_examples=25)
 @given(groups=manifests(), batch=batches, steps=st.integers(0, 40))
-def test_what_was_seen_before_a_step_is_what_the_batches_held(
+def test_counts_before_a_step_are_those_of_the_batches(
     groups: tuple[Group, ...], batch: dict[str, Any], steps: int
 ) -> None:
-    plan = schedule(1, groups=groups, **small(**batch))
-    held = np.bincount(
+    plan = schedule(1, groups=groups, **repeating(**batch))
+    planned = np.bincount(
         np.concatenate([plan.batch(step).group for step in range(steps)] or [np.zeros(0, int)]), minlength=len(groups)
     )
-    seen = np.zeros_like(held)
-    for side, turn in zip(plan.sides, plan.turns(steps), strict=True):
-        pools, pairs = side.seen(turn)
-        seen[side.groups] = pairs
-        assert np.array_equal(np.bincount(side.pool, weights=pairs), pools * side.kind.block)
-    assert np.array_equal(seen, held)
+    counted = np.zeros_like(planned)
+    for decks, turn in zip(plan.kind_decks, plan.turns_before(steps), strict=True):
+        pool_draws, pairs = decks.count_before(turn)
+        counted[decks.groups] = pairs
+        assert np.array_equal(np.bincount(decks.pool, weights=pairs), pool_draws * decks.kind.block)
+    assert np.array_equal(counted, planned)
 
 
 @settings(max_examples=25)
 @given(groups=manifests(), batch=batches)
-def test_each_row_of_any_group_comes_once_an_epoch(groups: tuple[Group, ...], batch: dict[str, Any]) -> None:
-    plan = schedule(3, groups=groups, **small(**batch))
+def test_each_row_of_any_group_comes_once_per_epoch(groups: tuple[Group, ...], batch: dict[str, Any]) -> None:
+    plan = schedule(3, groups=groups, **repeating(**batch))
     seen: dict[tuple[int, int], Counter[int]] = {}
     for step in range(40):
         made = plan.batch(step)
@@ -166,8 +166,8 @@ def test_each_row_of_any_group_comes_once_an_epoch(groups: tuple[Group, ...], ba
             assert set(rows) == set(range(groups[group].rows))
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
-    """Random words that `work` draws."""
+def count_words(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
+    """Count the random words that `work` draws."""
     counts: list[int] = []
 
     def counted(key: str, count: int) -> np.ndarray:
@@ -175,13 +175,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> int:
         return random_words(key, count)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hbdist.data.batching.window_cache.random_words", counted)
+        patch.setattr("hbdist.utils.philox.random_words", counted)
         work()
     return sum(counts)
 
 
 @pytest.mark.parametrize("batch", [{}, {"mix": "blocks", "mono_share": 0.25, "one_dataset": True}])
-def test_a_step_a_million_steps_on_costs_no_more_than_the_tenth(
+def test_the_millionth_step_costs_no_more_than_the_tenth(
     batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = tuple(
@@ -193,21 +193,21 @@ def test_a_step_a_million_steps_on_costs_no_more_than_the_tenth(
 
     def words(step: int) -> int:
         plan = schedule(5, groups=groups, size=96, **batch)
-        return drawn(monkeypatch, lambda: plan.batch(step))
+        return count_words(monkeypatch, lambda: plan.batch(step))
 
     near, far = (max(words(first + step) for step in range(4)) for first in (10, 10**6))
     assert far <= 1.2 * near
-    assert near > 2 * 65_536, "decks and windows draw words: else the test counts nothing"
+    assert near > 2 * 65_536, "decks and windows draw words; otherwise this test counts nothing"
 
 
 def test_the_next_step_draws_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = tuple(make_group("a", query, document, 8_000, shard_rows=100) for query in "xy" for document in "zw")
     plan = schedule(5, groups=groups, size=64, mono_share=0.0)
-    first = drawn(monkeypatch, lambda: plan.batch(0))
-    assert drawn(monkeypatch, lambda: [plan.batch(step) for step in range(1, 40)]) == 0 < first
+    first = count_words(monkeypatch, lambda: plan.batch(0))
+    assert count_words(monkeypatch, lambda: [plan.batch(step) for step in range(1, 40)]) == 0 < first
 
 
-def test_a_schedule_is_sent_to_another_process_without_what_it_keeps() -> None:
+def test_a_schedule_is_pickled_without_its_caches() -> None:
     plan = schedule()
     size, first = len(pickle.dumps(plan)), rows_of(plan.batch(3))
     assert len(pickle.dumps(plan)) == size
@@ -215,7 +215,7 @@ def test_a_schedule_is_sent_to_another_process_without_what_it_keeps() -> None:
 
 
 @given(batch=batches)
-def test_blocks_hold_what_was_asked_for(batch: dict[str, Any]) -> None:
+def test_blocks_follow_the_settings(batch: dict[str, Any]) -> None:
     plan = schedule(**batch)
     for step in range(6):
         made = plan.batch(step)
@@ -231,36 +231,36 @@ def test_blocks_hold_what_was_asked_for(batch: dict[str, Any]) -> None:
             kind = next(k for k in plan.mixture.kinds if (k.name == "mono") == made.mono[here[0]])
             if kind.block > 1:
                 assert len(here) == kind.block
-                assert len({pairs[place] for place in here}) == 1
+                assert len({pairs[index] for index in here}) == 1
                 if batch["one_dataset"]:
-                    assert len({GROUPS[made.group[place]].dataset for place in here}) == 1
+                    assert len({GROUPS[made.group[index]].dataset for index in here}) == 1
 
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), one_dataset=st.booleans())
-def test_each_row_comes_once_an_epoch(seed: int, one_dataset: bool) -> None:
+def test_each_row_comes_once_per_epoch_over_many_epochs(seed: int, one_dataset: bool) -> None:
     plan = schedule(seed, size=16, mono_share=1.0, one_dataset=one_dataset)
     seen: Counter[tuple[int, int, int]] = Counter()
     for step in range(160):
         batch = plan.batch(step)
         seen.update(zip(batch.group.tolist(), batch.epoch.tolist(), batch.row.tolist(), strict=True))
     assert set(seen.values()) == {1}
-    for place, group in enumerate(GROUPS):
+    for index, group in enumerate(GROUPS):
         if group.monolingual:
-            done = max(epoch for number, epoch, _ in seen if number == place)
+            done = max(epoch for number, epoch, _ in seen if number == index)
             for epoch in range(done):
-                assert {row for number, when, row in seen if (number, when) == (place, epoch)} == set(range(group.rows))
-    assert any(epoch > 0 for _, epoch, _ in seen), "no group was gone through once: the test shows nothing"
+                assert {row for number, when, row in seen if (number, when) == (index, epoch)} == set(range(group.rows))
+    assert any(epoch > 0 for _, epoch, _ in seen), "no group completed an epoch; this test shows nothing"
 
 
-def test_epochs_have_orders_of_their_own() -> None:
+def test_every_epoch_has_another_order() -> None:
     plan = schedule(size=97, groups=GROUPS[:1], mono_share=1.0)
     orders = [plan.batch(step).row.tolist() for step in range(3)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(97))
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_at_most_a_window_of_shards_is_open_a_group() -> None:
+def test_at_most_one_window_of_shards_per_group_is_open() -> None:
     group = make_group("a", "en", "en", 4000, shard_rows=40)  # 100 shards
     plan = schedule(size=40, groups=(group,), mono_share=1.0)
     for step in range(0, 96, 8):  # 8 shards a window = 320 rows = 8 steps
@@ -288,7 +288,7 @@ GOLDEN_CONFIGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", GOLDEN_CONFIGS)
 def test_golden_batches(name: str) -> None:
-    """A changed batch breaks every run that is resumed: change these only with a new version of the schedule."""
+    """Changed batches break every run that is resumed: change these only with a new version of the schedule."""
     plan = schedule(7, **GOLDEN_CONFIGS[name])
     made = {str(step): rows_of(plan.batch(step)) for step in (0, 1, 2, 1000, 123_456)}
     golden = json.loads(GOLDEN.read_text())[name]

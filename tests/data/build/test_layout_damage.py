@@ -14,7 +14,8 @@ from shard_sources import parallel
 from two_layouts import build_parallel, with_holes
 
 from hbdist.data.build.build import build
-from hbdist.data.shards.manifest import FILE, Group, Manifest, Shard, Shards, Texts, differences
+from hbdist.data.shards.groups import Group, Shard, Shards, Texts
+from hbdist.data.shards.manifest import FILE, Manifest, differences
 from hbdist.data.shards.read import Pair, ShardReader
 from hbdist.data.shards.verify import check
 from hbdist.data.shards.write import tar_header
@@ -176,7 +177,7 @@ def test_no_damage_of_any_file_gives_anything_but_pairs_and_sentences(
         (lambda values: values["groups"][0]["view"].update(shard_rows=3), "changed after the build"),
         (lambda values: values["texts"].pop(0), "has no texts of which p/ar-ar could be a view"),
         (lambda values: values["texts"].append(values["texts"][0]), "lists a group twice"),
-        (lambda values: values["texts"][0]["windows"].reverse(), "windows that are not one a shard, in order"),
+        (lambda values: values["texts"][0]["windows"].reverse(), "windows that are not one per shard, in order"),
         (lambda values: values["texts"][0].update(rows=3), "beyond its 3 rows"),
         (lambda values: values["texts"][0].update(rows=2**40), r"damaged at texts\.0\.rows"),
         (lambda values: values["texts"][0].update(shard_rows=9), "changed after the build"),

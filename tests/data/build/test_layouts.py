@@ -12,9 +12,10 @@ import webdataset
 from built_folders import contents, groups, msmarco, stopped
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from reads_remotely import all_of
 from shard_sources import parallel, row, write_jsonl
 from stores import serving
-from two_layouts import LANGUAGES, all_of, as_parallel, both, build_parallel, with_holes
+from two_layouts import LANGUAGES, as_parallel, both, build_parallel, with_holes
 
 from hbdist.data.build.build import build
 from hbdist.data.build.statistics import STATISTICS
@@ -273,8 +274,8 @@ def test_views_are_read_remotely_as_locally(viewed: Manifest, tmp_path: Path, mo
         away = store.manifest()
         number = [group.name for group in away.groups].index("p/en-de")
         ShardReader(away).lengths(number, np.arange(3))
-        assert not [path for path in store.asked if path.endswith(".tar")]
-        assert store.asked["p/en-de.npy"] == 1
+        assert not [path for path in store.requests if path.endswith(".tar")]
+        assert store.requests["p/en-de.npy"] == 1
         assert ShardReader(away).read(*all_of(away)) == ShardReader(viewed).read(*all_of(viewed))
-        assert set(store.asked.values()) == {1}
+        assert set(store.requests.values()) == {1}
         assert check(store.url, workers=1).rows == viewed.rows

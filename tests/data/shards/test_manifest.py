@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from shard_sources import row
 
-from hbdist.data.shards.manifest import Group, Manifest, Shard, check_language, check_name, check_paths, differences
+from hbdist.data.shards.groups import Group, Shard, Shards, check_language, check_name, check_paths
+from hbdist.data.shards.manifest import Manifest, differences
 from hbdist.errors import DataError
 
 Build = Callable[..., Manifest]
@@ -18,24 +19,29 @@ def shard(name: str = "000000", rows: int = 3, sha256: str = "ab") -> Shard:
     return Shard(f"{name}.tar", rows, 10240, sha256, f"{name}.index.npy", "cd")
 
 
+def group(dataset: str, query_lang: str, document_lang: str, *shards: Shard) -> Group:
+    return Group(dataset, query_lang, document_lang, Shards.of(shards))
+
+
 def manifest(*groups: Group) -> Manifest:
     return Manifest(Path("anywhere"), groups)
 
 
 def change(root: Path, **values: object) -> None:
+    """Replace values of a manifest file."""
     path = root / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_saved_manifest_loads_as_it_was(shipped: Manifest, tmp_path: Path) -> None:
+def test_a_saved_manifest_loads_unchanged(shipped: Manifest, tmp_path: Path) -> None:
     shipped.save(tmp_path)
     loaded = Manifest.load(tmp_path)
     assert (loaded.groups, loaded.dropped, loaded.licences) == (shipped.groups, shipped.dropped, shipped.licences)
     assert (loaded.inputs, loaded.fingerprint) == (shipped.inputs, shipped.fingerprint)
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"], "nothing temporary stays"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"], "no temporary file is left"
 
 
-def test_groups_are_sorted_and_know_their_languages(shipped: Manifest) -> None:
+def test_groups_are_sorted_and_have_their_languages(shipped: Manifest) -> None:
     assert [group.name for group in shipped.groups] == sorted(group.name for group in shipped.groups)
     assert shipped.languages == ("ar", "de", "en")
     assert [group.pair for group in shipped.groups if group.monolingual] == ["ar-ar", "de-de", "en-en"]
@@ -48,13 +54,13 @@ def test_the_fingerprint_stays_when_the_folder_moves(shipped: Manifest, tmp_path
 
 
 def test_the_fingerprint_follows_the_rows_and_not_the_file_names() -> None:
-    base = manifest(Group("a", "en", "de", (shard(),)))
-    same = manifest(Group("a", "en", "de", (shard(name="other"),)))
+    base = manifest(group("a", "en", "de", shard()))
+    same = manifest(group("a", "en", "de", shard(name="other")))
     others = [
-        manifest(Group("b", "en", "de", (shard(),))),
-        manifest(Group("a", "de", "en", (shard(),))),
-        manifest(Group("a", "en", "de", (shard(sha256="ac"),))),
-        manifest(Group("a", "en", "de", (shard(), shard()))),
+        manifest(group("b", "en", "de", shard())),
+        manifest(group("a", "de", "en", shard())),
+        manifest(group("a", "en", "de", shard(sha256="ac"))),
+        manifest(group("a", "en", "de", shard(), shard())),
     ]
     assert same.fingerprint == base.fingerprint
     assert len({base.fingerprint, *(other.fingerprint for other in others)}) == 5
@@ -67,13 +73,11 @@ def test_one_changed_letter_changes_the_fingerprint(built: Build) -> None:
 
 
 def test_differences_name_every_group_that_is_not_the_same() -> None:
-    old = manifest(
-        Group("a", "en", "en", (shard(),)), Group("b", "en", "en", (shard(),)), Group("c", "en", "en", (shard(),))
-    )
+    old = manifest(group("a", "en", "en", shard()), group("b", "en", "en", shard()), group("c", "en", "en", shard()))
     new = manifest(
-        Group("b", "en", "en", (shard(rows=4),)),
-        Group("c", "en", "en", (shard(sha256="x"),)),
-        Group("d", "en", "en", (shard(),)),
+        group("b", "en", "en", shard(rows=4)),
+        group("c", "en", "en", shard(sha256="x")),
+        group("d", "en", "en", shard()),
     )
     assert differences(old, new) == [
         "a/en-en is gone (3 rows).",
@@ -84,7 +88,7 @@ def test_differences_name_every_group_that_is_not_the_same() -> None:
     assert differences(old, old) == []
 
 
-def test_no_manifest_is_answered_with_how_to_build_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_manifest_tells_how_to_build_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest\.json does not exist.*hbdist build RECIPE"):
         Manifest.load(tmp_path)
 
@@ -108,7 +112,7 @@ def test_an_altered_manifest_is_refused(built: Build, values: dict[str, object],
 
 
 def change_shards(root: Path, **columns: Any) -> None:
-    """Put other values into columns of the first group's shards."""
+    """Replace columns of the first group's shards."""
     groups = json.loads((root / "manifest.json").read_text())["groups"]
     groups[0]["shards"] |= columns
     change(root, groups=groups)
@@ -156,20 +160,20 @@ def test_a_manifest_can_be_parsed_without_its_folder(shipped: Manifest) -> None:
     assert parsed.root == Path("nowhere")
 
 
-def test_shards_read_as_the_objects_they_were_made_of() -> None:
+def test_shards_equal_the_objects_they_were_made_of() -> None:
     made = tuple(shard(name=f"{number:06d}", rows=number, sha256=f"{number}") for number in range(4))
-    group = Group("a", "en", "de", made)
-    assert list(group.shards) == [group.shards[number] for number in range(4)] == list(made)
-    assert group.shards[-1] == made[-1]
-    assert len(group.shards) == 4
-    assert group == Group("a", "en", "de", group.shards)
-    assert group.starts.tolist() == [0, 0, 1, 3, 6]
-    assert group.rows == 6
-    assert Group("a", "en", "de", ()).rows == 0
+    pairs = group("a", "en", "de", *made)
+    assert list(pairs.shards) == [pairs.shards[number] for number in range(4)] == list(made)
+    assert pairs.shards[-1] == made[-1]
+    assert len(pairs.shards) == 4
+    assert pairs == Group("a", "en", "de", pairs.shards)
+    assert pairs.starts.tolist() == [0, 0, 1, 3, 6]
+    assert pairs.rows == 6
+    assert group("a", "en", "de").rows == 0
 
 
 def test_the_fingerprint_is_of_names_rows_and_digests(shipped: Manifest) -> None:
-    """A resumed run compares it: it must not follow how the manifest is stored."""
+    # A resumed run compares the fingerprint: it must not depend on how the manifest is stored.
     plain = hashlib.sha256()
     for group in shipped.groups:
         plain.update(f"{group.dataset}/{group.query_lang}-{group.document_lang}\n".encode())
@@ -178,7 +182,7 @@ def test_the_fingerprint_is_of_names_rows_and_digests(shipped: Manifest) -> None
     assert shipped.fingerprint == plain.hexdigest()
 
 
-def test_half_a_manifest_is_refused(built: Build) -> None:
+def test_a_truncated_manifest_is_refused(built: Build) -> None:
     path = built().root / "manifest.json"
     path.write_text(path.read_text()[:200])
     with pytest.raises(DataError, match="cannot be read"):
@@ -200,9 +204,9 @@ def test_only_plain_names_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "a/../../b", "..", "", "a/.."])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_only_paths_below_the_folder_pass(path: str, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_only_paths_below_the_folder_pass(path: str, index: int) -> None:
     good = ("a/b.tar", "a..b/..c/d.tar")
     with pytest.raises(ValueError, match="leads out"):
-        check_paths((*good[:place], path, *good[place:]))
+        check_paths((*good[:index], path, *good[index:]))
     assert check_paths(good) == good

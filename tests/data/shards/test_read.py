@@ -1,3 +1,4 @@
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from reads_remotely import all_of
 from shard_sources import parallel, row
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,11 +19,6 @@ from hbdist.errors import DataError
 
 Build = Callable[..., Manifest]
 TEXT = st.text(min_size=1).filter(lambda text: text.strip())
-
-
-def all_of(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    counts = [group.rows for group in manifest.groups]
-    return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])
 
 
 def group_number(manifest: Manifest, name: str) -> int:
@@ -55,15 +52,15 @@ def test_what_is_built_is_what_is_read(
     assert document_chars.tolist() == [len(row["document"]) for row in rows]
 
 
-def test_pairs_come_in_the_order_asked(shipped: Manifest) -> None:
+def test_pairs_come_in_the_order_requested(shipped: Manifest) -> None:
     groups, rows = all_of(shipped)
     in_order = ShardReader(shipped).read(groups, rows)
     shuffled = np.random.default_rng(0).integers(0, len(rows), 500)  # repeats among them
     reader = ShardReader(shipped, open_shards=2)
-    assert reader.read(groups[shuffled], rows[shuffled]) == [in_order[place] for place in shuffled]
+    assert reader.read(groups[shuffled], rows[shuffled]) == [in_order[index] for index in shuffled]
 
 
-def test_lengths_come_in_the_order_asked(shipped: Manifest) -> None:
+def test_lengths_come_in_the_order_requested(shipped: Manifest) -> None:
     rows = np.array([24, 0, 11, 11, 3])
     group = group_number(shipped, "p/en-de")
     pairs = ShardReader(shipped).read(np.full(5, group), rows)
@@ -72,14 +69,14 @@ def test_lengths_come_in_the_order_asked(shipped: Manifest) -> None:
     assert document_chars.tolist() == [len(pair.document) for pair in pairs]
 
 
-def test_nothing_asked_nothing_read(shipped: Manifest) -> None:
+def test_no_rows_give_no_pairs(shipped: Manifest) -> None:
     nothing = np.array([], np.int64)
     assert ShardReader(shipped).read(nothing, nothing) == []
     assert [part.tolist() for part in ShardReader(shipped).lengths(0, nothing)] == [[], []]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts file descriptors in /proc")
-def test_the_bound_on_open_shards_holds(shipped: Manifest) -> None:
+def test_the_number_of_open_shards_is_bounded(shipped: Manifest) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -108,7 +105,7 @@ class Rows(Dataset):
         return self.reader.read(np.array([self.group]), np.array([row]))[0].id
 
 
-def test_a_reader_works_in_the_workers_of_a_loader(shipped: Manifest) -> None:
+def test_a_reader_works_in_the_workers_of_a_data_loader(shipped: Manifest) -> None:
     reader = ShardReader(shipped)
     reader.read(*all_of(shipped))
     loader = DataLoader(Rows(reader, 0), batch_size=5, num_workers=2)
@@ -133,72 +130,61 @@ def test_plain_webdataset_reads_the_shards(shipped: Manifest) -> None:
     ]
 
 
-def refused(manifest: Manifest, row: int) -> str:
+def replace_bytes(old: bytes, new: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def move_third_sample(index: Path) -> None:
+    entries = np.load(index)
+    entries["offset"][2] = 10**9
+    np.save(index, entries)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "row", "message"),
+    [
+        ("000001.tar", lambda tar: os.truncate(tar, 1000), 7, "it has 1000 bytes, the manifest says 10240"),
+        ("000002.tar", Path.unlink, 11, "row 11 of p/de-de) is missing"),
+        ("000000.tar", replace_bytes(b'{"id":"i3"', b'{"id":"i3]'), 3, "row 3 of p/de-de) is damaged"),
+        ("000000.tar", replace_bytes(b'"document":"d4', b'"documemt":"d4'), 4, "damaged: document: Field required."),
+        ("000000.index.npy", move_third_sample, 2, "it has 0 bytes at 1000000000"),
+        *(
+            ("000000.index.npy", lambda index, content=content: index.write_bytes(content), 0, "cannot be read")
+            for content in (b"", b"\x93NUMPY nonsense", b"plain text")
+        ),
+        (
+            "000000.index.npy",
+            lambda index: np.save(index, np.array([{"an": "object"}]), allow_pickle=True),
+            0,
+            "its index p/de-de/000000.index.npy cannot be read (it holds (1,) of object, expected 5 entries",
+        ),
+        (
+            "000000.index.npy",
+            lambda index: index.write_bytes(index.with_name("000002.index.npy").read_bytes()),
+            0,
+            "expected 5 entries",
+        ),
+    ],
+)
+def test_damage_is_reported_with_the_shard_and_the_row_and_spares_other_shards(
+    built: Build, file: str, damage: Callable[[Path], object], row: int, message: str
+) -> None:
+    manifest = built(shard_rows=5)
+    expected = ShardReader(manifest).read(np.zeros(12, np.int64), np.arange(12))
+    damage(manifest.folder / "p" / "de-de" / file)
     with pytest.raises(DataError) as error:
         ShardReader(manifest).read(np.array([0]), np.array([row]))
+    assert f"{manifest.root}/p/de-de/{file[:6]}.tar (wanted: row {row} of p/de-de) is " in str(error.value)
+    assert message in str(error.value)
     assert f"hbdist check {manifest.root}" in str(error.value)
-    return str(error.value)
+    intact = np.array([other for other in range(12) if other // 5 != row // 5])
+    assert ShardReader(manifest).read(np.zeros_like(intact), intact) == [expected[other] for other in intact]
 
 
-def test_a_truncated_shard_is_named_with_its_row(built: Build) -> None:
-    manifest = built(shard_rows=5)
-    path = manifest.root / manifest.groups[0].shards[1].path
-    path.write_bytes(path.read_bytes()[:1000])
-    message = refused(manifest, 7)
-    assert f"{path} (wanted: row 7 of p/de-de)" in message
-    assert "it has 1000 bytes, the manifest says 10240" in message
-    assert ShardReader(manifest).read(np.array([0]), np.array([4])), "the shards that are whole can still be read"
-
-
-def test_a_missing_shard_is_named_with_its_row(built: Build) -> None:
-    manifest = built(shard_rows=5)
-    path = manifest.root / manifest.groups[0].shards[2].path
-    path.unlink()
-    assert f"{path} (wanted: row 11 of p/de-de) is missing" in refused(manifest, 11)
-
-
-def test_a_shard_whose_json_is_damaged_is_named_with_its_row(built: Build) -> None:
+def test_a_damaged_sample_spares_the_others_of_its_shard(built: Build) -> None:
     manifest = built()
-    path = manifest.root / manifest.groups[0].shards[0].path
-    path.write_bytes(path.read_bytes().replace(b'{"id":"i3"', b'{"id":"i3]'))
-    assert "row 3 of p/de-de) is damaged" in refused(manifest, 3)
-    assert ShardReader(manifest).read(np.array([0]), np.array([2]))
-
-
-def test_a_sample_without_a_document_is_named_with_its_row(built: Build) -> None:
-    manifest = built()
-    path = manifest.root / manifest.groups[0].shards[0].path
-    path.write_bytes(path.read_bytes().replace(b'"document":"d5', b'"documemt":"d5'))
-    assert "row 5 of p/de-de) is damaged: no document." in refused(manifest, 5)
-
-
-def test_an_index_that_points_past_the_shard_is_refused(built: Build) -> None:
-    manifest = built()
-    path = manifest.root / manifest.groups[0].shards[0].index
-    index = np.load(path)
-    index["offset"][2] = 10**9
-    np.save(path, index)
-    assert "it has 0 bytes at 1000000000" in refused(manifest, 2)
-
-
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY nonsense", b"plain text"])
-def test_a_damaged_index_is_refused(built: Build, content: bytes) -> None:
-    manifest = built()
-    (manifest.root / manifest.groups[0].shards[0].index).write_bytes(content)
-    assert "its index p/de-de/000000.index.npy cannot be read" in refused(manifest, 0)
-
-
-def test_an_index_that_would_have_to_be_unpickled_is_refused(built: Build) -> None:
-    manifest = built()
-    np.save(manifest.root / manifest.groups[0].shards[0].index, np.array([{"an": "object"}]), allow_pickle=True)
-    assert "it holds (1,) of object, expected 12 entries" in refused(manifest, 0)
-
-
-def test_an_index_of_another_shard_is_refused(built: Build) -> None:
-    manifest = built(shard_rows=5)
-    one, _, last = (manifest.root / shard.index for shard in manifest.groups[0].shards)
-    one.write_bytes(last.read_bytes())
-    assert "expected 5 entries" in refused(manifest, 0)
+    replace_bytes(b'{"id":"i3"', b'{"id":"i3]')(manifest.folder / manifest.groups[0].shards[0].path)
+    assert ShardReader(manifest).read(np.array([0]), np.array([2]))[0].id == "i2"
 
 
 def test_a_row_outside_its_group_is_the_callers_mistake(shipped: Manifest) -> None:
@@ -211,48 +197,49 @@ def test_ids_are_the_same_over_the_languages(shipped: Manifest) -> None:
     assert {pair.id for pair in pairs} == {row(9, "en")["id"]}
 
 
-def test_rows_that_cannot_be_read_stand_as_errors_among_the_others(built: Build, shipped: Manifest) -> None:
+def test_rows_that_cannot_be_read_are_errors_among_the_pairs(built: Build, shipped: Manifest) -> None:
     manifest = built(shard_rows=5)
     groups, rows = np.zeros(4, np.int64), np.array([7, 3, 11, 0])
-    whole = ShardReader(manifest).read(groups, rows)
+    expected = ShardReader(manifest).read(groups, rows)
     (manifest.root / manifest.groups[0].shards[1].path).unlink()
     first = manifest.root / manifest.groups[0].shards[0].path
     first.write_bytes(first.read_bytes().replace(b'{"id":"i3"', b'{"id":"i3]'))
-    found = ShardReader(manifest).read_each(groups, rows)
-    assert [str(found[place]).split(")")[0] for place in (0, 1)] == [
+    results = ShardReader(manifest).read_each(groups, rows)
+    assert [str(result).split(")")[0] for result in results[:2]] == [
         f"{manifest.root}/p/de-de/000001.tar (wanted: row 7 of p/de-de",
         f"{first} (wanted: row 3 of p/de-de",
     ]
-    assert found[2:] == whole[2:]
+    assert results[2:] == expected[2:]
 
 
 @pytest.fixture(scope="module")
-def victim(scratch: Path) -> Manifest:
+def damageable(scratch: Path) -> Manifest:
     recipe = parallel(scratch / "rows", {"en": [row(n, "en") for n in range(6)]}, shard_rows=6)
-    return build(recipe, scratch / "victim", workers=1)
+    return build(recipe, scratch / "damageable", workers=1)
 
 
 @given(damage=st.lists(st.tuples(st.integers(0, 10239), st.integers(0, 255)), max_size=30), cut=st.integers(0, 12000))
-def test_no_damage_of_a_shard_or_its_index_gives_anything_but_pairs_and_sentences(
-    damage: list[tuple[int, int]], cut: int, victim: Manifest
+def test_damage_of_a_shard_or_its_index_gives_only_pairs_and_data_errors(
+    damage: list[tuple[int, int]], cut: int, damageable: Manifest
 ) -> None:
-    (shard,) = victim.groups[0].shards
-    for path in (victim.root / shard.path, victim.root / shard.index):
-        sound = path.read_bytes()
-        content = bytearray(sound)
-        for place, value in damage:
-            content[place % len(content)] = value
+    (shard,) = damageable.groups[0].shards
+    for path in (damageable.root / shard.path, damageable.root / shard.index):
+        intact = path.read_bytes()
+        content = bytearray(intact)
+        for position, value in damage:
+            content[position % len(content)] = value
         path.write_bytes(content[:cut])
-        found = ShardReader(victim).read_each(np.zeros(6, np.int64), np.arange(6))
-        path.write_bytes(sound)
-        assert all(isinstance(one, Pair | DataError) for one in found)
+        results = ShardReader(damageable).read_each(np.zeros(6, np.int64), np.arange(6))
+        path.write_bytes(intact)
+        assert all(isinstance(result, Pair | DataError) for result in results)
 
 
 def test_json_of_a_thousand_brackets_is_refused(built: Build) -> None:
     manifest = built({language: [row(0, language, query="[" * 200_000)] for language in ("en", "de")})
     path = manifest.root / manifest.groups[0].shards[0].path
     path.write_bytes(path.read_bytes().replace(b'{"id":"i0","query":"[', b"[[[[[[[[[[[[[[[[[[[[["))
-    assert "row 0 of p/de-de) is damaged" in refused(manifest, 0)
+    with pytest.raises(DataError, match=r"row 0 of p/de-de\) is damaged"):
+        ShardReader(manifest).read(np.array([0]), np.array([0]))
 
 
 def test_reading_extracts_nothing(built: Build, tmp_path: Path) -> None:
@@ -264,7 +251,7 @@ def test_reading_extracts_nothing(built: Build, tmp_path: Path) -> None:
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_header_as_another_numpy_writes_it_is_read(built: Build) -> None:
+def test_an_index_header_of_another_numpy_version_is_read(built: Build) -> None:
     manifest = built()
     expected = ShardReader(manifest).read(np.zeros(12, np.int64), np.arange(12))
     path = manifest.root / manifest.groups[0].shards[0].index

@@ -15,7 +15,7 @@ from hbdist.errors import DataError
 Build = Callable[..., Manifest]
 
 
-def problems(root: Path) -> str:
+def problems_of(root: Path) -> str:
     with pytest.raises(DataError) as error:
         check(root, workers=1)
     assert "hbdist build RECIPE" in str(error.value)
@@ -26,7 +26,7 @@ def shard_path(manifest: Manifest, group: int = 0, shard: int = 0) -> Path:
     return manifest.root / manifest.groups[group].shards[shard].path
 
 
-def test_a_sound_folder_is_counted(shipped: Manifest) -> None:
+def test_the_report_counts_an_intact_folder(shipped: Manifest) -> None:
     report = check(shipped.root)
     assert (report.groups, report.shards, report.rows) == (9, 27, 225)
     assert report.bytes == sum(path.stat().st_size for path in shipped.root.rglob("*.tar"))
@@ -49,90 +49,80 @@ def test_progress_goes_up_to_all_groups(shipped: Manifest) -> None:
     assert seen[-1] == (9, 9, "p/en-en")
 
 
-def test_a_missing_shard_is_found(built: Build) -> None:
-    manifest = built()
-    shard_path(manifest).unlink()
-    assert "p/de-de/000000.tar: is missing" in problems(manifest.root)
+def replace_bytes(old: bytes, new: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes().replace(old, new))
 
 
-def test_a_missing_index_is_found(built: Build) -> None:
-    manifest = built()
-    (manifest.root / manifest.groups[1].shards[0].index).unlink()
-    assert "p/de-en/000000.tar: its index p/de-en/000000.index.npy is missing" in problems(manifest.root)
+def move_third_sample(index: Path) -> None:
+    entries = np.load(index)
+    entries["offset"][2] += 512
+    np.save(index, entries)
 
 
-def test_a_truncated_shard_is_found_with_its_first_lost_row(built: Build) -> None:
-    manifest = built()
-    path = shard_path(manifest)
-    os.truncate(path, 5 * 1024 + 100)
-    found = problems(manifest.root)
-    assert f"p/de-de/000000.tar: has {5 * 1024 + 100} bytes, the manifest says" in found
-    assert "p/de-de/000000.tar: row 5: " in found
-
-
-def test_one_flipped_bit_in_a_text_is_found(built: Build) -> None:
-    manifest = built()
-    path = shard_path(manifest)
-    path.write_bytes(path.read_bytes().replace(b"q3 de", b"q3 dd"))
-    assert "p/de-de/000000.tar: has changed (its SHA-256" in problems(manifest.root)
-
-
-def test_a_damaged_sample_is_found_with_its_row_in_the_group(built: Build) -> None:
-    manifest = built(shard_rows=5)
-    path = shard_path(manifest, shard=1)
-    path.write_bytes(path.read_bytes().replace(b'{"id":"i7"', b'{"id":"i7]'))
-    assert "p/de-de/000001.tar: row 7: " in problems(manifest.root)
-
-
-def test_an_index_that_points_elsewhere_is_found(built: Build) -> None:
-    manifest = built()
-    path = manifest.root / manifest.groups[0].shards[0].index
-    index = np.load(path)
-    index["offset"][4] += 512
-    np.save(path, index)
-    found = problems(manifest.root)
-    assert "its index p/de-de/000000.index.npy has changed" in found
-    assert "row 4: the index has" in found
+@pytest.mark.parametrize(
+    ("file", "damage", "messages"),
+    [
+        ("000000.tar", Path.unlink, ["000000.tar: is missing"]),
+        ("000002.index.npy", Path.unlink, ["000002.tar: its index p/de-de/000002.index.npy is missing"]),
+        (
+            "000001.tar",
+            lambda tar: os.truncate(tar, 3 * 1024 + 100),
+            [f"000001.tar: has {3 * 1024 + 100} bytes, the manifest says", "000001.tar: row 8: "],
+        ),
+        ("000000.tar", replace_bytes(b"q3 de", b"q3 dd"), ["000000.tar: has changed (its SHA-256"]),
+        ("000001.tar", replace_bytes(b'{"id":"i7"', b'{"id":"i7]'), ["000001.tar: row 7: "]),
+        (
+            "000000.index.npy",
+            move_third_sample,
+            ["its index p/de-de/000000.index.npy has changed", "row 2: the index has"],
+        ),
+        (
+            "000003.tar",
+            lambda tar: tar.write_bytes(tar.with_name("000000.tar").read_bytes()),
+            ["000003.tar: is not in the manifest"],
+        ),
+    ],
+)
+def test_damage_is_found(built: Build, file: str, damage: Callable[[Path], object], messages: list[str]) -> None:
+    root = built(shard_rows=5).folder
+    damage(root / "p" / "de-de" / file)
+    problems = problems_of(root)
+    for message in messages:
+        assert message in problems
 
 
 @pytest.mark.parametrize("name", ["../out.json", "/abs.json", "a/../../out.json", "a/b.json", "out.json.pkl"])
-def test_a_member_whose_name_is_more_than_a_name_is_found(built: Build, name: str) -> None:
+def test_a_member_whose_name_is_a_path_is_found(built: Build, name: str) -> None:
     assert f"row 0: the member {name!r} is not a file with a plain name" in with_member(built(), name, tarfile.REGTYPE)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
-def test_a_member_that_is_no_file_is_found(built: Build, kind: bytes) -> None:
+def test_a_member_that_is_not_a_file_is_found(built: Build, kind: bytes) -> None:
     assert "row 0: the member 'a.json' is not a file with a plain name" in with_member(built(), "a.json", kind)
 
 
 def with_member(manifest: Manifest, name: str, kind: bytes) -> str:
-    """What `check` says when the first shard has this one member."""
+    """Return the problems of a folder whose first shard has only this member."""
     with tarfile.open(shard_path(manifest), "w") as archive:
         member = tarfile.TarInfo(name)
         member.type, member.linkname = kind, "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
         archive.addfile(member, io.BytesIO())
-    return problems(manifest.root)
+    return problems_of(manifest.root)
 
 
 def test_pairs_of_other_languages_are_found(built: Build) -> None:
     manifest = built()
     shard_path(manifest, group=0).write_bytes(shard_path(manifest, group=3).read_bytes())
-    assert "p/de-de/000000.tar: row 0: a pair of en-en" in problems(manifest.root)
+    assert "p/de-de/000000.tar: row 0: a pair of en-en" in problems_of(manifest.root)
 
 
-@pytest.mark.parametrize(("kept", "message"), [(11, "row 11: the tar ends"), (13, "row 12: the tar goes on")])
-def test_a_tar_with_other_rows_than_the_manifest_is_found(built: Build, kept: int, message: str) -> None:
+@pytest.mark.parametrize(("rows", "message"), [(11, "row 11: the tar ends"), (13, "row 12: the tar has more rows")])
+def test_a_tar_with_other_rows_than_the_manifest_is_found(built: Build, rows: int, message: str) -> None:
     manifest = built()
     path = shard_path(manifest)
     samples = path.read_bytes()[: 12 * 1024]
-    path.write_bytes((samples + samples[:1024])[: kept * 1024] + bytes(10240))
-    assert message in problems(manifest.root)
-
-
-def test_a_tar_that_the_manifest_does_not_know_is_found(built: Build) -> None:
-    manifest = built()
-    (manifest.root / "p" / "de-de" / "000001.tar").write_bytes(shard_path(manifest).read_bytes())
-    assert "p/de-de/000001.tar: is not in the manifest" in problems(manifest.root)
+    path.write_bytes((samples + samples[:1024])[: rows * 1024] + bytes(10240))
+    assert message in problems_of(manifest.root)
 
 
 def test_all_problems_are_counted_and_ten_are_shown(built: Build) -> None:
@@ -140,7 +130,7 @@ def test_all_problems_are_counted_and_ten_are_shown(built: Build) -> None:
     tars = sorted(manifest.root.rglob("*.tar"))
     for path in tars:
         path.unlink()
-    found = problems(manifest.root)
+    found = problems_of(manifest.root)
     assert found.count("is missing") == 10
     assert f"… and {len(tars) - 10} more" in found
 
@@ -150,7 +140,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
         check(tmp_path)
 
 
-def test_a_folder_with_held_out_pairs_is_sound(built: Build) -> None:
+def test_a_folder_with_held_out_pairs_is_intact(built: Build) -> None:
     rows = {language: [row(number, language) for number in range(60)] for language in ("en", "de")}
     root = built(rows, validation=0.2).root
     assert check(root, workers=1).rows + check(root / "validation", workers=1).rows == 4 * 60
