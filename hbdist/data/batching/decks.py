@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from hbdist.data.batching.window_cache import Recent
+from hbdist.data.batching.array_cache import ArrayCache
 from hbdist.errors import ConfigError
 from hbdist.utils.philox import by_label, permutation
 
@@ -73,7 +73,7 @@ class Decks:
         self._single = np.array([len(quota) == 1 for quota in self.quotas])
         self._flat_quotas = np.concatenate(self.quotas)
         self._first = np.cumsum([0, *(len(quota) for quota in self.quotas)])
-        self._deals = Recent(DEALS_BYTES)
+        self._deals = ArrayCache(DEALS_BYTES)
 
     def draw(self, t: np.ndarray, deck: np.ndarray | int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return the cards at times `t`, and how often each was dealt before in its deck: int64 [P] each.

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from hbdist.data.batching.array_cache import ArrayCache
 from hbdist.data.batching.decks import group_equal
-from hbdist.data.batching.window_cache import Recent
 from hbdist.data.shards.groups import Group
 from hbdist.utils.philox import permutation
 
@@ -34,8 +34,8 @@ class Orders:
     def __init__(self, groups: Sequence[Group], seed: int) -> None:
         self.groups = groups
         self.seed = seed
-        self._epochs = Recent(WINDOWS_BYTES)
-        self._windows = Recent(WINDOWS_BYTES)
+        self._epochs = ArrayCache(WINDOWS_BYTES)
+        self._windows = ArrayCache(WINDOWS_BYTES)
 
     def rows(self, group: np.ndarray, epoch: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Return the rows at these positions of the orders of these groups in these epochs: all int64 [P], P ≥ 1."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-class Recent:
+class ArrayCache:
     """The newest value of each slot; the least recently used ones are dropped when all take more than `limit` bytes.
 
     A schedule moves forward: when a group's next window begins, its last one is not needed again.
