@@ -70,13 +70,16 @@ class Manifest:
         return *self.groups, *self.texts
 
     @cached_property
-    def text_set(self) -> Mapping[tuple[str, str], int]:
-        """Index of the texts of each (dataset, language) among the shard sets."""
+    def text_numbers(self) -> Mapping[tuple[str, str], int]:
+        """Index, among the shard sets, of the texts of each (dataset, language)."""
         return {(one.dataset, one.language): number for number, one in enumerate(self.texts, len(self.groups))}
 
     def text_sets(self, view: Group) -> tuple[int, int]:
         """Return the indexes, among the shard sets, of the texts of a view's queries and of its documents."""
-        return self.text_set[view.dataset, view.query_lang], self.text_set[view.dataset, view.document_lang]
+        return (
+            self.text_numbers[view.dataset, view.query_lang],
+            self.text_numbers[view.dataset, view.document_lang],
+        )
 
     @property
     def folder(self) -> Path:
@@ -123,15 +126,11 @@ class Manifest:
         stored = _parse(text, root / FILE)
         groups = tuple(sorted(stored.groups, key=lambda group: group.key))
         manifest = cls(root, groups, stored.dropped, stored.licences, stored.inputs, stored.texts)
-        if len({group.key for group in groups}) < len(groups) or len(manifest.text_set) < len(stored.texts):
+        if len({group.key for group in groups}) < len(groups) or len(manifest.text_numbers) < len(stored.texts):
             raise DataError(f"{root / FILE} lists a group twice; expected each once. {_REBUILD}")
         for group in groups:
-            if group.view and (
-                len(group.shards)
-                or any(
-                    (group.dataset, lang) not in manifest.text_set for lang in (group.query_lang, group.document_lang)
-                )
-            ):
+            languages = {(group.dataset, group.query_lang), (group.dataset, group.document_lang)}
+            if group.view and (len(group.shards) or not languages <= manifest.text_numbers.keys()):
                 raise DataError(f"{root / FILE} has no texts of which {group.name} could be a view. {_REBUILD}")
         if manifest.fingerprint != stored.fingerprint:
             raise DataError(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbdist.data.shards.cache import Cache, open_file
-from hbdist.data.shards.groups import Group, Shard
+from hbdist.data.shards.groups import Shard
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.sample import INDEX
 
@@ -45,38 +45,27 @@ class OpenFiles:
     """
 
     def __init__(self, manifest: Manifest, cache: Cache, limit: int) -> None:
-        opener = _Opener(manifest, cache)
-        self.tar = lru_cache(limit)(opener.tar)
-        self.index = lru_cache(limit)(opener.index)
-        self.view = lru_cache(limit)(opener.view)
+        # Not methods: their caches would refer back to `self`, and files be closed only by the garbage collector.
+        def open_for_reading(path: str, digest: str, size: int | None = None) -> int:
+            return open_file(manifest.root, path, digest, size=size, cache=cache)
 
+        def tar(set_number: int, number: int) -> Tar:
+            shard = manifest.shard_sets[set_number].shards[number]
+            return Tar(open_for_reading(shard.path, shard.sha256, shard.bytes), shard)
 
-class _Opener:
-    """Functions that open each kind of file. Were they methods of OpenFiles, its caches would refer back to it, and
-    files would be closed only when the garbage collector finds the cycle."""
+        def index(set_number: int, number: int) -> NDArray[np.void]:
+            shard_set = manifest.shard_sets[set_number]
+            shard = shard_set.shards[number]
+            with open(open_for_reading(shard.index, shard.index_sha256), "rb") as file:
+                return map_index(file, shard.index, shard_set.index_rows(number))
 
-    def __init__(self, manifest: Manifest, cache: Cache) -> None:
-        self.root, self.shard_sets, self.cache = manifest.root, manifest.shard_sets, cache
+        def view(group: int) -> NDArray[np.uint32]:
+            view = manifest.groups[group].view
+            assert view, manifest.groups[group].name
+            with open(open_for_reading(view.path, view.sha256), "rb") as file:
+                return map_array(file, ROW, view.rows)
 
-    def tar(self, set_number: int, number: int) -> Tar:
-        shard = self.shard_sets[set_number].shards[number]
-        return Tar(self._open(shard.path, shard.sha256, shard.bytes), shard)
-
-    def index(self, set_number: int, number: int) -> NDArray[np.void]:
-        shard_set = self.shard_sets[set_number]
-        shard = shard_set.shards[number]
-        with open(self._open(shard.index, shard.index_sha256), "rb") as file:
-            return map_index(file, shard.index, shard_set.index_rows(number))
-
-    def view(self, group_number: int) -> NDArray[np.uint32]:
-        group = self.shard_sets[group_number]
-        assert isinstance(group, Group), group.name
-        assert group.view, group.name
-        with open(self._open(group.view.path, group.view.sha256), "rb") as file:
-            return map_array(file, ROW, group.view.rows)
-
-    def _open(self, path: str, digest: str, size: int | None = None) -> int:
-        return open_file(self.root, path, digest, size=size, cache=self.cache)
+        self.tar, self.index, self.view = lru_cache(limit)(tar), lru_cache(limit)(index), lru_cache(limit)(view)
 
 
 def map_index(file: BinaryIO, name: str, rows: int) -> NDArray[np.void]:

@@ -138,12 +138,11 @@ class ShardReader:
     def _pair(self, query: Sample, document: Sample, group: int, row: int) -> Pair | DataError:
         if isinstance(query, Pair):
             return query
-        for sample in (query, document):
-            if isinstance(sample, _Fault):
-                return self._explain(sample, group, row)
-        assert isinstance(query, LanguageSample)
-        assert isinstance(document, LanguageSample)
-        return join_pair(query, document, dataset=self.manifest.groups[group].dataset)
+        if isinstance(query, LanguageSample) and isinstance(document, LanguageSample):
+            return join_pair(query, document, dataset=self.manifest.groups[group].dataset)
+        fault = query if isinstance(query, _Fault) else document
+        assert isinstance(fault, _Fault), fault
+        return self._explain(fault, group, row)
 
     def _sources(self, group_number: int, row_P: Ints) -> list[_Source]:
         """Return where the queries and the documents of these rows of a group are.

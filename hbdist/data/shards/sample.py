@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 INDEX = np.dtype([("offset", "<i8"), ("size", "<i4"), ("query_chars", "<i4"), ("document_chars", "<i4")])
 """Entry of an index: offset and size of the sample's JSON in the tar (bytes), lengths of its texts (characters)."""
@@ -45,7 +46,7 @@ class LanguageSample:
     document_id: str | None = None
 
 
-Sample = TypeVar("Sample", Pair, LanguageSample)
+AnySample = TypeVar("AnySample", Pair, LanguageSample)
 _PAIR, _LANGUAGE_SAMPLE = TypeAdapter(Pair), TypeAdapter(LanguageSample)
 _STORED = {
     kind: tuple(field.name for field in fields(kind) if field.name != "dataset") for kind in (Pair, LanguageSample)
@@ -84,12 +85,12 @@ def decode_language_sample(payload: bytes, *, language: str) -> LanguageSample:
     return sample
 
 
-def _decode(adapter: TypeAdapter[Sample], payload: bytes, **known: str) -> Sample:
-    values = json.loads(payload.decode("utf-8"))
+def _decode(adapter: TypeAdapter[AnySample], payload: bytes, **known: str) -> AnySample:
+    values = from_json(payload, cache_strings="keys")
     if not isinstance(values, dict):
         raise ValueError(f"a JSON {type(values).__name__} instead of an object")
     try:
-        return adapter.validate_python({**values, **known})
+        return adapter.validate_python(values | known)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -24,28 +24,38 @@ SHOWN = 10
 class CheckReport:
     """Contents of a shard folder without problems."""
 
-    root: Path | Remote
-    fingerprint: str
-    groups: int
-    shards: int
-    rows: int
-    bytes: int
-    """Total size of the tars."""
-    pairs: Mapping[tuple[str, str], int]
-    """Number of pairs by (query language, document language), over all datasets."""
-    dropped: Mapping[str, Mapping[str, int]]
-    """Number of rows that the build left out, by dataset and reason."""
+    manifest: Manifest
+
+    @property
+    def shards(self) -> int:
+        """Number of tars."""
+        return sum(len(shard_set.shards) for shard_set in self.manifest.shard_sets)
+
+    @property
+    def bytes(self) -> int:
+        """Total size of the tars."""
+        return sum(sum(shard_set.shards.bytes) for shard_set in self.manifest.shard_sets)
+
+    @property
+    def pairs(self) -> Counter[tuple[str, str]]:
+        """Number of pairs by (query language, document language), over all datasets."""
+        pairs: Counter[tuple[str, str]] = Counter()
+        for group in self.manifest.groups:
+            pairs[group.query_lang, group.document_lang] += group.rows
+        return pairs
 
     def text(self) -> str:
         """Return a few lines and a table with a row per query language and a column per document language."""
+        manifest = self.manifest
         lines = [
-            f"{self.root}: {self.rows:,} pairs in {self.groups} groups, {self.shards} shards, {self.bytes / 1e6:,.1f} MB",
-            f"fingerprint {self.fingerprint}",
+            f"{manifest.root}: {manifest.rows:,} pairs in {len(manifest.groups)} groups, {self.shards} shards,"
+            f" {self.bytes / 1e6:,.1f} MB",
+            f"fingerprint {manifest.fingerprint}",
             "",
             *_table(self.pairs),
             "",
         ]
-        for dataset, reasons in self.dropped.items():
+        for dataset, reasons in manifest.dropped.items():
             counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
             lines.append(f"left out of {dataset}: {counts or 'nothing'}")
         return "\n".join(lines)
@@ -76,7 +86,7 @@ def check(
             f"{manifest.root} is not what its manifest says; expected every file as it was built:{listed}\n"
             "Build it again with `hbdist build RECIPE`."
         )
-    return _report(manifest)
+    return CheckReport(manifest)
 
 
 def _find_unlisted_tars(manifest: Manifest) -> Iterator[str]:
@@ -91,22 +101,6 @@ def _find_unlisted_tars(manifest: Manifest) -> Iterator[str]:
     for tar in sorted(manifest.root.rglob("*.tar")):
         if (path := tar.relative_to(manifest.root).as_posix()) not in listed:
             yield f"{path}: is not in the manifest"
-
-
-def _report(manifest: Manifest) -> CheckReport:
-    pairs: Counter[tuple[str, str]] = Counter()
-    for group in manifest.groups:
-        pairs[group.query_lang, group.document_lang] += group.rows
-    return CheckReport(
-        root=manifest.root,
-        fingerprint=manifest.fingerprint,
-        groups=len(manifest.groups),
-        shards=sum(len(shard_set.shards) for shard_set in manifest.shard_sets),
-        rows=manifest.rows,
-        bytes=sum(sum(shard_set.shards.bytes) for shard_set in manifest.shard_sets),
-        pairs=pairs,
-        dropped=manifest.dropped,
-    )
 
 
 def _table(pairs: Mapping[tuple[str, str], int]) -> Iterator[str]:

@@ -278,4 +278,4 @@ def test_views_are_read_remotely_as_locally(viewed: Manifest, tmp_path: Path, mo
         assert store.requests["p/en-de.npy"] == 1
         assert ShardReader(away).read(*all_of(away)) == ShardReader(viewed).read(*all_of(viewed))
         assert set(store.requests.values()) == {1}
-        assert check(store.url, workers=1).rows == viewed.rows
+        assert check(store.url, workers=1).manifest.rows == viewed.rows

@@ -275,7 +275,7 @@ def test_shards_are_read_from_s3(
 def test_a_remote_folder_can_be_loaded_and_checked(store: Store, shipped: Manifest) -> None:
     assert Manifest.load(store.url).fingerprint == shipped.fingerprint
     report = check(store.url, workers=1)
-    assert (report.rows, report.fingerprint) == (shipped.rows, shipped.fingerprint)
+    assert (report.manifest.rows, report.manifest.fingerprint) == (shipped.rows, shipped.fingerprint)
     assert report.text().startswith(f"{store.url}: 225 pairs")
 
 
