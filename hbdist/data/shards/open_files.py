@@ -107,7 +107,7 @@ def _check_header(file: BinaryIO, expected: np.dtype, rows: int) -> None:
     except Exception as error:  # for a damaged header, NumPy lets through whatever Python's own tokenizer raises
         raise ValueError(str(error)) from None
     if dtype != expected or shape != (rows,):
-        raise ValueError(f"it holds {shape} of {dtype}, expected {rows} entries")
+        raise ValueError(f"it has {shape} entries of {dtype}, expected {rows} entries")
 
 
 @lru_cache

@@ -19,8 +19,9 @@ def webdataset_pipeline(
 ) -> "webdataset.WebDataset":
     """Return a `webdataset` pipeline that yields every `Pair` of a local shard folder once per iteration.
 
-    It knows no batches, shares or epochs; more stages can be appended to it, such as `.batched(…)`. Ranks and the workers
-    of a `DataLoader` share out the shards, so each should have at least one. Files are not compared with their checksums.
+    The pipeline is a plain stream, without batches, shares or a schedule; more stages can be appended to it, such as
+    `.batched(…)`. Ranks and the workers of a `DataLoader` share out the shards, so each should have at least one. Files are
+    not compared with their checksums.
 
     Args:
         groups: names of the groups to read, such as "ntrex/en-de"; unset: all.
@@ -34,6 +35,20 @@ def webdataset_pipeline(
     # Imported late: it imports torch.
     import webdataset
 
+    datasets = _find_shards(manifest, groups)
+    shards = webdataset.WebDataset(
+        list(datasets),
+        shardshuffle=len(datasets) if shuffle else False,
+        detshuffle=bool(shuffle),
+        seed=seed,
+        nodesplitter=webdataset.split_by_node,
+    )
+    pairs = shards.map(partial(_decode, datasets))
+    return pairs.compose(webdataset.detshuffle(shuffle, shuffle, seed=seed)) if shuffle else pairs
+
+
+def _find_shards(manifest: Manifest, groups: Iterable[str] | None) -> dict[str, str]:
+    """Return the dataset of each shard of these groups, by the shard's path."""
     if isinstance(manifest.root, Remote):
         raise ConfigError(
             f"{manifest.root} is remote; expected a local folder of shards. Copy it to a local disk, or read it with"
@@ -48,20 +63,12 @@ def webdataset_pipeline(
             )
         if by_name[name].view:
             raise ConfigError(
-                f"{name} is in the parallel layout: each of its pairs is in two places, in the texts of its two languages,"
-                " and a stream of tars cannot bring them together. Read it with hbdist.PairDataset, or build the shards"
-                ' again with layout = "pairs".'
+                f"{name} is in the parallel layout: the two texts of each pair are in different tars, and a stream of tars"
+                " cannot bring them together. Read it with hbdist.PairDataset, or build the shards again with"
+                ' layout = "pairs".'
             )
-        datasets |= {str(manifest.folder / path): by_name[name].dataset for path in by_name[name].shards.paths}
-    shards = webdataset.WebDataset(
-        list(datasets),
-        shardshuffle=len(datasets) if shuffle else False,
-        detshuffle=bool(shuffle),
-        seed=seed,
-        nodesplitter=webdataset.split_by_node,
-    )
-    pairs = shards.map(partial(_decode, datasets))
-    return pairs.compose(webdataset.detshuffle(shuffle, shuffle, seed=seed)) if shuffle else pairs
+        datasets |= {str(manifest.root / path): by_name[name].dataset for path in by_name[name].shards.paths}
+    return datasets
 
 
 def _decode(datasets: Mapping[str, str], sample: Mapping[str, Any]) -> Pair:

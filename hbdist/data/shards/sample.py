@@ -1,6 +1,6 @@
 """Format of one sample: the JSON member of a tar, and its entry in the index beside the tar.
 
-Building, reading and checking shards all use these functions; no other module knows the format.
+Building, reading and checking shards all use these functions; the format is defined nowhere else.
 """
 
 import json

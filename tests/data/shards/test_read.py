@@ -156,7 +156,7 @@ def move_third_sample(index: Path) -> None:
             "000000.index.npy",
             lambda index: np.save(index, np.array([{"an": "object"}]), allow_pickle=True),
             0,
-            "its index p/de-de/000000.index.npy cannot be read (it holds (1,) of object, expected 5 entries",
+            "its index p/de-de/000000.index.npy cannot be read (it has (1,) entries of object, expected 5 entries",
         ),
         (
             "000000.index.npy",
