@@ -71,15 +71,15 @@ def contender(name: str, task: Any, vectors: tuple[np.ndarray, np.ndarray]) -> C
 
 
 def _hbdist(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Callable[[], Scores]:
-    from hbdist.evaluation.evaluate import summarise
+    from hbdist.evaluation.metrics.summary import summarise
     from hbdist.evaluation.scores import METRICS
-    from hbdist.evaluation.search.in_memory import rank_in_tiles
+    from hbdist.evaluation.search.in_memory import rank_in_memory
 
     task = replace(task, metrics=(*METRICS, f"map@{DEPTH}"))
 
     def run() -> Scores:
         slices = list(task.candidate_slices.values())
-        scores = summarise(rank_in_tiles(query_QD, candidate_CD, task.relevant, slices=slices), task)
+        scores = summarise(rank_in_memory(query_QD, candidate_CD, task.relevant, slices=slices), task)
         return {**scores["by_pair"], **scores["by_language"]}
 
     return run

@@ -18,7 +18,7 @@ from measure import RunError, arguments, interleave, launch, peak_bytes, quartil
 from peers import version_of
 
 from hbdist.evaluation.search.embeddings import Parts, part_rows
-from hbdist.evaluation.search.partitioned import Products, Segment, Tally, count
+from hbdist.evaluation.search.partitioned import PositionCounter, ScoreTiles, Segment, count_positions
 
 DIMENSIONS, QUERIES, TOP = 384, 1_000, 100
 MILLIONS = 10
@@ -46,15 +46,15 @@ def fill(folder: str, total: int) -> None:
 
 def search_ours(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices and scores of the first candidates, as an evaluation computes them."""
-    products = Products(
+    tiles = ScoreTiles(
         query_QD,
         lambda: (Segment(parts.span(number).start, 0, parts.read(number)) for number in parts.numbers),
-        asked={0: np.arange(len(query_QD))},
+        queries_of={0: np.arange(len(query_QD))},
     )
     none_QR = np.empty((len(query_QD), 0), dtype=np.int64)
-    tally = Tally(none_QR, none_QR, none_QR, top=TOP)
-    count(products, tally)
-    return tally.top_QK, tally.top_score_QK
+    counter = PositionCounter(none_QR, none_QR, none_QR, top=TOP)
+    count_positions(tiles, counter)
+    return counter.top_QK, counter.top_score_QK
 
 
 def search_faiss(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from hbdist.config.sections import ModelSection
     from hbdist.distributed.process_group import ProcessGroup
     from hbdist.evaluation.metrics.per_query import PerQuery
-    from hbdist.evaluation.search.embeddings import Keeping
-    from hbdist.evaluation.search.faiss_index import Approximate
+    from hbdist.evaluation.search.settings import SearchSettings
     from hbdist.evaluation.tasks.task import RetrievalTask
 
 
@@ -54,8 +53,8 @@ def evaluate(
     On many ranks: accelerate launch -m hbdist.evaluation, or torchrun, with the same arguments.
     """
     from hbdist.distributed.process_group import joined
-    from hbdist.evaluation.search.embeddings import Keeping
     from hbdist.evaluation.search.faiss_index import Approximate
+    from hbdist.evaluation.search.settings import SearchSettings
     from hbdist.evaluation.tasks.registry import load_task
     from hbdist.models.encoder import settings_of
     from hbdist.reports.report import evaluation_report
@@ -82,12 +81,12 @@ def evaluate(
         if ranks.is_main:
             prefixes = f"{settings.query_prefix!r} and {settings.document_prefix!r}"
             print(f"{model}: {settings.pooling} pooling, prefixes {prefixes}")
-        keeping = Keeping(vectors, precision, keep)
+        search = SearchSettings(vectors, precision, keep, approximate)
         with Bar(f"{task} {model}") as bar:
-            scores = _score(out, chosen, settings, keeping, approximate, ranks=ranks, bar=bar)
+            scores = _score(out, chosen, settings, search, ranks=ranks, bar=bar)
     if ranks.is_main:
         _show(scores, out, earlier)
-        for sentence in _remarks(scores, keeping):
+        for sentence in _remarks(scores, search):
             print(sentence)
         print(f"the scores are in {out / 'scores.json'}, tables and heat maps in {evaluation_report(out)}")
 
@@ -96,8 +95,7 @@ def _score(
     out: Path,
     task: "RetrievalTask",
     settings: "ModelSection",
-    keeping: "Keeping",
-    index: "Approximate | None",
+    search: "SearchSettings",
     *,
     ranks: "ProcessGroup",
     bar: Bar,
@@ -120,8 +118,7 @@ def _score(
         settings,
         load=load,
         ranks=ranks,
-        vectors=keeping,
-        index=index,
+        search=search,
         progress=lambda what, done, total: bar(done, total, what),
     )
     own = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
@@ -157,9 +154,10 @@ def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], Per
     console.print(table(scores, before, change))
 
 
-def _remarks(scores: dict[str, Any], keeping: "Keeping") -> Iterator[str]:
+def _remarks(scores: dict[str, Any], settings: "SearchSettings") -> Iterator[str]:
     """What the table does not say: how was searched, what is missing, what is kept."""
-    from hbdist.evaluation.search.embeddings import default_folder, kept_sets
+    from hbdist.evaluation.search.embeddings import list_stored
+    from hbdist.evaluation.search.settings import default_folder
 
     search = scores["search"]
     if not search["exact"]:
@@ -169,8 +167,8 @@ def _remarks(scores: dict[str, Any], keeping: "Keeping") -> Iterator[str]:
         yield f"candidates' vectors were rounded to {search['vectors']}"
     for what, why in scores["not_measured"].items():
         yield f"{what} was not measured: {why}"
-    folder = keeping.folder or default_folder()
-    if sets := list(kept_sets(folder)):
+    folder = settings.folder or default_folder()
+    if sets := list(list_stored(folder)):
         size = sum(size for _, _, size in sets)
         yield f"vectors kept in {folder}: {size / 1e6:,.0f} MB in {len(sets)} folders; delete those that are not needed"
 

@@ -1,4 +1,4 @@
-"""`python -m hbdist.evaluation MODEL …`: the command `hbdist evaluate`, for launchers that start modules.
+"""Entry point of `python -m hbdist.evaluation MODEL …`: the command `hbdist evaluate`, for launchers that start modules.
 
 accelerate launch -m hbdist.evaluation MODEL --out OUT        torchrun --nproc-per-node 8 -m hbdist.evaluation …
 """
@@ -8,5 +8,5 @@ import sys
 
 if __name__ == "__main__":
     sys.argv.insert(1, "evaluate")
-    # By name, not by import: the command line is above this package.
+    # By name and not by import, as the command line is a higher layer.
     runpy.run_module("hbdist", run_name="__main__")

@@ -1,4 +1,4 @@
-"""Two models compared on one task, each by one evaluation or by those of several training seeds."""
+"""Comparison of two models on one task, each by one evaluation or by those of several training seeds."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,47 +13,37 @@ from hbdist.evaluation.metrics.per_query import read_per_query
 from hbdist.evaluation.scores import describe_cut, read_scores
 
 CONDITIONS = ("task", "note", "cut", "counts", "task_fingerprint")
-"""What all evaluations share, as in scores.json."""
+"""Keys of scores.json that are the same in all evaluations compared."""
 
-EXACTLY = {"exact": True, "vectors": "float32"}
-"""How evaluations searched before scores.json said how."""
+DEFAULT_SEARCH = {"exact": True, "vectors": "float32"}
+"""Search of evaluations from before scores.json recorded it."""
 
 
 def compare_folders(before: Sequence[Path], after: Sequence[Path]) -> dict[str, Any]:
-    """The paired differences of two models, in the means over the seeds of each.
+    """Return the paired differences of two models, between the means over the seeds of each.
 
     Args:
-        before, after: folders of `hbdist evaluate`, one a seed, on one task with the same cuts.
+        before, after: folders of `hbdist evaluate`, one per seed, on one task with the same cuts.
 
     Returns:
         `before` and `after` (folder, model and model_fingerprint of each seed), what all share (CONDITIONS), `level`,
-        `draws`, `clusters`, and `changes`: {"multilingual": {"map": {the fields of confidence.Difference}}, …}.
+        `draws`, `clusters`, and `changes`: {"multilingual": {"map": {the fields of bootstrap.Difference}}, …}.
 
     Raises:
-        DataError: a folder is there twice, holds no evaluation, or one of another task, cut or way of searching; or two
-            seeds of a side are one model, which would hide how much seeds differ.
+        DataError: a folder is named twice, has no evaluation, or one of another task, cut or search; or two seeds of a
+            side are the same model, which would hide how much seeds differ.
     """
     folders = [*before, *after]
-    twice = [str(folder) for folder, times in Counter(folder.resolve() for folder in folders).items() if times > 1]
-    if twice:
-        raise DataError(f"{twice[0]} is given twice. Name the folder of each evaluation once.")
-    scores = [_scores(folder) for folder in folders]
+    repeated = [str(folder) for folder, times in Counter(folder.resolve() for folder in folders).items() if times > 1]
+    if repeated:
+        raise DataError(f"{repeated[0]} is given twice. Name the folder of each evaluation once.")
+    scores = [_read_evaluation(folder) for folder in folders]
     for folder, other in zip(folders, scores, strict=True):
-        if other["task_fingerprint"] != scores[0]["task_fingerprint"]:
-            raise DataError(
-                f"{folders[0]} is of {_described(scores[0])}, and {folder} of {_described(other)}; expected the same."
-                " Evaluate all models on one task, with the same data and cuts."
-            )
-        searches = [one.get("search", EXACTLY) for one in (scores[0], other)]
-        if searches[0] != searches[1]:
-            raise DataError(
-                f"{folders[0]} was searched by {searches[0]}, and {folder} by {searches[1]}; a difference of the models"
-                " could be one of the searches. Evaluate all models in the same way."
-            )
+        _check_comparable(folders[0], scores[0], folder, other)
     split = len(before)
-    _refuse_one_model(folders[:split], scores[:split])
-    _refuse_one_model(folders[split:], scores[split:])
-    ranks = [read_per_query(folder, scores[0]["task_fingerprint"]) for folder in folders]
+    _check_models_differ(folders[:split], scores[:split])
+    _check_models_differ(folders[split:], scores[split:])
+    queries = [read_per_query(folder, scores[0]["task_fingerprint"]) for folder in folders]
     models = [
         {"folder": str(folder), "model": one["model"], "model_fingerprint": one["model_fingerprint"]}
         for folder, one in zip(folders, scores, strict=True)
@@ -64,23 +54,37 @@ def compare_folders(before: Sequence[Path], after: Sequence[Path]) -> dict[str, 
         **{key: scores[0].get(key) for key in CONDITIONS},
         "level": LEVEL,
         "draws": DRAWS,
-        "clusters": len(np.unique(ranks[0].cluster_Q)),
-        "changes": compare(ranks[:split], ranks[split:]),
+        "clusters": len(np.unique(queries[0].cluster_Q)),
+        "changes": compare(queries[:split], queries[split:]),
     }
 
 
-def _scores(folder: Path) -> dict[str, Any]:
-    found = read_scores(folder)
-    if found is None or "task_fingerprint" not in found:
-        raise DataError(f"{folder} holds no scores.json of an evaluation. Give the --out of `hbdist evaluate`.")
-    return found
+def _read_evaluation(folder: Path) -> dict[str, Any]:
+    scores = read_scores(folder)
+    if scores is None or "task_fingerprint" not in scores:
+        raise DataError(f"{folder} has no scores.json of an evaluation. Give the --out of `hbdist evaluate`.")
+    return scores
 
 
-def _described(scores: dict[str, Any]) -> str:
-    return f"{scores['task']}, {describe_cut(scores['cut'])} ({scores['counts']['queries']:,} queries)"
+def _check_comparable(first: Path, scores: dict[str, Any], folder: Path, other: dict[str, Any]) -> None:
+    if other["task_fingerprint"] != scores["task_fingerprint"]:
+        tasks = [
+            f"{one['task']}, {describe_cut(one['cut'])} ({one['counts']['queries']:,} queries)"
+            for one in (scores, other)
+        ]
+        raise DataError(
+            f"{first} is of {tasks[0]}, and {folder} of {tasks[1]}; expected the same. Evaluate all models on one task, with"
+            " the same data and cuts."
+        )
+    searches = [one.get("search", DEFAULT_SEARCH) for one in (scores, other)]
+    if searches[0] != searches[1]:
+        raise DataError(
+            f"{first} was searched with {searches[0]}, and {folder} with {searches[1]}; a difference of the models could be"
+            " one of the searches. Evaluate all models with the same search."
+        )
 
 
-def _refuse_one_model(folders: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
+def _check_models_differ(folders: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
     seen: dict[str, Path] = {}
     for folder, one in zip(folders, scores, strict=True):
         earlier = seen.setdefault(one["model_fingerprint"] or str(folder), folder)

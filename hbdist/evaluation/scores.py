@@ -1,6 +1,6 @@
-"""scores.json: read, put in place, shown on a terminal. No torch, so that reports need none.
+"""Reader of scores.json, and the names and words for its content. Without torch, so that reports need none.
 
-Its keys are in the docstrings of `benchmark.evaluate` and `benchmark.summarise`, which fill it.
+Its keys are documented by `evaluate.evaluate` and `metrics.summary.summarise`, which fill it.
 """
 
 import json
@@ -11,16 +11,20 @@ from hbdist.errors import DataError
 
 Setting = Literal["monolingual", "cross_lingual", "multilingual"]
 SETTINGS: tuple[Setting, ...] = ("monolingual", "cross_lingual", "multilingual")
+"""Settings of a task, in the order of scores.json."""
+
+METRICS = ("map", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "mrr")
+"""Default metrics of a task, in the order of scores.json."""
 
 BASELINES = {"demean": "language means removed", "lir": "LIR"}
-"""Baselines without training, by their names in scores.json: see `hbdist.evaluation.metrics.language_removal`."""
+"""Labels of the baselines without training (`hbdist.evaluation.metrics.language_removal`), by their names in scores.json."""
 
 
 def read_scores(out: Path) -> dict[str, Any] | None:
-    """`out`/scores.json, or None if there is none.
+    """Return the content of `out`/scores.json, or None if there is no such file.
 
     Raises:
-        DataError: it is not JSON.
+        DataError: the file is not JSON.
     """
     path = out / "scores.json"
     try:
@@ -28,16 +32,16 @@ def read_scores(out: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}. Delete it; `hbdist evaluate` writes it again.") from None
+        raise DataError(f"{path} is not JSON: {error}. Delete the file; `hbdist evaluate` writes it again.") from None
 
 
 def spoken(metric: str) -> str:
-    """What a metric is called where people read."""
+    """Return the name of a metric for people."""
     return {"map": "mAP", "rank_distance": "rank distance"}.get(metric, metric.replace("ndcg", "nDCG"))
 
 
 def describe_cut(cut: dict[str, Any] | None) -> str:
-    """What is left of a task, in words."""
+    """Return a description of what is left of a task."""
     if not cut:
         return "nothing cut"
     parts = []
@@ -46,7 +50,3 @@ def describe_cut(cut: dict[str, Any] | None) -> str:
     if cut.get("questions"):
         parts.append(f"questions cut to {cut['questions']:,} a language, against all candidates")
     return " and ".join(parts)
-
-
-METRICS = ("map", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "mrr")
-"""Names of the metrics, in the order of scores.json; a task may ask for others."""

@@ -140,7 +140,7 @@ def follows_from_ranks(path: str) -> bool:
 def _values(kept: "PerQuery", path: str, languages: Sequence[str]) -> "Values":
     """What the number at this path is a mean of; `languages` are those of the task, in its order."""
     from hbdist.evaluation.metrics.per_query import values_of
-    from hbdist.evaluation.metrics.retrieval import NO_RANK
+    from hbdist.evaluation.metrics.retrieval import NO_POSITION
 
     section, _, metric = path.partition(".")
     if section not in ("by_pair", "by_language"):
@@ -148,9 +148,9 @@ def _values(kept: "PerQuery", path: str, languages: Sequence[str]) -> "Values":
     of, _, metric = metric.partition(".")
     x, _, y = of.partition("-")
     asked_Q = kept.language_Q == languages.index(x)
-    pool_QR = np.where(asked_Q[:, None], kept.pool_QR, NO_RANK)
+    pool_QR = np.where(asked_Q[:, None], kept.pool_QR, NO_POSITION)
     if section == "by_language":
         return values_of(replace(kept, pool_QR=pool_QR), "multilingual", metric)
     answered_QR = asked_Q[:, None] & (kept.relevant_language_QR == languages.index(y))
-    own = replace(kept, own_QR=np.where(answered_QR, kept.own_QR, NO_RANK))
+    own = replace(kept, own_QR=np.where(answered_QR, kept.own_QR, NO_POSITION))
     return values_of(own, "monolingual" if x == y else "cross_lingual", metric)

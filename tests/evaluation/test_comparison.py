@@ -1,4 +1,4 @@
-"""Evaluations of several seeds compared: real folders, the numbers of a plain reference, and what is refused."""
+"""Comparison of evaluations of several seeds: real folders, the numbers of a plain reference, and refusals."""
 
 import json
 from pathlib import Path
@@ -17,25 +17,25 @@ from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 
 
 class NoisyOracle:
-    """One dimension a question, and noise: the less of it, the better."""
+    """Encoder with one dimension per question, and noise: the less noise, the better."""
 
     def __init__(self, task: RetrievalTask, noise: float, seed: int) -> None:
         generator, questions = np.random.default_rng(seed), list(task.relevance)
-        answered = {place: number for number, places in enumerate(task.relevance.values()) for place in places}
+        question_of = {index: number for number, answers in enumerate(task.relevance.values()) for index in answers}
         self.vectors = {}
         for kind, texts in (("query", task.queries), ("document", task.candidates)):
             vector_ND = generator.normal(0, noise, (len(texts), len(questions))).astype(np.float32)
-            for place, text in enumerate(texts):
-                meant = questions.index(text.id) if kind == "query" else answered.get(place)
-                if meant is not None:
-                    vector_ND[place, meant] += 1
-                self.vectors[kind, text.text] = vector_ND[place]
+            for row, text in enumerate(texts):
+                question = questions.index(text.id) if kind == "query" else question_of.get(row)
+                if question is not None:
+                    vector_ND[row, question] += 1
+                self.vectors[kind, text.text] = vector_ND[row]
 
     def encode(self, texts, kind, **_):
         return np.array([self.vectors[kind, text] for text in texts]).reshape(len(texts), -1)
 
 
-def evaluated(task: RetrievalTask, out: Path, noise: float, seed: int) -> Path:
+def evaluate_noisy(task: RetrievalTask, out: Path, noise: float, seed: int) -> Path:
     name = f"noise-{noise}-{seed}"
     evaluate_to(out / name, task, ModelSection(name=name), load=lambda _: NoisyOracle(task, noise, seed))
     return out / name
@@ -48,15 +48,15 @@ def task() -> RetrievalTask:
 
 @pytest.fixture(scope="module")
 def folders(task, tmp_path_factory) -> dict[str, list[Path]]:
-    """Three seeds of a noisy model and two of a better one."""
+    """Return the folders of three seeds of a noisy model and two of a better one."""
     out = tmp_path_factory.mktemp("seeds")
     return {
-        "noisy": [evaluated(task, out, 0.6, seed) for seed in range(3)],
-        "better": [evaluated(task, out, 0.2, seed) for seed in range(2)],
+        "noisy": [evaluate_noisy(task, out, 0.6, seed) for seed in range(3)],
+        "better": [evaluate_noisy(task, out, 0.2, seed) for seed in range(2)],
     }
 
 
-def test_a_difference_is_that_of_the_means_over_seeds_with_both_drawn(task, folders):
+def test_a_difference_is_between_means_over_seeds_and_draws_both_questions_and_seeds(task, folders):
     found = compare_folders(folders["noisy"], folders["better"])
     for setting in ("monolingual", "cross_lingual", "multilingual"):
         sides = [
@@ -89,7 +89,7 @@ def test_the_command_shows_the_differences_and_writes_them(folders, tmp_path, ca
     assert written == compare_folders(folders["noisy"], folders["better"])
 
 
-def test_seeds_of_one_model_have_no_difference_and_it_is_said(folders, capsys):
+def test_the_command_says_that_seeds_of_one_model_do_not_differ(folders, capsys):
     one, *others = folders["noisy"]
     assert run("compare", one, "--with", *others) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -99,13 +99,13 @@ def test_seeds_of_one_model_have_no_difference_and_it_is_said(folders, capsys):
 
 
 def test_another_task_or_cut_is_refused(task, folders, tmp_path, capsys):
-    other = evaluated(task.cut(questions=3), tmp_path, 0.2, 0)
+    other = evaluate_noisy(task.cut(questions=3), tmp_path, 0.2, 0)
     message = refused(capsys, *folders["noisy"], "--with", other)
     assert "(24 queries)" in message
     assert "(6 queries); expected the same" in message
 
 
-def test_another_way_of_searching_is_refused(folders, tmp_path, capsys):
+def test_another_search_is_refused(folders, tmp_path, capsys):
     scores = json.loads((folders["better"][0] / "scores.json").read_text(encoding="utf-8"))
     text = json.dumps({**scores, "search": {"exact": True, "vectors": "float16"}})
     (tmp_path / "scores.json").write_text(text, encoding="utf-8")
@@ -115,29 +115,29 @@ def test_another_way_of_searching_is_refused(folders, tmp_path, capsys):
 
 
 def test_a_folder_without_an_evaluation_is_refused(folders, tmp_path, capsys):
-    assert "holds no scores.json" in refused(capsys, tmp_path, "--with", *folders["better"])
+    assert "has no scores.json" in refused(capsys, tmp_path, "--with", *folders["better"])
     (tmp_path / "scores.json").write_text('{"ndcg_at_10": 0.5}', encoding="utf-8")
-    assert "holds no scores.json of an evaluation" in refused(capsys, tmp_path, "--with", *folders["better"])
-    assert "holds no scores.json" in refused(capsys, tmp_path / "scores.json", "--with", *folders["better"])
+    assert "has no scores.json of an evaluation" in refused(capsys, tmp_path, "--with", *folders["better"])
+    assert "has no scores.json" in refused(capsys, tmp_path / "scores.json", "--with", *folders["better"])
     (tmp_path / "scores.json").write_bytes((folders["noisy"][0] / "scores.json").read_bytes())
-    assert "holds no ranks.npz" in refused(capsys, tmp_path, "--with", *folders["better"])
+    assert "has no ranks.npz" in refused(capsys, tmp_path, "--with", *folders["better"])
 
 
 def test_a_folder_or_a_model_that_is_named_twice_is_refused(task, folders, tmp_path, capsys):
     first = folders["noisy"][0]
     assert "is given twice" in refused(capsys, first, "--with", first.parent / "." / first.name)
-    copy = evaluated(task, tmp_path, 0.6, 0)
+    copy = evaluate_noisy(task, tmp_path, 0.6, 0)
     assert "evaluations of the same model (noise-0.6-0)" in refused(capsys, first, copy, "--with", *folders["better"])
 
 
 @pytest.mark.parametrize(
     "arguments", [["a", "b"], ["a", "--with"], ["--with", "b"], ["a", "--with", "b", "--with", "c"]]
 )
-def test_two_sides_are_asked_for(arguments, capsys):
+def test_two_sides_are_required(arguments, capsys):
     assert "expected the folders of one model, --with once" in refused(capsys, *arguments)
 
 
-def test_an_unknown_option_is_not_taken_for_a_folder(capsys):
+def test_an_unknown_option_is_not_mistaken_for_a_folder(capsys):
     assert "--ot is not an option of compare" in refused(capsys, "a", "--with", "b", "--ot", "c")
 
 

@@ -1,4 +1,4 @@
-"""scores.json: equal to pytrec_eval's at full depth, its bounds, cuts and reuse. Small encoders stand in for models."""
+"""Evaluation: scores equal to those of pytrec_eval at full depth, their bounds, cuts and reuse. Encoders are small fakes."""
 
 import gzip
 import hashlib
@@ -32,7 +32,7 @@ TREC_NAMES = dict(
 
 
 class RandomEncoder:
-    """A random direction for each text."""
+    """Encoder that gives each text a random direction."""
 
     def encode(self, texts, kind, *, languages=None, progress=None):
         vector_ND = np.zeros((len(texts), 64), dtype=np.float32)
@@ -43,15 +43,16 @@ class RandomEncoder:
 
 
 class Oracle:
-    """Knows the answers: one dimension a question. Texts are ids and places, as equal ones may have unequal answers."""
+    """Encoder that knows the answers, with one dimension per question. Texts are ids and indices, as equal texts may be
+    answers to different questions."""
 
     def __init__(self, task: RetrievalTask) -> None:
         questions = list(task.relevance)
         self.dimensions = len(questions)
         self.number = {name: [number] for number, name in enumerate(questions)}
-        for number, places in enumerate(task.relevance.values()):
-            for place in places:
-                self.number.setdefault(f"place {place}", []).append(number)
+        for number, answers in enumerate(task.relevance.values()):
+            for index in answers:
+                self.number.setdefault(f"candidate {index}", []).append(number)
 
     def encode(self, texts, kind, *, languages=None, progress=None):
         vector_ND = np.zeros((len(texts), self.dimensions), dtype=np.float32)
@@ -61,11 +62,11 @@ class Oracle:
 
 
 def numbered(task: RetrievalTask) -> RetrievalTask:
-    """The same task for an oracle."""
+    """Return the same task with texts for an oracle."""
     return replace(
         task,
         queries=tuple(query._replace(text=query.id) for query in task.queries),
-        candidates=tuple(one._replace(text=f"place {place}") for place, one in enumerate(task.candidates)),
+        candidates=tuple(one._replace(text=f"candidate {index}") for index, one in enumerate(task.candidates)),
     )
 
 
@@ -85,13 +86,13 @@ def small(whole) -> RetrievalTask:
 
 
 def trec_means(task: RetrievalTask, queries: str, candidates: slice) -> dict[str, float]:
-    """pytrec_eval's means over the queries of one language, at full depth."""
+    """Return pytrec_eval's means over the queries of one language, at full depth."""
     encoder, rows = HashEncoder(), task.query_slices[queries]
     query_QD = encoder.encode([query.text for query in task.queries[rows]], "query")
     score_QC = query_QD @ encoder.encode([c.text for c in task.candidates[candidates]], "document").T
     ids = task.candidate_ids
     qrels = {
-        query.id: {ids[place]: 1 for place in task.relevance[query.id] if candidates.start <= place < candidates.stop}
+        query.id: {ids[index]: 1 for index in task.relevance[query.id] if candidates.start <= index < candidates.stop}
         for query in task.queries[rows]
     }
     run = {
@@ -144,7 +145,7 @@ def test_a_perfect_ranker_scores_1_and_has_rank_distance_10(task):
 def test_random_embeddings_have_rank_distance_10846_and_no_language_preference(whole):
     bias = evaluate(RandomEncoder(), whole.cut(questions=40), model="random").scores["bias"]
     assert bias["rank_distance_random"] == pytest.approx(10_846, abs=1)
-    # Each of 440 queries deviates by about 1,345 places: four standard errors of their mean are 260.
+    # Each of 440 queries deviates by about 1,345 positions: four standard errors of their mean are 260.
     assert bias["rank_distance"] == pytest.approx(10_846, abs=260)
     assert bias["same_language_pool_share"] == pytest.approx(1 / 11)
     # The shares of 440 queries deviate by about 0.091 each: four standard errors are 0.017.
@@ -167,23 +168,23 @@ def test_one_language_has_neither_cross_lingual_scores_nor_bias(whole):
 
 
 @pytest.mark.parametrize("settings", [("monolingual",), ("cross_lingual",), ("monolingual", "cross_lingual"), SETTINGS])
-def test_only_what_the_task_measures_has_an_interval_and_can_be_compared(tmp_path, settings):
+def test_only_the_settings_of_the_task_have_intervals_and_can_be_compared(tmp_path, settings):
     task = made_task(settings=settings)
     found = evaluate(HashEncoder(), task, model="m")
     assert {setting for setting in SETTINGS if found.scores[setting]} == set(settings)
     assert {setting for setting in SETTINGS if setting in found.scores["confidence"]} == set(settings)
     write_scores(tmp_path, found, task)
-    kept = read_per_query(tmp_path, task.fingerprint)
-    assert set(compare([kept], [kept])) == set(settings)
+    queries = read_per_query(tmp_path, task.fingerprint)
+    assert set(compare([queries], [queries])) == set(settings)
     for setting in settings:
-        values = values_of(kept, setting)
+        values = values_of(queries, setting)
         means = [values.value_V[values.part_V == part].mean() for part in np.unique(values.part_V)]
         assert np.mean(means) == pytest.approx(found.scores[setting]["map"])
 
 
 def test_where_no_question_has_two_answers_there_is_no_bias_and_the_scores_can_be_written(tmp_path):
     task = made_task()
-    first = {name: places[:1] for name, places in task.relevance.items()}
+    first = {name: answers[:1] for name, answers in task.relevance.items()}
     queries = tuple(query for query in task.queries if task.candidates[first[query.id][0]].language == query.language)
     alone = replace(task, queries=queries, relevance={query.id: first[query.id] for query in queries})
     found = evaluate(HashEncoder(), alone, model="m")
@@ -193,7 +194,7 @@ def test_where_no_question_has_two_answers_there_is_no_bias_and_the_scores_can_b
     assert "multilingual" in shown(found.scores)
 
 
-def test_the_main_metric_of_the_task_is_what_is_compared_and_shown():
+def test_the_main_metric_of_the_task_is_compared_and_shown():
     task = replace(made_task(settings=("monolingual",)), metrics=("ndcg@10", "recall@100"))
     found = evaluate(HashEncoder(), task, model="m").scores
     ((metric, (low, high)),) = found["confidence"]["monolingual"].items()
@@ -206,8 +207,8 @@ def test_the_main_metric_of_the_task_is_what_is_compared_and_shown():
     assert "recall@100" in text
     assert "mAP" not in text
     assert "rank distance" not in text
-    # Ranks do not hold grades.
-    graded = replace(task, grades={name: (2,) * len(places) for name, places in task.relevance.items()})
+    # Grades are not kept.
+    graded = replace(task, grades={name: (2,) * len(answers) for name, answers in task.relevance.items()})
     assert set(evaluate(HashEncoder(), graded, model="m").scores["confidence"]["monolingual"]) == {"map"}
 
 
@@ -261,7 +262,7 @@ def model(tmp_path) -> Path:
 
 
 class Loader:
-    """Counts how often a model is loaded."""
+    """Loader that counts how often a model is loaded."""
 
     def __init__(self) -> None:
         self.loads = 0
@@ -295,7 +296,7 @@ def test_scores_are_not_reused_when_the_model_or_the_task_changed(tmp_path, smal
     assert load.loads == 2
 
 
-def test_a_fingerprint_does_not_depend_on_where_the_folder_lies(tmp_path, model):
+def test_a_fingerprint_does_not_depend_on_the_folder_of_the_model(tmp_path, model):
     before = model_fingerprint(ModelSection(name=str(model)))
     moved = model.rename(tmp_path / "moved")
     assert model_fingerprint(ModelSection(name=str(moved), dropout=0.1)) == before
@@ -308,7 +309,7 @@ def test_damaged_scores_are_named(tmp_path, small, model):
         evaluate_to(tmp_path, small, ModelSection(name=str(model)), load=Loader())
 
 
-def test_a_folder_for_scores_that_cannot_be_written_is_said_before_anything_is_encoded(tmp_path, small, model):
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_encoded(tmp_path, small, model):
     taken = tmp_path / "file"
     taken.write_text("no folder", encoding="utf-8")
     encoder = HashEncoder()
@@ -317,7 +318,7 @@ def test_a_folder_for_scores_that_cannot_be_written_is_said_before_anything_is_e
     assert encoder.encoded == []
 
 
-def test_progress_tells_queries_documents_and_scores(small):
+def test_progress_reports_queries_documents_and_scores(small):
     seen: list[tuple[str, int, int]] = []
     evaluate(HashEncoder(), small, model="hash", progress=lambda *args: seen.append(args))
     assert [what for what, done, total in seen if done == total] == ["queries", "documents", "scores"]

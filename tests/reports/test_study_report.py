@@ -30,7 +30,7 @@ from hbdist.cli import main
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.metrics.bootstrap import difference, interval
 from hbdist.evaluation.metrics.per_query import Values, read_per_query, values_of
-from hbdist.evaluation.metrics.retrieval import NO_RANK, metrics
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, metrics
 from hbdist.reports.exports import LATEX, escape_latex, escape_markdown, report_latex, report_markdown
 from hbdist.reports.provenance import runs
 from hbdist.reports.report import report_on, study_report
@@ -359,10 +359,12 @@ def test_a_number_of_one_language_or_pair_has_an_interval_of_its_own_queries(tmp
     assert estimate.mean == scores[section][of][metric]
     kept = read_per_query(run.evaluation(measure), "same")
     rows = kept.language_Q == languages.index(of[:2])
-    rank_QR = kept.pool_QR[rows]
+    position_QR = kept.pool_QR[rows]
     if section == "by_pair":
-        rank_QR = np.where(kept.relevant_language_QR[rows] == languages.index(of[3:]), kept.own_QR[rows], NO_RANK)
-    plain = Values(metrics(rank_QR, [metric])[metric], np.zeros(rows.sum()), kept.cluster_Q[rows])
+        position_QR = np.where(
+            kept.relevant_language_QR[rows] == languages.index(of[3:]), kept.own_QR[rows], NO_POSITION
+        )
+    plain = Values(metrics(position_QR, [metric])[metric], np.zeros(rows.sum()), kept.cluster_Q[rows])
     assert (estimate.low, estimate.high) == (interval([plain]).low, interval([plain]).high)
 
 

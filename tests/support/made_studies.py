@@ -10,7 +10,7 @@ import numpy as np
 
 from hbdist.evaluation.metrics.language_bias import random_rank_distance, rank_distance
 from hbdist.evaluation.metrics.per_query import PerQuery, write_per_query
-from hbdist.evaluation.metrics.retrieval import NO_RANK, macro_mean, mean_metrics
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, macro_mean, mean_metrics
 from hbdist.studies.api import Study
 from hbdist.studies.study import StudyRun
 
@@ -154,7 +154,7 @@ def made_scores(kept: PerQuery, languages: Sequence[str], **changed: Any) -> dic
     """What scores.json says of these ranks."""
     rows = [kept.language_Q == number for number in range(len(languages))]
     pair = {
-        (x, y): mean_metrics(np.where(kept.relevant_language_QR == y, kept.own_QR, NO_RANK)[rows[x]])
+        (x, y): mean_metrics(np.where(kept.relevant_language_QR == y, kept.own_QR, NO_POSITION)[rows[x]])
         for x in range(len(languages))
         for y in range(len(languages))
     }

@@ -1,4 +1,4 @@
-"""Stand-ins for models and tasks, for tests of what comes around them."""
+"""Fake encoders and a small made-up task, for tests of evaluation."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 
 class HashEncoder:
-    """Vectors of small whole numbers from the hash of a text: their products are exact, and often tie."""
+    """Encoder that hashes a text into small whole numbers: products of its vectors are exact, and often tie."""
 
     dimensions = 32
 
@@ -27,7 +27,7 @@ class HashEncoder:
 
 
 class BatchEncoder(HashEncoder):
-    """Real numbers that change a little with the batch a text is in, as padding changes those of a model."""
+    """Encoder whose real numbers change a little with the batch a text is in, as padding changes those of a model."""
 
     def encode(self, texts, kind, *, languages=None, progress=None):
         vector_ND = super().encode(texts, kind, progress=progress)
@@ -37,7 +37,7 @@ class BatchEncoder(HashEncoder):
 
 
 def made_task(*, questions: int = 40, candidates: int = 150, seed: int = 0, settings: tuple[str, ...] = ()):
-    """Questions in three languages, each with an answer in some of them; every tenth candidate is another's twin."""
+    """Return questions in three languages, each with an answer in some of them; every tenth candidate repeats another."""
     generator = np.random.default_rng(seed)
     languages = ("de", "en", "th")
     texts = [f"{'long ' * int(generator.integers(0, 9))}text {n - (n % 10 == 9)}" for n in range(candidates)]
@@ -48,18 +48,18 @@ def made_task(*, questions: int = 40, candidates: int = 150, seed: int = 0, sett
     )
     relevance = {
         f"q{question}": tuple(
-            int(candidates * language + place)
+            int(candidates * language + number)
             for language in range(3)
             if language == question % 3 or generator.random() < 0.7
-            for place in generator.permutation(candidates)[: generator.integers(1, 3)]
+            for number in generator.permutation(candidates)[: generator.integers(1, 3)]
         )
         for question in range(questions)
     }
     queries = tuple(
         Query(name, language, f"{language} asks {name}")
         for number, language in enumerate(languages)
-        for name, places in relevance.items()
-        if any(place // candidates == number for place in places)
+        for name, answers in relevance.items()
+        if any(index // candidates == number for index in answers)
     )
     extra = {"settings": settings} if settings else {}
     return RetrievalTask("made", languages, queries, pool, relevance, **extra)

@@ -1,8 +1,7 @@
-"""Alignment: whether texts that say the same in two languages have the same vector, and whether a vector tells its
-language.
+"""Measures of alignment: how near the vectors of parallel texts are, and how much a vector tells of its language.
 
-All measures are of unit vectors of parallel items, and are means over the unordered pairs of languages; a pair uses the
-items that both have. None holds more than a tile of the N × N cosines.
+All measures use unit vectors of parallel items, and are means over the unordered pairs of languages; a pair uses the items
+that both languages have. At most one tile of the N × N cosines is in memory.
 
     M vectors · N items · L languages · D dimensions · T items of a tile · K neighbours
 """
@@ -18,56 +17,56 @@ from hbdist.evaluation.metrics.retrieval import macro_mean
 from hbdist.utils.philox import permutation
 
 TILE = 1024
-"""T."""
+"""Number T of items whose cosines are in memory at once."""
 
 MARGIN_NEIGHBOURS = 4
-"""K of the ratio margin, as in Artetxe & Schwenk 2019."""
+"""Number K of neighbours of the ratio margin, as in Artetxe & Schwenk 2019."""
 
 SMALL = 1e-6
-"""The least divisor of the ratio margin."""
+"""Smallest divisor of the ratio margin."""
 
 NO_ITEM = -1
-"""Fills the places of items that a language does not have."""
+"""Marker for items that a language does not have."""
 
 
-def shared_items(place_NL: np.ndarray, languages: list[str]) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Each unordered pair of languages that share two items: both names, and the rows of the shared items in both."""
+def shared_items(row_NL: np.ndarray, languages: list[str]) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Yield each unordered pair of languages that share two items: both names, and the rows of the shared items in both."""
     for a, b in combinations(range(len(languages)), 2):
-        both_N = (place_NL[:, [a, b]] != NO_ITEM).all(axis=1)
+        both_N = (row_NL[:, [a, b]] != NO_ITEM).all(axis=1)
         if both_N.sum() > 1:
-            yield languages[a], languages[b], place_NL[both_N, a], place_NL[both_N, b]
+            yield languages[a], languages[b], row_NL[both_N, a], row_NL[both_N, b]
 
 
-def alignment(vector_MD: np.ndarray, place_NL: np.ndarray, languages: list[str]) -> dict[str, Any] | None:
-    """All measures of alignment, as they stand in scores.json; None if no two languages share two items.
+def alignment(vector_MD: np.ndarray, row_NL: np.ndarray, languages: list[str]) -> dict[str, Any] | None:
+    """Return all measures of alignment, as in scores.json; None if no two languages share two items.
 
     Args:
         vector_MD: float32 unit vectors.
-        place_NL: int64 row of each item in each language; NO_ITEM where it has none.
-        languages: their names.
+        row_NL: int64 row of each item in each language; NO_ITEM where there is none.
+        languages: names of the languages.
     """
     by_pair = {
         f"{x}-{y}": pair_alignment(vector_MD[row_x_N], vector_MD[row_y_N])
-        for x, y, row_x_N, row_y_N in shared_items(place_NL, languages)
+        for x, y, row_x_N, row_y_N in shared_items(row_NL, languages)
     }
     if not by_pair:
         return None
-    by_language = [vector_MD[rows[rows != NO_ITEM]] for rows in place_NL.T]
-    known = [vector_ND for vector_ND in by_language if len(vector_ND) > 1]
-    item_M, language_M = np.nonzero(place_NL != NO_ITEM)
+    by_language = [vector_MD[rows[rows != NO_ITEM]] for rows in row_NL.T]
+    measured = [vector_ND for vector_ND in by_language if len(vector_ND) > 1]
+    item_M, language_M = np.nonzero(row_NL != NO_ITEM)
     return {
-        "items": len(place_NL),
+        "items": len(row_NL),
         **macro_mean(by_pair.values()),
-        "uniformity": float(np.mean([uniformity(vector_ND) for vector_ND in known])),
-        "centroid_gap": centroid_gap(known),
-        "language_probe": language_probe(vector_MD[place_NL[item_M, language_M]], language_M, item_M),
+        "uniformity": float(np.mean([uniformity(vector_ND) for vector_ND in measured])),
+        "centroid_gap": centroid_gap(measured),
+        "language_probe": language_probe(vector_MD[row_NL[item_M, language_M]], language_M, item_M),
         "language_probe_chance": float(np.bincount(language_M).max() / len(language_M)),
         "by_pair": by_pair,
     }
 
 
 def pair_alignment(X_ND: np.ndarray, Y_ND: np.ndarray) -> dict[str, float]:
-    """The measures of two languages; row n of both is the same item. At least two items."""
+    """Return the measures of two languages; row n of both is the same item. At least two items are needed."""
     plain, margin = bitext_accuracy(X_ND, Y_ND)
     return {
         **cosines(X_ND, Y_ND),
@@ -79,10 +78,10 @@ def pair_alignment(X_ND: np.ndarray, Y_ND: np.ndarray) -> dict[str, float]:
 
 
 def cosines(X_ND: np.ndarray, Y_ND: np.ndarray) -> dict[str, float]:
-    """Cosine of translations against that of texts drawn at random from the two languages, over all n ≠ m.
+    """Return the cosines of translations and of texts drawn at random from the two languages, over all n ≠ m.
 
     `parallel_cosine` and `random_cosine` are means; `cosine_effect` is their difference in standard deviations (Cohen's
-    d), which can be compared between models whose cosines lie in different ranges; 0 where no cosine varies.
+    d), which can be compared between models whose cosines are in different ranges; 0 if no cosine varies.
 
     The sums over all pairs are exact: Σ xᵢ·yⱼ = (Σx)·(Σy), and Σ (xᵢ·yⱼ)² = ⟨XᵀX, YᵀY⟩.
     """
@@ -98,14 +97,15 @@ def cosines(X_ND: np.ndarray, Y_ND: np.ndarray) -> dict[str, float]:
 
 
 def bitext_accuracy(X_ND: np.ndarray, Y_ND: np.ndarray, *, tile: int = TILE) -> tuple[float, float]:
-    """Share of texts whose translation scores strictly above all other texts of that language, by cosine and by margin.
+    """Return the share of texts whose translation scores strictly above all other texts of its language, by cosine and by
+    margin.
 
-    The mean of both directions, as Tatoeba's. A tie is a miss, so that vectors which are all alike score zero. The
-    margin is the ratio of Artetxe & Schwenk 2019 (arXiv 1811.01136):
+    It is the mean of both directions, as in Tatoeba. A tie is a miss, so that identical vectors score zero. The margin is
+    the ratio of Artetxe & Schwenk 2019 (arXiv 1811.01136):
 
         cos(x, y)  ÷  (mean cosine of x to its K nearest y + that of y to its K nearest x) / 2
 
-    Where even the nearest are at right angles or beyond, a ratio says nothing; the divisor is then a small number.
+    If even the nearest are orthogonal or further away, a ratio means nothing; the divisor is then SMALL.
     """
     near_x_N, near_y_N = _nearest_mean(X_ND, Y_ND, tile), _nearest_mean(Y_ND, X_ND, tile)
     right = np.zeros(2)
@@ -114,19 +114,19 @@ def bitext_accuracy(X_ND: np.ndarray, Y_ND: np.ndarray, *, tile: int = TILE) -> 
             rows = slice(start, start + tile)
             cosine_TN = A_ND[rows] @ B_ND.T
             margin_TN = cosine_TN / np.maximum((near_a_N[rows, None] + near_b_N) / 2, SMALL)
-            right += [_first(cosine_TN, start), _first(margin_TN, start)]
+            right += [_count_first(cosine_TN, start), _count_first(margin_TN, start)]
     plain, margin = right / (2 * len(X_ND))
     return float(plain), float(margin)
 
 
-def _first(score_TN: np.ndarray, start: int) -> int:
-    """How many rows score their own column, which starts at `start`, strictly above all others."""
+def _count_first(score_TN: np.ndarray, start: int) -> int:
+    """Return the number of rows that score their own column, which starts at `start`, strictly above all others."""
     own_T1 = np.diagonal(score_TN, offset=start)[:, None]
     return int(((score_TN >= own_T1).sum(axis=1) == 1).sum())
 
 
 def _nearest_mean(A_ND: np.ndarray, B_ND: np.ndarray, tile: int) -> np.ndarray:
-    """Mean cosine of each row of A to its K nearest of B: float32 [N]."""
+    """Return the mean cosine of each row of A and its K nearest rows of B: float32 [N]."""
     k = min(MARGIN_NEIGHBOURS, len(B_ND))
     parts = [
         np.partition(A_ND[start : start + tile] @ B_ND.T, len(B_ND) - k, axis=1)[:, len(B_ND) - k :].mean(axis=1)
@@ -136,12 +136,12 @@ def _nearest_mean(A_ND: np.ndarray, B_ND: np.ndarray, tile: int) -> np.ndarray:
 
 
 def linear_cka(X_ND: np.ndarray, Y_ND: np.ndarray) -> float:
-    """Linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414), 0 to 1.
+    """Return the linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414), 0 to 1.
 
         ‖YᵀX‖²  ÷  (‖XᵀX‖ ‖YᵀY‖)      Frobenius norms, columns centred
 
-    The same shape of two spaces, whatever their place, rotation and scale. 0 where one has no shape. With fewer items
-    than dimensions it is high for random vectors too: use many items.
+    It compares the shapes of two spaces, whatever their origin, rotation and scale. 0 if all vectors of one are equal.
+    With fewer items than dimensions it is high for random vectors too: use many items.
     """
     X_ND, Y_ND = X_ND.astype(np.float64), Y_ND.astype(np.float64)
     X_ND, Y_ND = X_ND - X_ND.mean(axis=0), Y_ND - Y_ND.mean(axis=0)
@@ -150,10 +150,10 @@ def linear_cka(X_ND: np.ndarray, Y_ND: np.ndarray) -> float:
 
 
 def uniformity(vector_ND: np.ndarray, *, tile: int = TILE) -> float:
-    """ln of the mean of exp(−2 ‖x − y‖²) over all pairs of one language (Wang & Isola 2020, arXiv 2005.10242, t = 2).
+    """Return ln of the mean of exp(−2 ‖x − y‖²) over all pairs of one language (Wang & Isola 2020, arXiv 2005.10242, t = 2).
 
-    Lower is more uniform; 0 where all vectors are one; −4 where all are orthogonal. Its companion, `alignment`, is the
-    mean of ‖x − y‖² over translations (their α = 2): 0 at best, 2 for orthogonal vectors.
+    Lower is more uniform; 0 if all vectors are equal; −4 if all are orthogonal. Its companion, `alignment`, is the mean of
+    ‖x − y‖² over translations (their α = 2): 0 at best, 2 for orthogonal vectors.
     """
     total = 0.0
     for start in range(0, len(vector_ND), tile):
@@ -164,9 +164,9 @@ def uniformity(vector_ND: np.ndarray, *, tile: int = TILE) -> float:
 
 
 def centroid_gap(by_language: list[np.ndarray]) -> float:
-    """Mean distance between the centroids of two languages, over the mean distance of a vector to its own centroid.
+    """Return the mean distance between the centroids of two languages, over the mean distance of a vector to its own centroid.
 
-    0 where all languages have one centroid, and, by agreement, where the vectors within each language are all one.
+    0 if all languages have the same centroid and, by convention, if all vectors within each language are equal.
     """
     centroid_LD = [vector_ND.mean(axis=0, dtype=np.float64) for vector_ND in by_language]
     between = np.mean([np.linalg.norm(a - b) for a, b in combinations(centroid_LD, 2)])
@@ -180,24 +180,25 @@ def centroid_gap(by_language: list[np.ndarray]) -> float:
 
 
 def language_probe(vector_MD: np.ndarray, language_M: np.ndarray, item_M: np.ndarray) -> float:
-    """Accuracy of a linear classifier that tells the language from the vector; chance where language is not in it.
+    """Return the accuracy of a linear classifier of the vectors' languages; that of chance if vectors do not tell them.
 
-    Logistic regression (L2 penalty ‖W‖²/2 on a sum of losses, vectors centred and scaled as one), trained on one half
-    of the items and tested on the other, both ways: translations of an item are on the same side.
+    It is a logistic regression (L2 penalty ‖W‖²/2 on a sum of losses, vectors centred and scaled by one number), trained on
+    one half of the items and tested on the other, both ways: translations of an item are in the same half.
 
     Args:
-        language_M: the language number of each vector.
-        item_M: the item of each vector.
+        vector_MD: unit vectors.
+        language_M: language number of each vector.
+        item_M: item number of each vector.
     """
     item_M = np.unique(item_M, return_inverse=True)[1]
     order_N = permutation("language probe", int(item_M.max()) + 1)
     second_M = np.isin(item_M, order_N[: len(order_N) // 2])
-    right = sum(_right_of_probe(vector_MD, language_M, train_M) for train_M in (second_M, ~second_M))
-    return right / len(vector_MD)
+    correct = sum(_count_correct(vector_MD, language_M, train_M) for train_M in (second_M, ~second_M))
+    return correct / len(vector_MD)
 
 
-def _right_of_probe(vector_MD: np.ndarray, language_M: np.ndarray, train_M: np.ndarray) -> int:
-    """Train on some rows; count the others whose language is told right."""
+def _count_correct(vector_MD: np.ndarray, language_M: np.ndarray, train_M: np.ndarray) -> int:
+    """Train on some rows, and return the number of other rows whose language is predicted correctly."""
     mean_D = vector_MD[train_M].mean(axis=0)
     scale = np.sqrt(((vector_MD[train_M] - mean_D) ** 2).mean())
     # One scale for all dimensions, so that a rotation of the space changes nothing.

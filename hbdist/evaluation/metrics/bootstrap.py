@@ -1,12 +1,12 @@
-"""How far a score, or the difference of two, may come from the choice of questions and of seeds alone.
+"""Confidence intervals of scores and of their differences, by a bootstrap over clusters of questions and over seeds.
 
-A bootstrap over clusters: questions on one paragraph, and a question's translations, stand or fall together, so whole
-paragraphs are drawn with replacement, all their queries in all languages at once. Intervals are percentiles: the middle
-95 % of 10,000 draws. Draws come from raw Philox words with a fixed key: the same values give the same interval always.
+Questions on one paragraph, and the translations of a question, are not independent of one another. So whole paragraphs are
+drawn with replacement, with all their queries in all languages. Intervals are percentiles: the middle 95 % of 10,000 draws.
+Draws come from raw Philox words with a fixed key: the same values always give the same interval.
 
-Of R seeds, R − 1 are drawn with replacement. Their mean varies as that of R seeds does, s²/R (McCarthy & Snowden 1985; Rao &
-Wu 1988); of R drawn from R it would vary by (R − 1)/R of that. It is a mean of scores, so no interval leaves the range in
-which scores can be.
+Of R seeds, R − 1 are drawn with replacement. The variance of their mean is that of the mean of R seeds, s²/R (McCarthy &
+Snowden 1985; Rao & Wu 1988); if R were drawn from R, it would be (R − 1)/R of that. The result is a mean of scores, so no
+interval leaves the range of possible scores.
 
     V values · S parts of a macro mean (languages, or language pairs) · G clusters · B draws · b some of them · R runs (seeds)
 """
@@ -23,15 +23,18 @@ from hbdist.evaluation.scores import SETTINGS
 from hbdist.utils.philox import random_words
 
 DRAWS = 10_000
+"""Number B of draws."""
+
 LEVEL = 0.95
+"""Share of the draws that are inside of an interval."""
 
 WORDS = 1 << 22
-"""Random numbers that are drawn, and held, at once: memory does not grow with the questions."""
+"""Number of random words in memory at once, so that memory does not grow with the number of questions."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with the middle 95 % of what it would be with other paragraphs (and seeds)."""
+    """Score with the middle 95 % of its values over draws of paragraphs (and seeds)."""
 
     mean: float
     low: float
@@ -42,27 +45,30 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """After minus before, on the same questions."""
+    """Difference after minus before, on the same questions."""
 
     before: float
+    """Macro mean over all seeds before."""
     after: float
-    """The macro means, over all seeds of each side."""
+    """Macro mean over all seeds after."""
     mean: float
-    """Their difference."""
+    """Difference of these means."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
     p: float
-    """Twice the share of draws on the other side of zero, at most 1 and at least 2/(B + 1)."""
+    """Two-sided p-value: twice the share of draws on the other side of zero, at most 1 and at least 2/(B + 1)."""
     real: bool
-    """Whether zero is outside of the interval. If not, the questions (and seeds) cannot tell the two apart."""
+    """Flag: zero is outside of the interval. Otherwise the questions (and seeds) cannot tell the two apart."""
 
 
 def interval(runs: Sequence[Values], *, draws: int = DRAWS) -> Interval:
-    """The macro mean of one model, or of several seeds of one.
+    """Return the macro mean, with its interval, of one model or of several seeds of one.
 
     Args:
-        runs: the values of each seed, on the same queries. With several, seeds are drawn as well as paragraphs.
-        draws: B.
+        runs: values of each seed, on the same queries. With several, seeds are drawn as well as paragraphs.
+        draws: number B of draws.
     """
     clusters, score_BR, score_R = _draw_scores(runs, draws)
     low, high = _percentiles(_over_seeds(score_BR, "seeds"))
@@ -70,13 +76,13 @@ def interval(runs: Sequence[Values], *, draws: int = DRAWS) -> Interval:
 
 
 def difference(before: Sequence[Values], after: Sequence[Values], *, draws: int = DRAWS) -> Difference:
-    """The paired difference of two models' macro means: both are scored on the same drawn paragraphs.
+    """Return the paired difference of two models' macro means: both are scored on the same drawn paragraphs.
 
-    Seeds of the two are drawn independently of one another, also where their numbers are the same.
+    The seeds of the two are drawn independently of one another, even if both have the same number.
 
     Args:
-        before, after: the values of each seed, all on the same queries.
-        draws: B.
+        before, after: values of each seed, all on the same queries.
+        draws: number B of draws.
     """
     _, score_BR, score_R = _draw_scores([*before, *after], draws)
     split = len(before)
@@ -88,38 +94,38 @@ def difference(before: Sequence[Values], after: Sequence[Values], *, draws: int 
     return Difference(*means, means[1] - means[0], low, high, float(p), bool(low > 0 or high < 0))
 
 
-def confidence(kept: PerQuery) -> dict[str, Any]:
-    """The intervals of one evaluation's main metric, as in scores.json: {"monolingual": {"map": [low, high]}, …}."""
-    found: dict[str, Any] = {"level": LEVEL, "draws": DRAWS, "clusters": len(np.unique(kept.cluster_Q))}
-    for setting, metric in _measures(kept):
-        values = values_of(kept, setting, metric)
+def confidence(queries: PerQuery) -> dict[str, Any]:
+    """Return the intervals of one evaluation's main metric, as in scores.json: {"monolingual": {"map": [low, high]}, …}."""
+    intervals: dict[str, Any] = {"level": LEVEL, "draws": DRAWS, "clusters": len(np.unique(queries.cluster_Q))}
+    for setting, metric in _measures(queries):
+        values = values_of(queries, setting, metric)
         if len(values.value_V):
             one = interval([values])
-            found.setdefault(setting, {})[metric] = [one.low, one.high]
-    return found
+            intervals.setdefault(setting, {})[metric] = [one.low, one.high]
+    return intervals
 
 
 def compare(before: Sequence[PerQuery], after: Sequence[PerQuery]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Paired differences of two models on one task, one or several seeds of each: {"multilingual": {"map": {…}}, …}.
+    """Return the differences of two models on one task, one or several seeds of each: {"multilingual": {"map": {…}}, …}.
 
-    The innermost has the fields of `Difference`.
+    The innermost dictionary has the fields of `Difference`.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    differences: dict[str, dict[str, dict[str, Any]]] = {}
     for setting, metric in _measures(after[0]):
-        sides = [[values_of(kept, setting, metric) for kept in side] for side in (before, after)]
-        # An earlier version kept ranks in settings that the task does not have.
+        sides = [[values_of(queries, setting, metric) for queries in side] for side in (before, after)]
+        # An earlier version wrote positions in settings that the task does not have.
         if all(len(values.value_V) for side in sides for values in side):
-            found.setdefault(setting, {})[metric] = asdict(difference(*sides))
-    return found
+            differences.setdefault(setting, {})[metric] = asdict(difference(*sides))
+    return differences
 
 
-def _measures(kept: PerQuery) -> list[tuple[str, str]]:
-    """What is given an interval: setting and metric."""
-    return [*((setting, kept.metric) for setting in SETTINGS), ("multilingual", "rank_distance")]
+def _measures(queries: PerQuery) -> list[tuple[str, str]]:
+    """Return the settings and metrics that have an interval."""
+    return [*((setting, queries.metric) for setting in SETTINGS), ("multilingual", "rank_distance")]
 
 
 def _draw_scores(runs: Sequence[Values], draws: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """How many clusters there are, each run's macro mean in each draw [B, R], and as it is [R]."""
+    """Return the number of clusters, each run's macro mean in each draw [B, R], and its macro mean without a draw [R]."""
     clusters, cluster_V = np.unique(runs[0].cluster_V, return_inverse=True)
     parts, part_V = np.unique(runs[0].part_V, return_inverse=True)
     assert all(
@@ -128,15 +134,15 @@ def _draw_scores(runs: Sequence[Values], draws: int) -> tuple[int, np.ndarray, n
     cell_V, cells = part_V * len(clusters) + cluster_V, len(parts) * len(clusters)
     count_SG = np.bincount(cell_V, minlength=cells).reshape(len(parts), -1)
     total_RSG = [np.bincount(cell_V, run.value_V, minlength=cells).reshape(len(parts), -1) for run in runs]
-    some = [_macro_means(draw_bG, count_SG, total_RSG) for draw_bG in draw_clusters(len(clusters), draws)]
+    blocks = [_macro_means(draw_bG, count_SG, total_RSG) for draw_bG in draw_clusters(len(clusters), draws)]
     score_R = np.array([(total_SG.sum(axis=1) / count_SG.sum(axis=1)).mean() for total_SG in total_RSG])
-    return len(clusters), np.concatenate(some), score_R
+    return len(clusters), np.concatenate(blocks), score_R
 
 
 def _macro_means(draw_bG: np.ndarray, count_SG: np.ndarray, total_RSG: Sequence[np.ndarray]) -> np.ndarray:
-    """Each run's macro mean in each of these draws: float64 [b, R]."""
+    """Return each run's macro mean in each of these draws: float64 [b, R]."""
     count_bS = draw_bG @ count_SG.T
-    # A draw may hold no query of a part that few clusters have: its macro mean is then over the others.
+    # A draw may have no query of a part that few clusters have: its macro mean is then over the other parts.
     empty_bS = count_bS == 0
     count_bS[empty_bS] = 1
     return np.stack([(draw_bG @ total_SG.T / count_bS).sum(axis=1) for total_SG in total_RSG], axis=1) / (
@@ -145,11 +151,13 @@ def _macro_means(draw_bG: np.ndarray, count_SG: np.ndarray, total_RSG: Sequence[
 
 
 def draw_clusters(clusters: int, draws: int, *, taken: int = 0, key: str = "clusters") -> Iterator[np.ndarray]:
-    """How often each of G clusters is in each of B draws with replacement, some draws at a time: float64 [b, G].
+    """Yield how often each of G clusters is in each of B draws with replacement, some draws at a time: float64 [b, G].
 
     Args:
-        taken: how many make a draw, and what a row adds up to; by default G.
-        key: other draws.
+        clusters: number G of clusters.
+        draws: number B of draws.
+        taken: number of clusters per draw, which is the sum of a row; by default G.
+        key: name of the draws; another name gives other draws.
     """
     taken = taken or clusters
     rows = max(1, WORDS // max(clusters, taken))
@@ -157,22 +165,22 @@ def draw_clusters(clusters: int, draws: int, *, taken: int = 0, key: str = "clus
         yield _some_draws(key, clusters, taken, first, min(rows, draws - first)).astype(np.float64)
 
 
-@lru_cache(maxsize=4)  # the metrics of an evaluation, and the models of a study, are drawn alike; 16 MB
+@lru_cache(maxsize=4)  # the metrics of an evaluation, and the models of a study, use the same draws; 16 MB
 def _some_draws(key: str, clusters: int, taken: int, first: int, rows: int) -> np.ndarray:
-    """Draws `first` and on: uint8 [rows, G].
+    """Return the draws from `first` on: uint8 [rows, G].
 
-    A word modulo G; G is far below 2⁶⁴, so no cluster is likelier than another by more than 1 in 10¹⁰.
+    A cluster is a word modulo G; G is far below 2⁶⁴, so no cluster is likelier than another by more than 1 in 10¹⁰.
     """
     words = random_words(f"bootstrap {key} {clusters}{f' {first}' if first else ''}", rows * taken)
     cell_N = (words % np.uint64(clusters)).astype(np.int64).reshape(rows, taken)
     cell_N += np.arange(rows)[:, None] * clusters
     count_N = np.bincount(cell_N.ravel(), minlength=rows * clusters)
-    assert count_N.max() < 256, "one cluster more often in a draw than chance has it"
+    assert count_N.max() < 256, "one cluster is in a draw too often to be chance"
     return count_N.astype(np.uint8).reshape(rows, clusters)
 
 
 def _over_seeds(score_BR: np.ndarray, key: str) -> np.ndarray:
-    """The mean over runs in each draw, R − 1 of the R runs drawn with replacement too: float64 [B]."""
+    """Return the mean over runs in each draw, for which R − 1 of the R runs are drawn with replacement too: float64 [B]."""
     draws, runs = score_BR.shape
     if runs == 1:
         return score_BR[:, 0]

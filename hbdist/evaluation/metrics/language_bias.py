@@ -1,79 +1,79 @@
-"""Language bias: whether the language of an answer decides where it stands in one multilingual pool.
+"""Measures of language bias: how much the language of an answer decides its position in one multilingual pool.
 
-All of these improve when everything is random or nothing is found: read them beside mAP.
+All of them improve when everything is random or nothing is found: read them together with mAP.
 
     Q queries · R relevant candidates of a query, padded · K candidates at the top · C candidates of the pool
-    N ranks that are compared with one another · G languages
+    N positions that are compared with one another · G languages
 """
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from hbdist.evaluation.metrics.retrieval import NO_RANK, macro_mean, mean_metrics
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, macro_mean, mean_metrics
 
 Number = TypeVar("Number", float, np.ndarray)
 
 TOP = 10
-"""Candidates at the top over which the share of the query's own language is taken."""
+"""Number of candidates at the top whose languages are compared with the query's."""
 
 
-def rank_distance(rank_QR: np.ndarray) -> np.ndarray:
-    """Highest minus lowest rank among a query's relevant candidates, in places of the multilingual pool: float64 [Q].
+def rank_distance(position_QR: np.ndarray) -> np.ndarray:
+    """Return the last minus the first position of a query's relevant candidates in the multilingual pool: float64 [Q].
 
     NaN for a query with fewer than two. After Huang et al. 2023 (arXiv 2305.09025), as in arXiv 2408.10536, footnote 6.
-    One language that is ranked badly decides it: see the median as well as the mean.
+    A single language that is ranked badly decides it: see the median as well as the mean.
 
     Args:
-        rank_QR: exact ranks in the whole pool; NO_RANK where there is none.
+        position_QR: exact positions in the whole pool; NO_POSITION where there is none.
     """
-    present_QR = rank_QR != NO_RANK
-    highest_Q = rank_QR.max(axis=1)
-    lowest_Q = np.where(present_QR, rank_QR, np.iinfo(np.int64).max).min(axis=1)
-    return np.where(present_QR.sum(axis=1) > 1, highest_Q - lowest_Q.astype(np.float64), np.nan)
+    present_QR = position_QR != NO_POSITION
+    last_Q = position_QR.max(axis=1)
+    first_Q = np.where(present_QR, position_QR, np.iinfo(np.int64).max).min(axis=1)
+    return np.where(present_QR.sum(axis=1) > 1, last_Q - first_Q.astype(np.float64), np.nan)
 
 
 def random_rank_distance(relevant: Number, pool: int) -> Number:
-    """Rank distance to expect of a random order: (k − 1)/(k + 1)·(N + 1); 10,846 on XQuAD-R. At best it is k − 1."""
+    """Return the expected rank distance of a random order: (k − 1)/(k + 1)·(N + 1); 10,846 on XQuAD-R. The best is k − 1."""
     return (relevant - 1) / (relevant + 1) * (pool + 1)
 
 
 def same_language_share(
     top_QK: np.ndarray, *, query_language_Q: np.ndarray, candidate_language_C: np.ndarray, k: int = TOP
 ) -> np.ndarray:
-    """Share of the first k candidates that are in the query's language: float64 [Q].
+    """Return the share of the first k candidates that are in the query's language: float64 [Q].
 
-    Compare it with the share that the language has of the pool, which is what a ranker blind to language gives.
+    Compare it with the language's share of the pool, which is the result of a ranker that ignores language.
 
     Args:
-        top_QK: int64 places in the pool, best first; only the first k count.
-        query_language_Q: a number for the language of each query.
-        candidate_language_C: the same for candidates.
-        k: of a top that is shorter, all count.
+        top_QK: int64 indices into the pool, best first.
+        query_language_Q: language number of each query.
+        candidate_language_C: language number of each candidate.
+        k: number of candidates that count; if there are fewer, all do.
     """
     return (candidate_language_C[top_QK[:, :k]] == query_language_Q[:, None]).mean(axis=1)
 
 
 def bias_by_language(
-    rank_QR: np.ndarray, top_QK: np.ndarray, *, query_language_Q: np.ndarray, candidate_language_C: np.ndarray
+    position_QR: np.ndarray, top_QK: np.ndarray, *, query_language_Q: np.ndarray, candidate_language_C: np.ndarray
 ) -> dict[int, dict[str, float]]:
-    """The bias measures over the queries of each language, keyed by its number, and what their rank distance would be of a
-    perfect and of a random order.
+    """Return the bias measures over the queries of each language, by its number, with the rank distances of a perfect and
+    of a random order. Languages none of whose queries has two relevant candidates are left out.
 
     Args:
-        rank_QR: exact ranks in the whole pool. A language none of whose queries has two relevant candidates is left out.
+        position_QR: exact positions in the whole pool; NO_POSITION where there is none.
         top_QK, query_language_Q, candidate_language_C: as in `same_language_share`.
     """
-    distance_Q, pool = rank_distance(rank_QR), len(candidate_language_C)
-    relevant_Q = np.where(np.isnan(distance_Q), np.nan, (rank_QR != NO_RANK).sum(axis=1))
+    distance_Q, pool = rank_distance(position_QR), len(candidate_language_C)
+    relevant_Q = np.where(np.isnan(distance_Q), np.nan, (position_QR != NO_POSITION).sum(axis=1))
     share_Q = same_language_share(top_QK, query_language_Q=query_language_Q, candidate_language_C=candidate_language_C)
     return {
         int(language): {
             "rank_distance": float(np.nanmean(distance_Q[query_language_Q == language])),
             "rank_distance_median": float(np.nanmedian(distance_Q[query_language_Q == language])),
-            # Scale-free, so that pools of different sizes can be held side by side.
+            # Scale-free, so that pools of different sizes can be compared.
             "rank_distance_share": float(np.nanmean(distance_Q[query_language_Q == language]) / (pool - 1)),
             "rank_distance_perfect": float(np.nanmean(relevant_Q[query_language_Q == language] - 1)),
             "rank_distance_random": float(
@@ -86,80 +86,78 @@ def bias_by_language(
     }
 
 
-def mean_bias(by_language: dict[int, dict[str, float]]) -> dict[str, float]:
-    """The macro mean over query languages, as the paper's last rows have it."""
+def mean_bias(by_language: Mapping[Any, Mapping[str, float]]) -> dict[str, float]:
+    """Return the macro mean over query languages, as in the last rows of the paper's tables."""
     return macro_mean(by_language.values())
 
 
 def spread(value_by_language: Mapping[str, float]) -> dict[str, float]:
-    """How unlike the languages are in one metric: `range`, best minus worst, and `deviation`, the root mean square
+    """Return how much the languages differ in one metric: `range`, best minus worst, and `deviation`, the root mean square
     distance from their mean."""
     values = list(value_by_language.values())
     return {"range": max(values) - min(values), "deviation": float(np.std(values))}
 
 
 def one_answer_map(
-    rank_QR: np.ndarray, *, relevant_language_QR: np.ndarray, query_language_Q: np.ndarray
+    position_QR: np.ndarray, *, relevant_language_QR: np.ndarray, query_language_Q: np.ndarray
 ) -> dict[tuple[int, int], float]:
-    """mAP by (query language, answer language), where the pool keeps the answers of that one language only.
+    """Return mAP by (query language, answer language), where only the answers in that one language are in the pool.
 
-    LAReQA's heat map of language bias (arXiv 2004.05484): other languages' answers leave the pool, and all their other
-    candidates stay to distract. A bright diagonal over dark rows is a preference for the query's own language.
+    LAReQA's heat map of language bias (arXiv 2004.05484): the other languages' answers are removed from the pool, and all
+    their other candidates stay as distractors. A bright diagonal over dark rows is a preference for the query's own
+    language. Pairs without a query that has such an answer are left out.
 
-    Exact without ranking again: taking away what stands before a candidate moves it up by that many places.
+    It is exact without ranking again: removing n candidates before another one moves that one up by n positions.
 
     Args:
-        rank_QR: exact ranks in the whole pool; NO_RANK where there is none.
-        relevant_language_QR: the language number of each; any number where there is none.
-        query_language_Q: the language number of each query.
-
-    Returns:
-        Pairs without a query that has such an answer are left out.
+        position_QR: exact positions in the whole pool; NO_POSITION where there is none.
+        relevant_language_QR: language number of each; any number where there is none.
+        query_language_Q: language number of each query.
     """
-    present_QR = rank_QR != NO_RANK
+    present_QR = position_QR != NO_POSITION
     table: dict[tuple[int, int], float] = {}
     for answer in np.unique(relevant_language_QR[present_QR]).tolist():
-        kept_QR = present_QR & (relevant_language_QR == answer)
-        gone_Q1R = (present_QR & ~kept_QR)[:, None, :]
-        before_QR = (gone_Q1R & (rank_QR[:, None, :] < rank_QR[:, :, None])).sum(axis=2)
-        alone_QR = np.where(kept_QR, rank_QR - before_QR, NO_RANK)
+        answer_QR = present_QR & (relevant_language_QR == answer)
+        removed_Q1R = (present_QR & ~answer_QR)[:, None, :]
+        before_QR = (removed_Q1R & (position_QR[:, None, :] < position_QR[:, :, None])).sum(axis=2)
+        alone_QR = np.where(answer_QR, position_QR - before_QR, NO_POSITION)
         for language in np.unique(query_language_Q).tolist():
             if mean := mean_metrics(alone_QR[query_language_Q == language], ["map"]):
                 table[language, answer] = mean["map"]
     return table
 
 
-def peer_irrelevant(top_QK: np.ndarray, rank_QR: np.ndarray, *, candidate_language_C: np.ndarray) -> np.ndarray:
-    """PEER of the irrelevant candidates among the first K: float64 [Q], 1 fair, 0 unfair.
+def peer_irrelevant(top_QK: np.ndarray, position_QR: np.ndarray, *, candidate_language_C: np.ndarray) -> np.ndarray:
+    """Return PEER of the irrelevant candidates among the first K: float64 [Q], 1 fair, 0 unfair.
 
-    The p-value of a Kruskal-Wallis test that those of all languages stand equally high (Yang et al. 2024,
-    arXiv 2405.00978, with all the weight on relevance level 0). 1 where fewer than two languages are at the top.
+    It is the p-value of a Kruskal-Wallis test of equal positions in all languages (Yang et al. 2024, arXiv 2405.00978, with
+    all the weight on relevance level 0); 1 if fewer than two languages are at the top.
 
-    Limits: p depends on K, so compare equal K only. It sees the order at the top, not who is missing there: a top that
-    is all of one language counts as fair. Of a ranker that is fair it is uniform, 0.5 in the mean and not 1.
+    Limits: p depends on K, so compare equal K only. It measures the order at the top, not which languages are missing
+    there: a top in a single language counts as fair. For a fair ranker it is uniform, with a mean of 0.5 and not 1.
 
     Args:
-        top_QK: int64 places in the pool, best first.
-        rank_QR: exact ranks of the relevant candidates in the whole pool; NO_RANK where there is none.
-        candidate_language_C: the language number of each candidate.
+        top_QK: int64 indices into the pool, best first.
+        position_QR: exact positions of the relevant candidates in the whole pool; NO_POSITION where there is none.
+        candidate_language_C: language number of each candidate.
     """
-    place_QK = np.broadcast_to(np.arange(1, top_QK.shape[1] + 1), top_QK.shape)
+    own_position_QK = np.broadcast_to(np.arange(1, top_QK.shape[1] + 1), top_QK.shape)
     member_QK = np.ones(top_QK.shape, dtype=bool)
-    for rank_Q in rank_QR.T:
-        member_QK &= place_QK != rank_Q[:, None]
+    for position_Q in position_QR.T:
+        member_QK &= own_position_QK != position_Q[:, None]
     return _kruskal_wallis(np.cumsum(member_QK, axis=1), member_QK, candidate_language_C[top_QK])
 
 
-def peer_relevant(rank_QR: np.ndarray, *, relevant_language_QR: np.ndarray, k: int) -> np.ndarray:
-    """PEER of the relevant candidates, cut at k: float64 [Q]; NaN where no language has two of them.
+def peer_relevant(position_QR: np.ndarray, *, relevant_language_QR: np.ndarray, k: int) -> np.ndarray:
+    """Return PEER of the relevant candidates, cut at k: float64 [Q]; NaN where no language has two of them.
 
-    As `peer_irrelevant`, for relevance level 1. Those after place k are not retrieved: they tie behind the others.
+    As `peer_irrelevant`, for relevance level 1. Candidates after position k are not retrieved: they tie behind the others.
 
-    Limits: with one answer a language (XQuAD-R) the statistic is a constant and p says nothing, hence NaN. With few
-    answers a language, the χ² distribution of the statistic is a rough approximation.
+    Limits: with one answer per language (XQuAD-R) the statistic is a constant and p means nothing, hence NaN. With few
+    answers per language, the χ² distribution of the statistic is a rough approximation.
     """
-    member_QR = rank_QR != NO_RANK
-    cut_QR = np.where(member_QR, np.minimum(rank_QR, k + 1), np.iinfo(np.int64).max)
+    member_QR = position_QR != NO_POSITION
+    cut_QR = np.where(member_QR, np.minimum(position_QR, k + 1), np.iinfo(np.int64).max)
     lower_QR = (cut_QR[:, None, :] < cut_QR[:, :, None]).sum(axis=2)
     tied_QR = (cut_QR[:, None, :] == cut_QR[:, :, None]).sum(axis=2)
     value_Q = _kruskal_wallis(lower_QR + (tied_QR + 1) / 2, member_QR, relevant_language_QR)
@@ -169,14 +167,14 @@ def peer_relevant(rank_QR: np.ndarray, *, relevant_language_QR: np.ndarray, k: i
 
 
 def _kruskal_wallis(rank_QN: np.ndarray, member_QN: np.ndarray, language_QN: np.ndarray) -> np.ndarray:
-    """The p-value of equal mean ranks of all languages, one test a row; 1 where there is nothing to compare.
+    """Return the p-value of equal mean ranks in all languages, one test per row; 1 where there is nothing to compare.
 
         H = (n − 1) Σ_g n_g (r̄_g − r̄)²  ÷  Σ (r − r̄)²,   χ² with G − 1 degrees of freedom
 
     Args:
-        rank_QN: ranks within the row's members, ties at the mean of their places.
-        member_QN: which entries count.
-        language_QN: the language number of each entry.
+        rank_QN: ranks of the test statistic among the row's members; ties share their mean rank.
+        member_QN: entries that count.
+        language_QN: language number of each entry.
     """
     count_Q = member_QN.sum(axis=1)
     mean_Q = (rank_QN * member_QN).sum(axis=1) / np.maximum(count_Q, 1)

@@ -1,7 +1,7 @@
-"""Two ways to take the language out of vectors without any training: what a trained model must be better than.
+"""Language removal: two baselines without training, which a trained model must surpass.
 
-Both are fitted to texts of known language without labels, the task's own candidates, and applied to queries and
-candidates alike; the vectors are brought back to unit length.
+Both are fitted to the task's own candidates, whose languages are known, without labels, and applied to queries and
+candidates alike; the vectors are then scaled to unit length again.
 
     N texts · D dimensions · L languages · R directions
 """
@@ -11,14 +11,14 @@ from collections.abc import Callable
 import numpy as np
 
 Remove = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(vector_ND, language_N) → float32 [N, D] of unit length. Languages are those that it was fitted to."""
+"""Function (vector_ND, language_N) → float32 unit vectors [N, D], for the languages that it was fitted to."""
 
 DIRECTIONS = 1
-"""R of LIR in the retrieval experiments of its paper."""
+"""Number R of directions in the retrieval experiments of the LIR paper."""
 
 
 def demean(vector_ND: np.ndarray, language_N: np.ndarray) -> Remove:
-    """Subtract the mean vector of the text's language (Libovický et al. 2020, arXiv 2004.05160)."""
+    """Return a function that subtracts the mean vector of the text's language (Libovický et al. 2020, arXiv 2004.05160)."""
     mean_LD = {
         language: vector_ND[language_N == language].mean(axis=0, dtype=np.float64)
         for language in np.unique(language_N).tolist()
@@ -31,12 +31,12 @@ def demean(vector_ND: np.ndarray, language_N: np.ndarray) -> Remove:
 
 
 def lir(vector_ND: np.ndarray, language_N: np.ndarray, *, directions: int = DIRECTIONS) -> Remove:
-    """Language information removal (Yang et al. 2021, arXiv 2109.04727).
+    """Return a function for language information removal, LIR (Yang et al. 2021, arXiv 2109.04727).
 
         M = U Σ Vᵀ,   e ← e − V_R V_Rᵀ e        M the vectors of one language, not centred; V_R the first R columns of V
 
-    The first direction of vectors that are not centred is close to their mean, but it is taken out by projection: each
-    text loses its own share of it.
+    The first direction of vectors that are not centred is close to their mean, but it is removed by projection: each text
+    loses its own share of it.
     """
     direction_LRD = {
         language: _first_directions(vector_ND[language_N == language], directions)
@@ -54,11 +54,11 @@ def lir(vector_ND: np.ndarray, language_N: np.ndarray, *, directions: int = DIRE
 
 
 REMOVALS: dict[str, Callable[[np.ndarray, np.ndarray], Remove]] = {"demean": demean, "lir": lir}
-"""By the names they have in scores.json."""
+"""Baselines by their names in scores.json."""
 
 
 def _first_directions(vector_ND: np.ndarray, directions: int) -> np.ndarray:
-    """The first right singular vectors: float64 [R, D]. As eigenvectors of MᵀM, so that N may be large."""
+    """Return the first right singular vectors, computed as eigenvectors of MᵀM so that N may be large: float64 [R, D]."""
     vector_ND = vector_ND.astype(np.float64)
     _, column_DD = np.linalg.eigh(vector_ND.T @ vector_ND)
     return column_DD[:, ::-1][:, :directions].T
@@ -67,7 +67,7 @@ def _first_directions(vector_ND: np.ndarray, directions: int) -> np.ndarray:
 def _by_language(
     vector_ND: np.ndarray, language_N: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]
 ) -> np.ndarray:
-    """Change the vectors of each language and bring them to unit length; what is left of nothing is zero."""
+    """Return the changed vectors of each language, scaled to unit length; those that become zero stay zero."""
     changed_ND = np.empty_like(vector_ND, dtype=np.float32)
     for language in np.unique(language_N).tolist():
         own_ND = change(vector_ND[language_N == language].astype(np.float64), language)

@@ -1,82 +1,86 @@
-"""Between a task and the measures: which rows are the same question, which queries stand or fall together, and the
-parts of scores.json beside retrieval itself.
+"""Scores of a task from its ranking, as in scores.json, and the clusters and parallel questions that the measures need.
 
-    Q queries · C candidates · R relevant candidates of a query, padded · N questions · L languages · D dimensions
+Q queries · C candidates · R relevant candidates of a query, padded · N questions · L languages · D dimensions
 """
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hbdist.evaluation.metrics.alignment import NO_ITEM, alignment
 from hbdist.evaluation.metrics.consistency import consistency
-from hbdist.evaluation.metrics.language_bias import one_answer_map, peer_irrelevant, peer_relevant, spread
+from hbdist.evaluation.metrics.language_bias import (
+    bias_by_language,
+    mean_bias,
+    one_answer_map,
+    peer_irrelevant,
+    peer_relevant,
+    spread,
+)
 from hbdist.evaluation.metrics.language_removal import REMOVALS
 from hbdist.evaluation.metrics.per_query import PerQuery
-from hbdist.evaluation.metrics.retrieval import NO_RANK, TOP, Ranking
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking, macro_mean, mean_metrics
 from hbdist.evaluation.scores import SETTINGS
 from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import RetrievalTask
 
-RankVectors = Callable[[np.ndarray, np.ndarray], Ranking]
-"""(query_QD, candidate_CD) → their ranking for the task."""
+RankEmbeddings = Callable[[np.ndarray, np.ndarray], Ranking]
+"""Function (query_QD, candidate_CD) → their ranking for the task."""
 
 
-def per_query(ranking: Ranking, task: RetrievalTask) -> PerQuery:
-    """What is kept of each query: ranks in the settings that the task has."""
-    cluster, language_Q, relevant_language_QR = (
-        clusters(task),
-        language_numbers(task.query_slices),
-        relevant_languages(task),
-    )
-    same_QR = language_Q[:, None] == relevant_language_QR
-    has = {setting: setting in task.settings for setting in SETTINGS}
-    return PerQuery(
-        language_Q,
-        np.array([cluster[query.id] for query in task.queries], dtype=np.int64),
-        np.where(has["multilingual"], ranking.pool_QR, NO_RANK),
-        np.where(np.where(same_QR, has["monolingual"], has["cross_lingual"]), ranking.language_QR, NO_RANK),
-        relevant_language_QR,
-        _metric_of_ranks(task),
-    )
+def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
+    """Return the main numbers of scores.json, as arXiv 2408.10536 averages them: all are macro means over settings.
 
-
-def _metric_of_ranks(task: RetrievalTask) -> str:
-    """The task's main metric; mAP in place of an nDCG that rests on grades, which are not kept."""
-    main = task.metrics[0]
-    return "map" if main.startswith("ndcg") and task.relevant_grade.max() > 1 else main
-
-
-def clusters(task: RetrievalTask) -> dict[str, int]:
-    """Question id → number of its cluster: questions with an answer in the same paragraph, through others too.
-
-    A question's translations have one id and are one cluster with it. On XQuAD-R these are its 240 paragraphs.
+    monolingual: over languages (queries and candidates of one language). cross_lingual: over ordered pairs of two
+    languages (candidates of one language). multilingual: over query languages (candidates of all languages).
+    Settings that the task does not have are null; with one language only, so are cross_lingual and bias.
     """
-    found: dict[Hashable, str] = {}
-    parent = {question: question for question in task.relevance}
+    mean = partial(mean_metrics, names=task.metrics)
+    relevant_language_QR = np.where(task.relevant < 0, -1, relevant_languages(task))
+    by_pair: dict[tuple[str, str], dict[str, float]] = {}
+    for x, rows in task.query_slices.items():
+        for number, y in enumerate(task.languages):
+            if ("monolingual" if x == y else "cross_lingual") in task.settings:
+                position_QR = np.where(relevant_language_QR[rows] == number, ranking.language_QR[rows], NO_POSITION)
+                # A pair without any question in common has no score.
+                if values := mean(position_QR, grade_QR=task.relevant_grade[rows]):
+                    by_pair[x, y] = values
+    in_pool = {x: rows for x, rows in task.query_slices.items() if "multilingual" in task.settings}
+    by_language = {x: mean(ranking.pool_QR[rows], grade_QR=task.relevant_grade[rows]) for x, rows in in_pool.items()}
+    bias = _measure_bias(ranking, task) if in_pool and len(task.languages) > 1 else {}
+    mean_of_bias = mean_bias(bias) if bias else None
+    if mean_of_bias:
+        mean_of_bias |= measure_more_bias(ranking, task, {x: values["map"] for x, values in by_language.items()})
+    return {
+        "monolingual": macro_mean(values for (x, y), values in by_pair.items() if x == y) or None,
+        "cross_lingual": macro_mean(values for (x, y), values in by_pair.items() if x != y) or None,
+        "multilingual": macro_mean(by_language.values()) or None,
+        "by_pair": {f"{x}-{y}": values for (x, y), values in by_pair.items()},
+        "by_language": {x: values | bias.get(x, {}) for x, values in by_language.items()},
+        "bias": mean_of_bias,
+    }
 
-    def root(question: str) -> str:
-        while parent[question] != question:
-            parent[question] = question = parent[parent[question]]
-        return question
 
-    for question, places in task.relevance.items():
-        for place in places:
-            # What lies on disk are whole passages.
-            paragraph = place if isinstance(task.candidates, Corpus) else task.candidates[place][:2]
-            parent[root(question)] = root(found.setdefault(paragraph, question))
-    numbers: dict[str, int] = {}
-    return {question: numbers.setdefault(root(question), len(numbers)) for question in task.relevance}
+def _measure_bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, float]]:
+    """Return the bias measures of each query language; empty if no query has two answers."""
+    by_number = bias_by_language(
+        ranking.pool_QR,
+        ranking.top_QK,
+        query_language_Q=language_numbers(task.query_slices),
+        candidate_language_C=language_numbers(task.candidate_slices),
+    )
+    return {task.languages[number]: measures for number, measures in by_number.items()}
 
 
-def more_bias(ranking: Ranking, task: RetrievalTask, map_by_language: Mapping[str, float]) -> dict[str, Any]:
-    """What `bias` in scores.json has beside rank distance and same-language share.
+def measure_more_bias(ranking: Ranking, task: RetrievalTask, map_by_language: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `bias` in scores.json has besides rank distance and same-language share.
 
     Args:
-        ranking: of the whole task.
-        task: in two languages or more.
-        map_by_language: mAP in the multilingual pool of each query language.
+        ranking: the ranking of the whole task.
+        task: a task in two languages or more.
+        map_by_language: mAP of each query language in the multilingual pool.
     """
     query_language_Q, relevant_language_QR = language_numbers(task.query_slices), relevant_languages(task)
     one_answer = one_answer_map(
@@ -96,56 +100,91 @@ def more_bias(ranking: Ranking, task: RetrievalTask, map_by_language: Mapping[st
     }
 
 
-def question_alignment(query_QD: np.ndarray, ranking: Ranking, task: RetrievalTask) -> dict[str, Any] | None:
-    """Alignment and consistency of the questions; None where no two languages share two questions."""
-    languages, place_NL = list(task.languages), question_places(task)
+def collect_positions(ranking: Ranking, task: RetrievalTask) -> PerQuery:
+    """Return what is kept of each query: the positions in the settings that the task has."""
+    cluster, language_Q = cluster_questions(task), language_numbers(task.query_slices)
+    relevant_language_QR = relevant_languages(task)
+    same_QR = language_Q[:, None] == relevant_language_QR
+    has = {setting: setting in task.settings for setting in SETTINGS}
+    # Grades are not kept, so nDCG with grades cannot be computed again later.
+    graded = task.metrics[0].startswith("ndcg") and task.relevant_grade.max() > 1
+    return PerQuery(
+        language_Q,
+        np.array([cluster[query.id] for query in task.queries], dtype=np.int64),
+        np.where(has["multilingual"], ranking.pool_QR, NO_POSITION),
+        np.where(np.where(same_QR, has["monolingual"], has["cross_lingual"]), ranking.language_QR, NO_POSITION),
+        relevant_language_QR,
+        "map" if graded else task.metrics[0],
+    )
+
+
+def cluster_questions(task: RetrievalTask) -> dict[str, int]:
+    """Return the cluster number of each question id: questions with an answer in the same paragraph, also through others.
+
+    The translations of a question have the same id and are in its cluster. XQuAD-R's clusters are its 240 paragraphs.
+    """
+    first_question: dict[Hashable, str] = {}
+    parent = {question: question for question in task.relevance}
+
+    def root(question: str) -> str:
+        while parent[question] != question:
+            parent[question] = question = parent[parent[question]]
+        return question
+
+    for question, candidates in task.relevance.items():
+        for index in candidates:
+            # The candidates of a corpus on disk are whole passages.
+            paragraph = index if isinstance(task.candidates, Corpus) else task.candidates[index][:2]
+            parent[root(question)] = root(first_question.setdefault(paragraph, question))
+    numbers: dict[str, int] = {}
+    return {question: numbers.setdefault(root(question), len(numbers)) for question in task.relevance}
+
+
+def align_questions(query_QD: np.ndarray, ranking: Ranking, task: RetrievalTask) -> dict[str, Any] | None:
+    """Return alignment and consistency of the questions; None if no two languages share two questions."""
+    languages, row_NL = list(task.languages), find_question_rows(task)
     length_Q1 = np.linalg.norm(query_QD, axis=1, keepdims=True)
     query_QD = query_QD / np.where(length_Q1 > 0, length_Q1, 1)
-    found = alignment(query_QD, place_NL, languages)
-    return found and {**found, "consistency": consistency(query_QD, ranking.top_QK, place_NL, languages)}
+    measures = alignment(query_QD, row_NL, languages)
+    return measures and {**measures, "consistency": consistency(query_QD, ranking.top_QK, row_NL, languages)}
 
 
-def question_places(task: RetrievalTask) -> np.ndarray:
-    """The row of each question in each language, NO_ITEM where it has none: int64 [N, L]."""
+def find_question_rows(task: RetrievalTask) -> np.ndarray:
+    """Return the row of each question in each language, NO_ITEM where there is none: int64 [N, L]."""
     number = {question: n for n, question in enumerate(task.relevance)}
-    place_NL = np.full((len(number), len(task.languages)), NO_ITEM, dtype=np.int64)
+    row_NL = np.full((len(number), len(task.languages)), NO_ITEM, dtype=np.int64)
     for row, (query, language) in enumerate(zip(task.queries, language_numbers(task.query_slices), strict=True)):
-        place_NL[number[query.id], language] = row
-    return place_NL
+        row_NL[number[query.id], language] = row
+    return row_NL
 
 
-def without_language(
-    query_QD: np.ndarray,
-    candidate_CD: np.ndarray,
-    task: RetrievalTask,
-    *,
-    rank: RankVectors,
-    summarise: Callable[[Ranking, RetrievalTask], dict[str, Any]],
+def score_without_language(
+    query_QD: np.ndarray, candidate_CD: np.ndarray, task: RetrievalTask, *, rank: RankEmbeddings
 ) -> dict[str, dict[str, Any]]:
-    """The main scores with the language taken out of the vectors, by each of the baselines that need no training.
+    """Return the main scores after the language is removed from the embeddings, by each baseline without training.
 
-    Fitted on the candidates without labels. A language without candidates has nothing to be taken out by: its queries
-    stay as they are.
+    The baselines are fitted to the candidates without labels. For a language without candidates nothing can be fitted: its
+    queries are left unchanged.
     """
     query_language_Q, language_C = language_numbers(task.query_slices), language_numbers(task.candidate_slices)
-    known_Q = np.isin(query_language_Q, language_C)
+    fitted_Q = np.isin(query_language_Q, language_C)
     scores = {}
     for name, fit in REMOVALS.items():
         remove = fit(candidate_CD, language_C)
         changed_QD = query_QD.copy()
-        changed_QD[known_Q] = remove(query_QD[known_Q], query_language_Q[known_Q])
-        whole = summarise(rank(changed_QD, remove(candidate_CD, language_C)), task)
-        scores[name] = {part: whole[part] for part in ("monolingual", "cross_lingual", "multilingual", "bias")}
+        changed_QD[fitted_Q] = remove(query_QD[fitted_Q], query_language_Q[fitted_Q])
+        summary = summarise(rank(changed_QD, remove(candidate_CD, language_C)), task)
+        scores[name] = {part: summary[part] for part in (*SETTINGS, "bias")}
     return scores
 
 
 def language_numbers(slices: Mapping[str, slice]) -> np.ndarray:
-    """The number of each row's language: int64 [rows]."""
+    """Return the number of each row's language: int64 [rows]."""
     return np.repeat(np.arange(len(slices)), [part.stop - part.start for part in slices.values()])
 
 
 def relevant_languages(task: RetrievalTask) -> np.ndarray:
-    """The language number of each relevant candidate: int64 [Q, R]; where there is none, any."""
-    # Of a hundred million candidates, there need not be a list of languages.
+    """Return the language number of each relevant candidate: int64 [Q, R]; any number where there is none."""
+    # Found by search, as an array of the languages of a hundred million candidates would be large.
     stops = np.array([part.stop for part in task.candidate_slices.values()])
     return np.searchsorted(stops, task.relevant, side="right")

@@ -1,7 +1,7 @@
-"""Texts become vectors on all ranks together, the same to the last bit on any number of them.
+"""Encoding of texts by all ranks together, with results that are the same to the last bit on any number of ranks.
 
-A text's last bits depend on the texts it is padded with. So texts are cut into parts, and parts into batches, by rules
-that know nothing of ranks; a part is what one rank encodes whole.
+The last bits of a text's vector depend on the texts it is padded with. So the rules that cut texts into parts, and parts
+into batches, do not depend on the ranks; each part is encoded by one rank alone.
 
     N texts · B texts of a block · D dimensions
 """
@@ -15,24 +15,24 @@ import numpy as np
 
 from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import DataError
-from hbdist.evaluation.search.embeddings import (
-    SORTED_ROWS,
-    Keeping,
-    Parts,
-    corpus_fingerprint,
-    default_folder,
-    folder_name,
-    part_rows,
-)
+from hbdist.evaluation.search.embeddings import SORTED_ROWS, Parts, corpus_fingerprint, folder_name, part_rows
+from hbdist.evaluation.search.settings import SearchSettings, default_folder
 from hbdist.evaluation.tasks.task import RetrievalTask
 
 Kind = Literal["query", "document"]
 
+Progress = Callable[[int, int], None]
+"""Callback with the number of items that this rank has done, and the number of items that are its share."""
+
+BLOCK = 2_048
+"""Number of texts that are tokenised at once: enough to find texts of similar length, and little memory."""
+
 
 class TextEncoder(Protocol):
-    """What is asked of a model: unit vectors of texts, in the order given.
+    """Model that turns texts into unit vectors.
 
-    All ranks call it equally often, perhaps with no texts: a model whose ranks meet in every pass can see to it there.
+    All ranks call `encode` equally often, perhaps with no texts, so that a model whose ranks communicate in every
+    forward pass can keep them in step.
     """
 
     def encode(
@@ -41,20 +41,16 @@ class TextEncoder(Protocol):
         kind: Kind,
         *,
         languages: Sequence[str] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
-        """float32 [N, D], L2-normalised.
+        """Return the L2-normalised vectors of texts, in the order given: float32 [N, D].
 
         Args:
-            languages: of the texts, for models that want to know.
+            texts: N texts.
+            kind: whether they are queries or documents.
+            languages: language of each text, for models that use it.
+            progress: called during the encoding.
         """
-
-
-Told = Callable[[int, int], None]
-"""Called with how many texts of this rank's share are done, and of how many."""
-
-BLOCK = 2_048
-"""Texts that are tokenised at once: enough of about equal length, and little memory."""
 
 
 class Texts(NamedTuple):
@@ -63,81 +59,95 @@ class Texts(NamedTuple):
     texts: list[str]
     languages: list[str]
 
-    def at(self, places: np.ndarray) -> "Texts":
-        return Texts([self.texts[place] for place in places], [self.languages[place] for place in places])
+    def at(self, rows: np.ndarray) -> "Texts":
+        """Return the texts of these rows."""
+        return Texts([self.texts[row] for row in rows], [self.languages[row] for row in rows])
 
 
-def queries_of(task: RetrievalTask) -> Texts:
-    """All queries."""
+def read_queries(task: RetrievalTask) -> Texts:
+    """Return the texts of all queries."""
     return Texts([query.text for query in task.queries], [query.language for query in task.queries])
 
 
-def candidates_of(task: RetrievalTask, span: range) -> Texts:
-    """A stretch of the pool."""
+def read_candidates(task: RetrievalTask, span: range) -> Texts:
+    """Return the texts of neighbouring candidates of the pool."""
     texts = [text for some in task.candidate_texts(1024, span.start, span.stop) for text in some]
     names, stops = list(task.candidate_slices), [part.stop for part in task.candidate_slices.values()]
     return Texts(texts, [names[number] for number in np.searchsorted(stops, np.array(span), side="right")])
 
 
-def encode_whole(
-    encoder: TextEncoder, texts: Texts, kind: Kind, *, ranks: ProcessGroup, parts: Parts, progress: Told | None = None
+def encode_all(
+    encoder: TextEncoder,
+    texts: Texts,
+    kind: Kind,
+    *,
+    ranks: ProcessGroup,
+    parts: Parts | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
-    """The vectors of all texts, on all ranks: float32 [N, D].
+    """Return the vectors of all texts, on all ranks: float32 [N, D].
 
-    Texts are sorted by length before they are cut, so that little is padded.
+    Texts are sorted by length before they are cut into parts, so that there is little padding.
 
     Args:
-        parts: what is there already is not encoded again; holds the vectors in the sorted order.
+        encoder, texts, kind: the model, the texts, and whether they are queries or documents.
+        ranks: the ranks that share the work.
+        parts: storage of the vectors in the sorted order, perhaps with parts that need not be encoded again; by default
+            new parts in memory.
+        progress: called after every batch.
 
     Raises:
-        DataError: the encoder gives vectors that are not finite.
+        DataError: the encoder returns vectors that are not finite.
     """
-    order_N = by_length(texts.texts)
-    encode_parts(
-        encoder,
-        lambda number: texts.at(order_N[parts.rows_of(number)]),
-        kind,
-        ranks=ranks,
-        parts=parts,
-        progress=progress,
-    )
-    own = {number: np.asarray(parts.read(number)) for number in parts.own(ranks.rank, ranks.world)}
-    found = {number: vector_ND for share in ranks.all_gather_object(own) for number, vector_ND in share.items()}
-    vector_ND = np.empty((len(order_N), found[0].shape[1]), dtype=np.float32)
-    for number, part_ND in found.items():
-        vector_ND[order_N[parts.rows_of(number)]] = part_ND
-    return vector_ND
+    parts = parts or Parts(len(texts.texts), SORTED_ROWS, "float32")
+    order_N = sort_by_length(texts.texts)
+
+    def read_texts(number: int) -> Texts:
+        return texts.at(order_N[parts.rows_of(number)])
+
+    encode_parts(encoder, read_texts, kind, ranks=ranks, parts=parts, progress=progress)
+    own = {number: np.asarray(parts.read(number)) for number in parts.of_rank(ranks)}
+    by_number = {number: vector_ND for share in ranks.all_gather_object(own) for number, vector_ND in share.items()}
+    all_ND = np.empty((len(order_N), by_number[0].shape[1]), dtype=np.float32)
+    for number, vector_ND in by_number.items():
+        all_ND[order_N[parts.rows_of(number)]] = vector_ND
+    return all_ND
 
 
 @contextmanager
-def vectors_of(
+def open_parts(
     task: RetrievalTask,
     dimensions: int,
-    vectors: Keeping,
+    search: SearchSettings,
     *,
-    whole: bool,
+    in_memory: bool,
     model: str,
     fingerprint: str,
     ranks: ProcessGroup,
 ) -> Iterator[Parts]:
-    """Where the candidates' vectors go: in memory, or on disk, where they stay only if their model has a fingerprint.
+    """Yield the storage of the candidates' embeddings: memory, or a folder, which is deleted at the end if not to be kept.
 
     Args:
+        task: the task whose candidates are encoded.
         dimensions: D.
-        vectors: where they lie.
-        whole: every rank will hold all of them.
-        model, fingerprint: the model's name and what its vectors are known by; empty: they are removed at the end.
+        search: folder and precision.
+        in_memory: every rank will keep all embeddings in memory.
+        model: name of the model.
+        fingerprint: fingerprint of the model, under which embeddings are kept; "": they are deleted at the end.
+        ranks: the ranks that share the work.
     """
     total = len(task.candidates)
-    rows = SORTED_ROWS if whole else part_rows(total)
-    if whole and not (vectors.folder and fingerprint):
-        yield Parts(total, rows, vectors.precision)
+    rows = SORTED_ROWS if in_memory else part_rows(total)
+    if in_memory and not (search.folder and fingerprint):
+        yield Parts(total, rows, search.precision)
         return
-    corpus = corpus_fingerprint(task) if fingerprint else ""
-    name = folder_name(model=fingerprint, corpus=corpus, precision=vectors.precision, rows=rows, by_length=whole)
-    name = name if fingerprint else ranks.broadcast_object(f"once-{uuid4().hex[:16]}")
-    folder = (vectors.folder or default_folder()) / name
-    parts = Parts(total, rows, vectors.precision, folder=folder, dimensions=dimensions)
+    if fingerprint:
+        corpus, precision = corpus_fingerprint(task), search.precision
+        name = folder_name(model=fingerprint, corpus=corpus, precision=precision, rows=rows, by_length=in_memory)
+    else:
+        name = ranks.broadcast_object(f"once-{uuid4().hex[:16]}")
+    folder = (search.folder or default_folder()) / name
+    parts = Parts(total, rows, search.precision, folder=folder, dimensions=dimensions)
     with ranks.raise_together():
         if ranks.is_main:
             parts.describe(model=model, task=task.name)
@@ -145,89 +155,85 @@ def vectors_of(
         yield parts
     finally:
         if not fingerprint:
-            parts.remove(parts.own(ranks.rank, ranks.world))
+            parts.remove(parts.of_rank(ranks))
 
 
 def encode_parts(
     encoder: TextEncoder,
-    texts_of: Callable[[int], Texts],
+    read_texts: Callable[[int], Texts],
     kind: Kind,
     *,
     ranks: ProcessGroup,
     parts: Parts,
-    progress: Told | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Encode those of this rank's parts that are not there. A collective.
+    """Encode the parts of this rank that are missing. A collective.
 
     Args:
-        texts_of: number of a part → its texts.
+        encoder: the model.
+        read_texts: returns the texts of a part, given its number.
+        kind: whether they are queries or documents.
+        ranks: the ranks that share the work.
+        parts: storage of the vectors.
+        progress: called after every batch.
 
     Raises:
-        DataError: the encoder gives vectors that are not finite, the corpus is damaged, or there is no room.
+        DataError: the encoder returns vectors that are not finite, the corpus is damaged, or the disk is full.
     """
-    own = parts.own(ranks.rank, ranks.world)
-    missing = [number for number in own if not parts.has(number)]
+    own = parts.of_rank(ranks)
+    missing: list[int | None] = [number for number in own if not parts.has(number)]
     total = sum(len(parts.span(number)) for number in own)
-    done = total - sum(len(parts.span(number)) for number in missing)
-    tell: Told = progress or (lambda done, total: None)
-    tell(done, total)
+    done = total - sum(len(parts.span(number)) for number in missing if number is not None)
+    report: Progress = progress or (lambda done, total: None)
+    report(done, total)
     turns = int(ranks.all_reduce_max(np.array([len(missing)]))[0])
     blocks = -(-min(parts.rows, parts.total) // BLOCK)
-    for turn in range(turns):
-        busy = turn < len(missing)
-        # What one rank meets, all hear before they go on: in training they meet in the encoder too, and would wait there.
+    for number in missing + [None] * (turns - len(missing)):
+        # An error of one rank is raised on all ranks before any of them continues: in training they also communicate
+        # inside of the encoder, and would wait there for ever.
         with ranks.raise_together():
-            texts = texts_of(missing[turn]) if busy else Texts([], [])
-
-        def told(count: int, before: int = done) -> None:
-            tell(before + count, total)
-
+            texts = Texts([], []) if number is None else read_texts(number)
         with ranks.raise_together():
-            vector_ND = _encode_part(encoder, texts, kind, blocks=blocks, tell=told)
-            if busy:
-                parts.write(missing[turn], vector_ND)
+            vector_ND = _encode_part(
+                encoder, texts, kind, blocks, lambda count, before=done: report(before + count, total)
+            )
+            if number is not None:
+                parts.write(number, vector_ND)
         done += len(vector_ND)
 
 
-def by_length(texts: Sequence[str]) -> np.ndarray:
-    """Places of the texts, the longest first: int64 [N]."""
-    return np.array(sorted(range(len(texts)), key=lambda place: (-len(texts[place]), place)), dtype=np.int64)
-
-
-def sorted_parts(texts: int) -> Parts:
-    """For so many texts, in memory."""
-    return Parts(texts, SORTED_ROWS, "float32")
+def sort_by_length(texts: Sequence[str]) -> np.ndarray:
+    """Return the indices of the texts, the longest first: int64 [N]."""
+    return np.array(sorted(range(len(texts)), key=lambda row: (-len(texts[row]), row)), dtype=np.int64)
 
 
 def _encode_part(
-    encoder: TextEncoder, texts: Texts, kind: Kind, *, blocks: int, tell: Callable[[int], None]
+    encoder: TextEncoder, texts: Texts, kind: Kind, blocks: int, report: Callable[[int], None]
 ) -> np.ndarray:
-    """The vectors of the texts, in exactly so many calls of the encoder."""
-    order_N = by_length(texts.texts)
+    """Return the vectors of the texts, made in exactly `blocks` calls of the encoder."""
+    order_N = sort_by_length(texts.texts)
     vector_ND = np.empty((len(order_N), 0), dtype=np.float32)
     for start in range(0, blocks * BLOCK, BLOCK):
-        places = order_N[start : start + BLOCK]
-        chosen = texts.at(places)
-
-        def told(count: int, _: int, start: int = start) -> None:
-            tell(start + count)
-
-        block_BD = encoder.encode(chosen.texts, kind, languages=chosen.languages, progress=told)
+        row_B = order_N[start : start + BLOCK]
+        block = texts.at(row_B)
+        block_BD = encoder.encode(
+            block.texts, kind, languages=block.languages, progress=lambda count, _, start=start: report(start + count)
+        )
         block_BD = np.asarray(block_BD, dtype=np.float32)
-        assert len(block_BD) == len(places), f"{len(block_BD)} vectors for {len(places)} texts"
-        _refuse_broken(block_BD, chosen.texts, kind)
+        assert len(block_BD) == len(row_B), f"{len(block_BD)} vectors for {len(row_B)} texts"
+        _check_finite(block_BD, block.texts, kind)
         if start == 0:
             vector_ND = np.empty((len(order_N), block_BD.shape[1]), dtype=np.float32)
-        vector_ND[places] = block_BD
+        vector_ND[row_B] = block_BD
     return vector_ND
 
 
-def _refuse_broken(vector_ND: np.ndarray, texts: list[str], kind: Kind) -> None:
+def _check_finite(vector_ND: np.ndarray, texts: list[str], kind: Kind) -> None:
     broken_N, what = ~np.isfinite(vector_ND).all(axis=1), "queries" if kind == "query" else "documents"
-    # Nothing compares with NaN, so it would come first everywhere and score perfectly.
+    # Every comparison with NaN is false, so it would be first everywhere and score perfectly.
     if broken_N.any():
         raise DataError(
-            f"The model gives vectors that are not finite for {broken_N.sum():,} of {len(texts):,} {what}, the first of"
-            f" them for {texts[int(broken_N.argmax())][:60]!r}; all must be finite. Its weights are damaged or its"
-            " training diverged: use an earlier checkpoint."
+            f"The model's vectors are not finite for {broken_N.sum():,} of {len(texts):,} {what}, first for"
+            f" {texts[int(broken_N.argmax())][:60]!r}; expected finite numbers. The weights are damaged or the training"
+            " diverged: use an earlier checkpoint."
         )

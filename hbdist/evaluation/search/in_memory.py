@@ -1,17 +1,25 @@
-"""Exact positions of the relevant candidates, for a pool in memory."""
+"""Exact ranking of a pool in memory: tiles of queries against the whole pool, dealt to the ranks.
 
-from collections.abc import Callable, Sequence
+Each tile's scores of the whole pool exist at once, so a single matrix product gives the relevant candidates' scores and
+everything they are compared with, and each comparison is one vectorised pass over the tile. A pool that exists only in
+parts is ranked by `hbdist.evaluation.search.partitioned`, which needs two products per score and looks only at the few
+scores that matter; with many answers per query, as in parallel data, that takes several times as long.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from hbdist.evaluation.metrics.retrieval import NO_RANK, TOP, Ranking
+from hbdist.distributed.process_group import ProcessGroup
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking
+from hbdist.evaluation.search.encoding import Progress
 
 TILE = 128
-"""Queries that are scored at once."""
+"""Number of queries that are scored at once: their scores stay near the caches of a CPU."""
 
 
-def rank_in_tiles(
+def rank_in_memory(
     query_QD: np.ndarray,
     candidate_CD: np.ndarray,
     relevant_QR: np.ndarray,
@@ -19,100 +27,99 @@ def rank_in_tiles(
     slices: Sequence[slice],
     unranked_QI: np.ndarray | None = None,
     tile: int = TILE,
-    share: tuple[int, int] = (0, 1),
-    progress: Callable[[int, int], None] | None = None,
+    ranks: ProcessGroup | None = None,
+    progress: Progress | None = None,
 ) -> Ranking:
-    """Score all queries against all candidates, a tile of queries at a time, and keep the ranks.
+    """Score all queries against all candidates, and return the ranking on all ranks. A collective.
 
-    Scores are float32 dot products; at most `tile` × C of them exist at once.
+    Scores are float32 dot products; at most `tile` × C of them exist at once on each rank.
 
     Args:
         query_QD: float32, finite.
-        candidate_CD: float32, finite; each language's candidates stand together.
-        relevant_QR: int64 places in the pool; −1 where a query has fewer than R.
+        candidate_CD: float32, finite; the candidates of a language are neighbours.
+        relevant_QR: int64 indices into the pool; −1 where a query has fewer than R.
         slices: the candidates of each language; disjoint.
-        unranked_QI: int64 places of candidates that are not ranked for a query, as nobody judged them: they stand last,
-            with a score of minus infinity; −1 where a query has fewer than I. None of them is relevant.
-        tile: queries scored at once; a matter of memory and speed (128 rows stay near the caches of a CPU), and of
-            the last digit of a score, where the matrix product adds up in another order.
-        share: (n, of how many): only the queries of `rows_of_share`, in tiles that are the same for any number.
-        progress: called with (queries done, queries of the share) after every tile.
+        unranked_QI: int64 indices of candidates without a relevance judgement, which are not ranked for a query: they
+            come last, with a score of minus infinity; −1 where a query has fewer than I. None of them is relevant.
+        tile: number of queries scored at once; it affects memory, speed, and the last digit of a score, as the matrix
+            product may add up in another order.
+        ranks: the ranks that share the tiles; None: this process alone.
+        progress: called with (queries done, queries of this rank) after every tile.
     """
+    ranks = ranks or ProcessGroup()
     transposed_DC = torch.from_numpy(np.ascontiguousarray(candidate_CD.T))
     scores_TC = torch.empty(tile, len(candidate_CD))
-    parts: list[tuple[np.ndarray, ...]] = []
-    rows_Q, done = rows_of_share(len(query_QD), share, tile=tile), 0
-    # A share without any query is a ranking, too: of an empty tile.
-    for start in rows_Q[rows_Q % tile == 0].tolist() or [len(query_QD)]:
-        query_TD = torch.from_numpy(query_QD[start : start + tile])
-        score_QC = torch.mm(query_TD, transposed_DC, out=scores_TC[: len(query_TD)]).numpy()
+    starts = range(0, len(query_QD), tile)[ranks.rank :: ranks.world]
+    done, total = 0, sum(len(query_QD[start : start + tile]) for start in starts)
+    own: dict[int, tuple[np.ndarray, ...]] = {}
+    for start in starts:
+        rows = slice(start, start + tile)
+        query_TD, relevant_TR = torch.from_numpy(query_QD[rows]), relevant_QR[rows]
+        score_TC = torch.mm(query_TD, transposed_DC, out=scores_TC[: len(query_TD)]).numpy()
         if unranked_QI is not None:
-            row, column = np.nonzero(unranked_QI[start : start + tile] >= 0)
-            score_QC[row, unranked_QI[start + row, column]] = -np.inf
-        relevant = relevant_QR[start : start + tile]
-        own = sum((rank_relevant(score_QC, relevant, subset=part) for part in slices), np.zeros_like(relevant))
-        parts.append((rank_relevant(score_QC, relevant), own, *top_candidates(score_QC, TOP)))
-        done += len(score_QC)
+            row, column = np.nonzero(unranked_QI[rows] >= 0)
+            score_TC[row, unranked_QI[start + row, column]] = -np.inf
+        language_TR = sum(
+            (positions_of_relevant(score_TC, relevant_TR, subset=part) for part in slices), np.zeros_like(relevant_TR)
+        )
+        own[start] = (positions_of_relevant(score_TC, relevant_TR), language_TR, *top_candidates(score_TC, TOP))
+        done += len(score_TC)
         if progress:
-            progress(done, len(rows_Q))
-    return Ranking(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            progress(done, total)
+    tiles = {start: arrays for share in ranks.all_gather_object(own) for start, arrays in share.items()}
+    columns = zip(*(tiles[start] for start in sorted(tiles)), strict=True)
+    return Ranking(*(np.concatenate(column) for column in columns))
 
 
-def rows_of_share(queries: int, share: tuple[int, int], *, tile: int = TILE) -> np.ndarray:
-    """The queries of share n of so many, ascending: every so-many-th tile from the n-th on."""
-    rows_Q = np.arange(queries)
-    return rows_Q[rows_Q // tile % share[1] == share[0]]
+def positions_of_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subset: slice = slice(None)) -> np.ndarray:
+    """Return the positions of the relevant candidates in the subset: int64 [Q, R]; NO_POSITION for those outside of it.
 
-
-def rank_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subset: slice = slice(None)) -> np.ndarray:
-    """Ranks of the relevant candidates among those of the subset: int64 [Q, R]; NO_RANK for those outside of it.
-
-        rank(r) = 1 + |{c : s_c > s_r}| + |{c > r : s_c = s_r}|,  c in the subset
+        position(r) = 1 + |{c : s_c > s_r}| + |{c > r : s_c = s_r}|,  c in the subset
 
     Args:
         score_QC: finite scores; higher is better.
-        relevant_QR: int64 places in the whole pool; −1 stands for none.
+        relevant_QR: int64 indices into the whole pool; −1 for none.
         subset: neighbouring candidates, such as those of one language.
     """
     start, stop, _ = subset.indices(score_QC.shape[1])
     score_QS = score_QC[:, start:stop]
-    rank_QR = np.full_like(relevant_QR, NO_RANK)
-    for rank_Q, relevant_Q in zip(rank_QR.T, relevant_QR.T, strict=True):
+    position_QR = np.full_like(relevant_QR, NO_POSITION)
+    for position_Q, relevant_Q in zip(position_QR.T, relevant_QR.T, strict=True):
         inside_Q = (relevant_Q >= start) & (relevant_Q < stop)
         if inside_Q.any():
-            place_Q1 = (relevant_Q - start).clip(0, stop - start - 1)[:, None]
-            rank_Q[inside_Q] = 1 + _count_before(score_QS, place_Q1)[inside_Q]
-    return rank_QR
+            index_Q1 = (relevant_Q - start).clip(0, stop - start - 1)[:, None]
+            position_Q[inside_Q] = 1 + _count_before(score_QS, index_Q1)[inside_Q]
+    return position_QR
 
 
-def _count_before(score_QS: np.ndarray, place_Q1: np.ndarray) -> np.ndarray:
-    """How many candidates come before the one at this place: int64 [Q]."""
-    own_Q1 = np.take_along_axis(score_QS, place_Q1, axis=1)
+def _count_before(score_QS: np.ndarray, index_Q1: np.ndarray) -> np.ndarray:
+    """Return the number of candidates that come before the one at this index: int64 [Q]."""
+    own_Q1 = np.take_along_axis(score_QS, index_Q1, axis=1)
     before_Q = _count(score_QS > own_Q1)
     tied_Q = _count(score_QS >= own_Q1) - before_Q > 1
-    # Ties are rare between real embeddings, so their order is looked up only where there are some.
-    later_QS = np.arange(score_QS.shape[1]) > place_Q1[tied_Q]
+    # Ties are rare between real embeddings, so the order of tied candidates is examined only in rows that have some.
+    later_QS = np.arange(score_QS.shape[1]) > index_Q1[tied_Q]
     before_Q[tied_Q] += np.count_nonzero((score_QS[tied_Q] == own_Q1[tied_Q]) & later_QS, axis=1)
     return before_Q
 
 
 def _count(true_QS: np.ndarray) -> np.ndarray:
-    """How many are true in each row: int64 [Q]. `np.count_nonzero` takes twice the time along an axis."""
+    """Return the number of true values in each row: int64 [Q]. `np.count_nonzero` takes twice the time along an axis."""
     return np.add.reduce(true_QS.view(np.uint8), axis=1, dtype=np.uint32).astype(np.int64)
 
 
 def top_candidates(score_QC: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first K = min(top, C) candidates, best first, ties as everywhere here: places int64 [Q, K], scores [Q, K]."""
+    """Return the first K = min(top, C) candidates, best first: int64 indices [Q, K] and scores [Q, K]; ties as everywhere."""
     pool = score_QC.shape[1]
     top = min(top, pool)
-    # Five times as fast as numpy's partition.
-    place_QK = torch.from_numpy(score_QC).topk(top, sorted=False).indices.numpy()
-    least_Q1 = np.take_along_axis(score_QC, place_QK, axis=1).min(axis=1, keepdims=True)
-    # It chooses freely among candidates that tie with the last one it takes: those rows are sorted in full.
+    # Five times as fast as NumPy's partition.
+    index_QK = torch.from_numpy(score_QC).topk(top, sorted=False).indices.numpy()
+    least_Q1 = np.take_along_axis(score_QC, index_QK, axis=1).min(axis=1, keepdims=True)
+    # topk chooses freely among candidates that tie with the last one it takes: those rows are sorted in full.
     for row in np.flatnonzero(np.count_nonzero(score_QC >= least_Q1, axis=1) > top):
-        place_QK[row] = np.argsort(score_QC[row], kind="stable")[pool - top :]
-    place_QK = np.sort(place_QK, axis=1)
-    # Ascending and stable, then reversed: of equal scores the later place comes first.
-    order_QK = np.take_along_axis(score_QC, place_QK, axis=1).argsort(axis=1, kind="stable")[:, ::-1]
-    place_QK = np.take_along_axis(place_QK, order_QK, axis=1)
-    return place_QK, np.take_along_axis(score_QC, place_QK, axis=1)
+        index_QK[row] = np.argsort(score_QC[row], kind="stable")[pool - top :]
+    index_QK = np.sort(index_QK, axis=1)
+    # Sorted ascending and stable, then reversed: of equal scores the later index comes first.
+    order_QK = np.take_along_axis(score_QC, index_QK, axis=1).argsort(axis=1, kind="stable")[:, ::-1]
+    index_QK = np.take_along_axis(index_QK, order_QK, axis=1)
+    return index_QK, np.take_along_axis(score_QC, index_QK, axis=1)

@@ -1,4 +1,4 @@
-"""Alignment and consistency: known values, invariances, and slow plain references."""
+"""Alignment and consistency: known values, invariances, and slow references."""
 
 from itertools import combinations
 
@@ -36,7 +36,7 @@ def noisy_translations(seed: int, items: int = 40, dimensions: int = 8, noise: f
 
 
 def stacked(by_language: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors one language after the other, and their places [N, L]."""
+    """Return the vectors one language after the other, and the rows of the items [N, L]."""
     items = len(by_language[0])
     return np.concatenate(by_language), np.arange(items)[:, None] + items * np.arange(len(by_language))
 
@@ -133,10 +133,10 @@ def test_centroid_gap_by_hand():
     assert centroid_gap([one, one, other]) == pytest.approx(2)
 
 
-def probed(by_language: list[np.ndarray]) -> float:
-    vector_MD, place_NL = stacked(by_language)
-    language_M = np.repeat(np.arange(len(by_language)), len(place_NL))
-    return language_probe(vector_MD, language_M, np.tile(np.arange(len(place_NL)), len(by_language)))
+def probe(by_language: list[np.ndarray]) -> float:
+    vector_MD, row_NL = stacked(by_language)
+    language_M = np.repeat(np.arange(len(by_language)), len(row_NL))
+    return language_probe(vector_MD, language_M, np.tile(np.arange(len(row_NL)), len(by_language)))
 
 
 def test_the_probe_equals_sklearns_logistic_regression():
@@ -151,26 +151,25 @@ def test_the_probe_equals_sklearns_logistic_regression():
         # Its binary form has one weight vector for two classes: a penalty half as large says the same.
         model = LogisticRegression(C=2.0, tol=1e-8, max_iter=1000).fit(input_MD[train_M], language_M[train_M])
         right += (model.predict(input_MD[~train_M]) == language_M[~train_M]).sum()
-    assert probed([X_ND, Y_ND]) == right / 300
+    assert probe([X_ND, Y_ND]) == right / 300
     assert 0.55 < right / 300 < 0.95
 
 
 def test_the_probe_is_near_chance_where_language_is_not_in_the_vectors():
     generator = np.random.default_rng(0)
     # 900 answers right with a chance of a third: a standard deviation of 0.016.
-    assert probed([unit(generator.normal(size=(300, 8))) for _ in range(3)]) == pytest.approx(1 / 3, abs=0.06)
+    assert probe([unit(generator.normal(size=(300, 8))) for _ in range(3)]) == pytest.approx(1 / 3, abs=0.06)
 
 
 def test_the_probe_gains_nothing_from_translations_of_what_it_learnt():
-    # The same vector in all languages: an item learnt in one language would be told right half of the time or never,
-    # but items are wholly on one side.
+    # The same vector in all languages: if an item were in both halves, its language could be learnt by heart.
     shared_ND = unit(np.random.default_rng(0).normal(size=(200, 8)))
-    assert probed([shared_ND, shared_ND]) == pytest.approx(0.5)
+    assert probe([shared_ND, shared_ND]) == pytest.approx(0.5)
 
 
-def test_the_probe_tells_languages_that_stand_apart():
+def test_the_probe_tells_languages_that_are_far_apart():
     X_ND, Y_ND = noisy_translations(0, items=100)
-    assert probed([unit(X_ND + 4 * np.eye(8)[0]), unit(Y_ND - 4 * np.eye(8)[0])]) == 1
+    assert probe([unit(X_ND + 4 * np.eye(8)[0]), unit(Y_ND - 4 * np.eye(8)[0])]) == 1
 
 
 def test_identical_embeddings_in_all_languages_are_perfectly_aligned():
@@ -191,10 +190,10 @@ def test_identical_embeddings_in_all_languages_are_perfectly_aligned():
 def test_alignment_does_not_depend_on_rotation_or_on_the_order_of_items(seed):
     by_language = [*noisy_translations(seed), noisy_translations(seed + 1)[0]]
     turn_DD = np.linalg.qr(np.random.default_rng(seed).normal(size=(8, 8)))[0]
-    vector_MD, place_NL = stacked(by_language)
-    before = alignment(vector_MD, place_NL, LANGUAGES)
-    order_N = np.random.default_rng(seed).permutation(len(place_NL))
-    after = alignment((vector_MD @ turn_DD).astype(np.float32), place_NL[order_N], LANGUAGES)
+    vector_MD, row_NL = stacked(by_language)
+    before = alignment(vector_MD, row_NL, LANGUAGES)
+    order_N = np.random.default_rng(seed).permutation(len(row_NL))
+    after = alignment((vector_MD @ turn_DD).astype(np.float32), row_NL[order_N], LANGUAGES)
     assert before is not None
     assert after is not None
     # Other items are on the two sides of the probe.
@@ -206,26 +205,26 @@ def test_alignment_does_not_depend_on_rotation_or_on_the_order_of_items(seed):
 
 def test_a_pair_uses_the_items_that_both_languages_have():
     X_ND, Y_ND = noisy_translations(0)
-    vector_MD, place_NL = stacked([X_ND, Y_ND])
-    place_NL[:10, 1] = NO_ITEM
-    found = alignment(vector_MD, place_NL, ["de", "en"])
+    vector_MD, row_NL = stacked([X_ND, Y_ND])
+    row_NL[:10, 1] = NO_ITEM
+    found = alignment(vector_MD, row_NL, ["de", "en"])
     assert found is not None
     assert found["by_pair"]["de-en"] == pair_alignment(X_ND[10:], Y_ND[10:])
 
 
 def test_without_two_shared_items_there_is_no_alignment():
     vector_MD = unit(np.random.default_rng(0).normal(size=(4, 8)))
-    place_NL = np.array([[0, 2], [1, NO_ITEM], [NO_ITEM, 3]])
-    assert alignment(vector_MD, place_NL, ["de", "en"]) is None
-    assert consistency(vector_MD, np.zeros((4, 1)), place_NL, ["de", "en"]) is None
+    row_NL = np.array([[0, 2], [1, NO_ITEM], [NO_ITEM, 3]])
+    assert alignment(vector_MD, row_NL, ["de", "en"]) is None
+    assert consistency(vector_MD, np.zeros((4, 1)), row_NL, ["de", "en"]) is None
 
 
 @given(seeds, st.integers(1, 12), st.integers(1, 12))
-def test_list_agreement_is_the_mean_overlap_of_prefixes(seed, places, k):
+def test_list_agreement_is_the_mean_overlap_of_prefixes(seed, length, k):
     generator = np.random.default_rng(seed)
-    one_NK, other_NK = (np.stack([generator.permutation(15)[:places] for _ in range(4)]) for _ in range(2))
+    one_NK, other_NK = (np.stack([generator.permutation(15)[:length] for _ in range(4)]) for _ in range(2))
     for one, other, found in zip(one_NK, other_NK, list_agreement(one_NK, other_NK, k=k), strict=True):
-        depths = range(1, min(k, places) + 1)
+        depths = range(1, min(k, length) + 1)
         assert found == pytest.approx(np.mean([len(set(one[:d]) & set(other[:d])) / d for d in depths]))
 
 
@@ -242,7 +241,7 @@ def test_neighbour_agreement_equals_that_of_full_sorts(seed, items, k, tile):
     np.testing.assert_allclose(neighbour_agreement(X_ND, Y_ND, k=k, tile=tile), slow_N)
 
 
-def test_random_lists_and_neighbours_agree_as_chance_says():
+def test_random_lists_and_neighbours_agree_as_by_chance():
     generator = np.random.default_rng(0)
     top_NK = [np.stack([generator.permutation(100)[:10] for _ in range(3000)]) for _ in range(2)]
     assert list_agreement(*top_NK).mean() == pytest.approx(11 / 200, abs=0.005)
@@ -252,9 +251,9 @@ def test_random_lists_and_neighbours_agree_as_chance_says():
 
 def test_identical_embeddings_are_consistent():
     shared_ND, _ = noisy_translations(0)
-    vector_MD, place_NL = stacked([shared_ND] * 3)
+    vector_MD, row_NL = stacked([shared_ND] * 3)
     top_NK = np.stack([np.random.default_rng(n).permutation(50)[:12] for n in range(len(shared_ND))])
-    found = consistency(vector_MD, np.tile(top_NK, (3, 1)), place_NL, LANGUAGES)
+    found = consistency(vector_MD, np.tile(top_NK, (3, 1)), row_NL, LANGUAGES)
     assert found is not None
     assert (found["lists@10"], found["neighbours@10"]) == (1, 1)
     assert list(found["by_language"]) == LANGUAGES
@@ -262,9 +261,9 @@ def test_identical_embeddings_are_consistent():
 
 def test_consistency_of_a_language_is_its_mean_over_the_others():
     by_language = [*noisy_translations(0), noisy_translations(5)[0]]
-    vector_MD, place_NL = stacked(by_language)
+    vector_MD, row_NL = stacked(by_language)
     top_MK = np.stack([np.random.default_rng(m).permutation(20)[:10] for m in range(len(vector_MD))])
-    found = consistency(vector_MD, top_MK, place_NL, LANGUAGES)
+    found = consistency(vector_MD, top_MK, row_NL, LANGUAGES)
     assert found is not None
     pairs = found["by_pair"]
     for name in ("lists@10", "neighbours@10"):

@@ -1,4 +1,4 @@
-"""The clustered bootstrap: plain references, what it must tell apart, and how often its interval holds the truth."""
+"""Clustered bootstrap: plain references, what it must tell apart, and how often its interval contains the truth."""
 
 import io
 import tracemalloc
@@ -17,13 +17,13 @@ from hbdist.evaluation.metrics import bootstrap
 from hbdist.evaluation.metrics.bootstrap import compare, confidence, difference, draw_clusters, interval
 from hbdist.evaluation.metrics.language_bias import rank_distance
 from hbdist.evaluation.metrics.per_query import PerQuery, Values, read_per_query, values_of, write_per_query
-from hbdist.evaluation.metrics.retrieval import NO_RANK, metrics
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, metrics
 
 seeds = st.integers(0, 2**32 - 1)
 
 
 def made_values(seed: int, *, clusters: int = 12, parts: int = 3, spread: float = 0.3, shift: float = 0.0) -> Values:
-    """One to four questions a cluster, in all parts; clusters differ by more than questions."""
+    """Return values of one to four questions per cluster, in all parts; clusters differ more than questions do."""
     generator = np.random.default_rng(seed)
     cluster_I = np.repeat(np.arange(clusters), generator.integers(1, 5, clusters))
     base_I = generator.normal(0, spread, clusters)[cluster_I] + generator.normal(0, 0.1, len(cluster_I)) + shift
@@ -36,7 +36,7 @@ def changed(values: Values, by: np.ndarray | float) -> Values:
 
 
 def slow_macro_mean(values: Values, drawn_G: np.ndarray) -> float:
-    """The macro mean of a list of the drawn clusters' values, each as often as it was drawn."""
+    """Return the macro mean of the drawn clusters' values, each repeated as often as it was drawn."""
     means = []
     for part in np.unique(values.part_V):
         own = [
@@ -49,20 +49,20 @@ def slow_macro_mean(values: Values, drawn_G: np.ndarray) -> float:
     return float(np.mean(means))
 
 
-def drawn(clusters: int, draws: int, **settings) -> np.ndarray:
+def draw_all(clusters: int, draws: int, **settings) -> np.ndarray:
     return np.concatenate(list(draw_clusters(clusters, draws, **settings)))
 
 
 def test_draws_are_of_whole_clusters_with_replacement():
-    draw_BG = drawn(30, 4000)
+    draw_BG = draw_all(30, 4000)
     assert (draw_BG.sum(axis=1) == 30).all()
     # Counts are binomial(30, 1/30): mean 1, variance 29/30; the mean of 4,000 has a standard deviation of 0.016.
     np.testing.assert_allclose(draw_BG.mean(axis=0), 1, atol=0.06)
     assert draw_BG.var() == pytest.approx(29 / 30, abs=0.02)
-    np.testing.assert_array_equal(draw_BG, drawn(30, 4000))
+    np.testing.assert_array_equal(draw_BG, draw_all(30, 4000))
 
 
-def test_draws_that_are_made_in_parts_are_as_good_and_take_no_more_memory(monkeypatch):
+def test_draws_in_parts_are_as_good_and_take_no_more_memory(monkeypatch):
     monkeypatch.setattr(bootstrap, "WORDS", 30 * 700)
     parts = list(draw_clusters(30, 4000))
     assert [len(part) for part in parts] == [700] * 5 + [500]
@@ -84,11 +84,11 @@ def test_draws_that_are_made_in_parts_are_as_good_and_take_no_more_memory(monkey
 @given(seeds)
 def test_the_interval_equals_a_plain_bootstrap_over_lists_of_queries(seed):
     values = made_values(seed)
-    # A part that few clusters have, so that some draws hold none of it.
-    kept = (values.part_V != 2) | (values.cluster_V < 2)
-    values = Values(values.value_V[kept], values.part_V[kept], values.cluster_V[kept])
+    # A part that few clusters have, so that some draws have none of it.
+    selected = (values.part_V != 2) | (values.cluster_V < 2)
+    values = Values(values.value_V[selected], values.part_V[selected], values.cluster_V[selected])
     found = interval([values], draws=200)
-    slow = [slow_macro_mean(values, drawn_G) for drawn_G in drawn(12, 200)]
+    slow = [slow_macro_mean(values, drawn_G) for drawn_G in draw_all(12, 200)]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
     assert found.mean == pytest.approx(slow_macro_mean(values, np.ones(12)))
     assert (found.runs, found.clusters) == (1, 12)
@@ -160,7 +160,7 @@ def test_the_variance_between_seeds_is_not_understated(scores):
 @settings(max_examples=20)
 @given(seeds, st.integers(1, 4), st.integers(1, 4))
 def test_no_interval_leaves_the_range_of_the_scores(seed, runs_before, runs_after):
-    """Near the best score there is, where a seed's distance to the mean could lead beyond it."""
+    """Use scores near the best possible one, where the spread of the seeds could lead beyond it."""
     generator = np.random.default_rng(seed)
     cluster_V, part_V = np.arange(40) % 7, np.arange(40) // 14
 
@@ -190,70 +190,71 @@ def test_runs_of_other_queries_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("parts", "clusters"), [(1, 60), (3, 60), (3, 240)])
-def test_the_interval_holds_the_truth_in_95_of_100_worlds(parts, clusters):
-    held = 0
+def test_the_interval_contains_the_truth_in_95_of_100_worlds(parts, clusters):
+    contained = 0
     for world in range(400):
         found = interval([made_values(world, clusters=clusters, parts=parts)], draws=1000)
         # The truth of these very languages: their own levels are not drawn anew.
         generator = np.random.default_rng(world)
         sizes = generator.integers(1, 5, clusters)
         generator.normal(0, 0.3, clusters), generator.normal(0, 0.1, sizes.sum())
-        held += found.low <= generator.normal(0, 0.1, parts).mean() <= found.high
+        contained += found.low <= generator.normal(0, 0.1, parts).mean() <= found.high
     # Of 400 worlds at 95 %, the standard deviation is 4.4; percentiles of 60 clusters are a little narrow.
-    assert 0.915 <= held / 400 <= 0.985
+    assert 0.915 <= contained / 400 <= 0.985
 
 
-def kept_ranks(seed: int) -> PerQuery:
-    """Six questions in three languages, 30 candidates a language, one answer a language; the last has none in 2."""
+def made_positions(seed: int) -> PerQuery:
+    """Return positions of six questions in three languages, with 30 candidates and one answer per language; the last question
+    has no answer in language 2."""
     generator = np.random.default_rng(seed)
     relevant_language_QR = np.tile(np.arange(3), (18, 1))
     pool_QR = np.stack([generator.choice(90, 3, replace=False) + 1 for _ in range(18)])
     own_QR = generator.integers(1, 31, (18, 3))
     for array in (pool_QR, own_QR):
-        array[5::6, 2] = NO_RANK
+        array[5::6, 2] = NO_POSITION
     return PerQuery(np.repeat(np.arange(3), 6), np.tile([0, 0, 1, 1, 2, 3], 3), pool_QR, own_QR, relevant_language_QR)
 
 
 def test_values_are_those_of_each_setting():
-    kept = kept_ranks(0)
-    found = {setting: values_of(kept, setting) for setting in ("monolingual", "cross_lingual", "multilingual")}
-    pairs = [(q, y) for y in range(3) for q in range(18) if kept.own_QR[q, y] != NO_RANK]
+    queries = made_positions(0)
+    found = {setting: values_of(queries, setting) for setting in ("monolingual", "cross_lingual", "multilingual")}
+    pairs = [(q, y) for y in range(3) for q in range(18) if queries.own_QR[q, y] != NO_POSITION]
     for setting, same in (("monolingual", True), ("cross_lingual", False)):
-        own = [(q, y) for q, y in pairs if (kept.language_Q[q] == y) == same]
-        np.testing.assert_allclose(found[setting].value_V, [1 / kept.own_QR[q, y] for q, y in own])
-        np.testing.assert_array_equal(found[setting].cluster_V, [kept.cluster_Q[q] for q, _ in own])
+        own = [(q, y) for q, y in pairs if (queries.language_Q[q] == y) == same]
+        np.testing.assert_allclose(found[setting].value_V, [1 / queries.own_QR[q, y] for q, y in own])
+        np.testing.assert_array_equal(found[setting].cluster_V, [queries.cluster_Q[q] for q, _ in own])
         assert len(np.unique(found[setting].part_V)) == (3 if same else 6)
-    np.testing.assert_allclose(found["multilingual"].value_V, metrics(kept.pool_QR)["map"])
-    distance = values_of(kept, "multilingual", "rank_distance")
-    np.testing.assert_allclose(distance.value_V, rank_distance(kept.pool_QR))
+    np.testing.assert_allclose(found["multilingual"].value_V, metrics(queries.pool_QR)["map"])
+    distance = values_of(queries, "multilingual", "rank_distance")
+    np.testing.assert_allclose(distance.value_V, rank_distance(queries.pool_QR))
 
 
 def test_confidence_and_comparison_cover_each_setting_that_the_task_has():
-    kept = kept_ranks(0)
-    found = confidence(kept)
+    queries = made_positions(0)
+    found = confidence(queries)
     assert found["clusters"] == 4
     low, high = found["multilingual"]["map"]
-    assert low < values_of(kept, "multilingual").value_V.mean() < high
-    assert set(compare([kept], [kept_ranks(1)])) == {"monolingual", "cross_lingual", "multilingual"}
-    arrays = [array for array in vars(kept).values() if isinstance(array, np.ndarray)]
+    assert low < values_of(queries, "multilingual").value_V.mean() < high
+    assert set(compare([queries], [made_positions(1)])) == {"monolingual", "cross_lingual", "multilingual"}
+    arrays = [array for array in vars(queries).values() if isinstance(array, np.ndarray)]
     one_language = PerQuery(*(array[:6] if array.ndim == 1 else array[:6, :1] for array in arrays))
     assert "cross_lingual" not in confidence(one_language)
 
 
-def test_ranks_come_back_from_disk_and_equal_ranks_are_equal_bytes(tmp_path):
-    kept = kept_ranks(0)
-    path = write_per_query(tmp_path, kept, "abc")
+def test_positions_are_read_back_and_equal_positions_are_equal_bytes(tmp_path):
+    queries = made_positions(0)
+    path = write_per_query(tmp_path, queries, "abc")
     content = path.read_bytes()
     again = read_per_query(tmp_path, "abc")
-    for name, array in vars(kept).items():
+    for name, array in vars(queries).items():
         np.testing.assert_array_equal(getattr(again, name), array)
     assert write_per_query(tmp_path, again, "abc").read_bytes() == content
 
 
-def test_ranks_that_are_missing_damaged_or_of_another_task_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no ranks\.npz"):
+def test_positions_that_are_missing_damaged_or_of_another_task_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"has no ranks\.npz"):
         read_per_query(tmp_path, "abc")
-    path = write_per_query(tmp_path, kept_ranks(0), "abc")
+    path = write_per_query(tmp_path, made_positions(0), "abc")
     with pytest.raises(DataError, match="another task"):
         read_per_query(tmp_path, "abd")
     for content in (path.read_bytes()[:200], b"", b"no archive"):
@@ -282,7 +283,7 @@ def scores() -> dict:
     known = {"task": "made", "model": "none", "task_fingerprint": "abc", "cut": None}
     counts = {"queries": 18, "candidates": 90}
     removal = {"demean": part, "lir": part}
-    return {**known, "counts": counts, **part, "confidence": confidence(kept_ranks(0)), "removal": removal}
+    return {**known, "counts": counts, **part, "confidence": confidence(made_positions(0)), "removal": removal}
 
 
 def test_the_table_has_the_baselines_and_the_intervals(scores):
@@ -292,12 +293,12 @@ def test_the_table_has_the_baselines_and_the_intervals(scores):
 
 
 def test_the_table_says_where_a_difference_is_none(scores):
-    kept = kept_ranks(0)
-    text = shown(scores=scores, before=scores, change=compare([kept], [kept]))
+    queries = made_positions(0)
+    text = shown(scores=scores, before=scores, change=compare([queries], [queries]))
     assert "no difference (+0.000 to +0.000)" in text
     assert "No difference: the interval holds zero" in text
-    better = replace(kept, pool_QR=(kept.pool_QR + 9) // 10, own_QR=(kept.own_QR + 9) // 10)
-    text = shown(scores=scores, before=scores, change=compare([kept], [better]))
+    better = replace(queries, pool_QR=(queries.pool_QR + 9) // 10, own_QR=(queries.own_QR + 9) // 10)
+    text = shown(scores=scores, before=scores, change=compare([queries], [better]))
     assert "no difference" not in text
 
 

@@ -17,56 +17,58 @@ from hbdist.evaluation.metrics.language_bias import (
     same_language_share,
     spread,
 )
-from hbdist.evaluation.metrics.retrieval import NO_RANK
+from hbdist.evaluation.metrics.retrieval import NO_POSITION
 
 
 @st.composite
 def ranked_pools(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Full orders of a pool [Q, C], languages of candidates [C], relevant places [Q, R] (some −1), their ranks and
-    languages [Q, R]."""
+    """Draw full orders of a pool [Q, C], languages of candidates [C], relevant indices [Q, R] (some −1), and their positions
+    and languages [Q, R]."""
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     queries, candidates, languages = draw(st.integers(1, 5)), draw(st.integers(4, 30)), draw(st.integers(1, 4))
     order_QC = np.stack([generator.permutation(candidates) for _ in range(queries)])
     candidate_language_C = np.sort(generator.integers(0, languages, candidates))
     relevant_QR = np.stack([generator.choice(candidates, 4, replace=False) for _ in range(queries)])
     relevant_QR[:, 1:][generator.random((queries, 3)) < 0.3] = -1
-    rank_QR = np.argsort(order_QC, axis=1)[np.arange(queries)[:, None], relevant_QR] + 1
-    rank_QR[relevant_QR < 0] = NO_RANK
-    return order_QC, candidate_language_C, relevant_QR, rank_QR, candidate_language_C[relevant_QR]
+    position_QR = np.argsort(order_QC, axis=1)[np.arange(queries)[:, None], relevant_QR] + 1
+    position_QR[relevant_QR < 0] = NO_POSITION
+    return order_QC, candidate_language_C, relevant_QR, position_QR, candidate_language_C[relevant_QR]
 
 
 def test_a_perfect_ranker_has_rank_distance_10_with_11_relevant():
-    rank_QR = np.stack([np.random.default_rng(q).permutation(11) + 1 for q in range(5)])
-    assert rank_distance(rank_QR).tolist() == [10.0] * 5
+    position_QR = np.stack([np.random.default_rng(q).permutation(11) + 1 for q in range(5)])
+    assert rank_distance(position_QR).tolist() == [10.0] * 5
 
 
-def test_a_perfect_and_a_random_ranker_have_the_bounds_that_are_given_where_languages_have_unlike_questions():
-    """As in MLQA-R, whose English questions have fewer answers than others: the bounds are macro means, as the measure is."""
+def test_a_perfect_and_a_random_ranker_have_the_recorded_bounds_if_languages_differ_in_their_questions():
+    """Use unequal languages, as in MLQA-R, whose English questions have fewer answers: the bounds are macro means, too."""
     generator = np.random.default_rng(0)
     relevant_Q = np.repeat([2, 4, 3, 1], [3000, 200, 1000, 50])
     language_Q, pool = np.repeat([0, 1], [3200, 1050]), 500
-    rank_QR = np.stack([[*(generator.permutation(k) + 1), *[NO_RANK] * (4 - k)] for k in relevant_Q])
-    top_QK = np.zeros((len(rank_QR), 10), dtype=np.int64)
+    position_QR = np.stack([[*(generator.permutation(k) + 1), *[NO_POSITION] * (4 - k)] for k in relevant_Q])
+    top_QK = np.zeros((len(position_QR), 10), dtype=np.int64)
     languages = {"query_language_Q": language_Q, "candidate_language_C": np.repeat([0, 1], pool // 2)}
-    found = mean_bias(bias_by_language(rank_QR, top_QK, **languages))
+    found = mean_bias(bias_by_language(position_QR, top_QK, **languages))
     assert found["rank_distance_perfect"] == pytest.approx(found["rank_distance"])
     assert found["rank_distance_perfect"] == pytest.approx(((3000 * 1 + 200 * 3) / 3200 + 2) / 2)
-    random_QR = np.stack([[*generator.choice(pool, k, replace=False) + 1, *[NO_RANK] * (4 - k)] for k in relevant_Q])
+    random_QR = np.stack(
+        [[*generator.choice(pool, k, replace=False) + 1, *[NO_POSITION] * (4 - k)] for k in relevant_Q]
+    )
     found = mean_bias(bias_by_language(random_QR, top_QK, **languages))
-    # One query's standard deviation is about 110 places.
+    # One query's standard deviation is about 110 positions.
     assert found["rank_distance_random"] == pytest.approx(found["rank_distance"], abs=8)
 
 
 def test_a_language_none_of_whose_questions_has_two_answers_has_no_bias_measures():
-    rank_QR = np.array([[7, 3], [5, NO_RANK]])
+    position_QR = np.array([[7, 3], [5, NO_POSITION]])
     top_QK = np.zeros((2, 10), dtype=np.int64)
     languages = {"query_language_Q": np.array([0, 1]), "candidate_language_C": np.array([0] * 6 + [1] * 6)}
-    assert set(bias_by_language(rank_QR, top_QK, **languages)) == {0}
-    assert bias_by_language(rank_QR[1:], top_QK[1:], **languages | {"query_language_Q": np.array([1])}) == {}
+    assert set(bias_by_language(position_QR, top_QK, **languages)) == {0}
+    assert bias_by_language(position_QR[1:], top_QK[1:], **languages | {"query_language_Q": np.array([1])}) == {}
 
 
-def test_rank_distance_skips_what_is_not_there_and_needs_two():
-    found = rank_distance(np.array([[7, NO_RANK, 3], [5, NO_RANK, NO_RANK]]))
+def test_rank_distance_ignores_missing_candidates_and_needs_two():
+    found = rank_distance(np.array([[7, NO_POSITION, 3], [5, NO_POSITION, NO_POSITION]]))
     assert found[0] == 4
     assert np.isnan(found[1])
 
@@ -74,9 +76,9 @@ def test_rank_distance_skips_what_is_not_there_and_needs_two():
 def test_random_order_gives_the_expected_rank_distance_of_10846():
     assert random_rank_distance(11, 13_014) == pytest.approx(10_845.83, abs=0.01)
     generator = np.random.default_rng(0)
-    rank_QR = np.stack([generator.choice(13_014, 11, replace=False) + 1 for _ in range(4000)])
+    position_QR = np.stack([generator.choice(13_014, 11, replace=False) + 1 for _ in range(4000)])
     # One query's standard deviation is about 1,340 places, so the mean of 4,000 is within 64 in 997 of 1,000 cases.
-    assert rank_distance(rank_QR).mean() == pytest.approx(10_846, abs=64)
+    assert rank_distance(position_QR).mean() == pytest.approx(10_846, abs=64)
 
 
 def test_same_language_share_counts_the_first_ten_only():
@@ -88,9 +90,9 @@ def test_same_language_share_counts_the_first_ten_only():
 
 
 def test_bias_is_a_macro_mean_over_query_languages():
-    rank_QR = np.array([[1, 2], [1, 4], [1, 9]])
+    position_QR = np.array([[1, 2], [1, 4], [1, 9]])
     by_language = bias_by_language(
-        rank_QR,
+        position_QR,
         np.array([[0, 1], [0, 3], [2, 3]]),
         query_language_Q=np.array([0, 0, 1]),
         candidate_language_C=np.array([0, 0, 0, 1, 1]),
@@ -118,25 +120,25 @@ def test_spread_is_best_minus_worst_and_the_standard_deviation():
 
 @given(ranked_pools(), st.integers(0, 2**32 - 1))
 def test_the_one_answer_map_equals_ranking_a_pool_without_the_other_answers(pool, seed):
-    order_QC, candidate_language_C, relevant_QR, rank_QR, relevant_language_QR = pool
-    query_language_Q = np.random.default_rng(seed).integers(0, 2, len(rank_QR))
+    order_QC, candidate_language_C, relevant_QR, position_QR, relevant_language_QR = pool
+    query_language_Q = np.random.default_rng(seed).integers(0, 2, len(position_QR))
     slow: dict[tuple[int, int], list[float]] = {}
     for order_C, relevant_R, language in zip(order_QC, relevant_QR, query_language_Q, strict=True):
         answers = set(relevant_R.tolist()) - {-1}
-        for answer in {int(candidate_language_C[place]) for place in answers}:
-            kept = {place for place in answers if candidate_language_C[place] == answer}
-            left = [place for place in order_C.tolist() if place not in answers - kept]
-            ranks = sorted(left.index(place) + 1 for place in kept)
-            precision = [(j + 1) / rank for j, rank in enumerate(ranks)]
+        for answer in {int(candidate_language_C[index]) for index in answers}:
+            own = {index for index in answers if candidate_language_C[index] == answer}
+            pool = [index for index in order_C.tolist() if index not in answers - own]
+            positions = sorted(pool.index(index) + 1 for index in own)
+            precision = [(j + 1) / position for j, position in enumerate(positions)]
             slow.setdefault((int(language), answer), []).append(float(np.mean(precision)))
-    found = one_answer_map(rank_QR, relevant_language_QR=relevant_language_QR, query_language_Q=query_language_Q)
+    found = one_answer_map(position_QR, relevant_language_QR=relevant_language_QR, query_language_Q=query_language_Q)
     assert found == pytest.approx({pair: float(np.mean(values)) for pair, values in slow.items()})
 
 
 def test_a_perfect_ranker_of_translations_has_a_one_answer_map_of_ones():
-    rank_QR = np.stack([np.random.default_rng(q).permutation(3) + 1 for q in range(6)])
+    position_QR = np.stack([np.random.default_rng(q).permutation(3) + 1 for q in range(6)])
     language_QR, query_language_Q = np.tile(np.arange(3), (6, 1)), np.arange(6) % 3
-    found = one_answer_map(rank_QR, relevant_language_QR=language_QR, query_language_Q=query_language_Q)
+    found = one_answer_map(position_QR, relevant_language_QR=language_QR, query_language_Q=query_language_Q)
     assert found == {(x, y): 1.0 for x in range(3) for y in range(3)}
 
 
@@ -153,8 +155,8 @@ def grouped(ranks: list[int], languages: list[int]) -> dict[int, list[int]]:
 
 @given(ranked_pools(), st.integers(1, 30))
 def test_peer_of_the_irrelevant_equals_scipys_kruskal_wallis(pool, k):
-    order_QC, candidate_language_C, relevant_QR, rank_QR, _ = pool
-    found_Q = peer_irrelevant(order_QC[:, :k], rank_QR, candidate_language_C=candidate_language_C)
+    order_QC, candidate_language_C, relevant_QR, position_QR, _ = pool
+    found_Q = peer_irrelevant(order_QC[:, :k], position_QR, candidate_language_C=candidate_language_C)
     for order_C, relevant_R, found in zip(order_QC, relevant_QR, found_Q, strict=True):
         ranks = [rank for rank, place in enumerate(order_C[:k], start=1) if place not in relevant_R]
         languages = [int(candidate_language_C[order_C[rank - 1]]) for rank in ranks]
@@ -163,11 +165,11 @@ def test_peer_of_the_irrelevant_equals_scipys_kruskal_wallis(pool, k):
 
 @given(ranked_pools(), st.integers(1, 30))
 def test_peer_of_the_relevant_equals_scipys_with_the_missing_tied_at_the_end(pool, k):
-    _, _, _, rank_QR, relevant_language_QR = pool
-    found_Q = peer_relevant(rank_QR, relevant_language_QR=relevant_language_QR, k=k)
-    for rank_R, language_R, found in zip(rank_QR, relevant_language_QR, found_Q, strict=True):
-        there = rank_R != NO_RANK
-        ranks = [int(rank) if rank <= k else 1000 for rank in rank_R[there]]
+    _, _, _, position_QR, relevant_language_QR = pool
+    found_Q = peer_relevant(position_QR, relevant_language_QR=relevant_language_QR, k=k)
+    for position_R, language_R, found in zip(position_QR, relevant_language_QR, found_Q, strict=True):
+        there = position_R != NO_POSITION
+        ranks = [int(rank) if rank <= k else 1000 for rank in position_R[there]]
         groups = grouped(ranks, language_R[there].tolist())
         if max(map(len, groups.values())) < 2:
             assert np.isnan(found)
@@ -176,8 +178,8 @@ def test_peer_of_the_relevant_equals_scipys_with_the_missing_tied_at_the_end(poo
 
 
 def test_peer_says_nothing_where_each_language_has_one_answer():
-    rank_QR = np.stack([np.random.default_rng(q).permutation(11) + 1 for q in range(3)])
-    value_Q = peer_relevant(rank_QR, relevant_language_QR=np.tile(np.arange(11), (3, 1)), k=100)
+    position_QR = np.stack([np.random.default_rng(q).permutation(11) + 1 for q in range(3)])
+    value_Q = peer_relevant(position_QR, relevant_language_QR=np.tile(np.arange(11), (3, 1)), k=100)
     assert np.isnan(value_Q).all()
 
 

@@ -1,4 +1,4 @@
-"""ProcessGroup and metrics against slow references: a float64 argsort, and pytrec_eval."""
+"""Positions and metrics, compared with slow references: a float64 argsort, and pytrec_eval."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbdist.evaluation.metrics.retrieval import NO_RANK, Ranking, macro_mean, mean_metrics, metrics
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, Ranking, macro_mean, mean_metrics, metrics
 from hbdist.evaluation.scores import METRICS
-from hbdist.evaluation.search.in_memory import rank_in_tiles, rank_relevant, top_candidates
+from hbdist.evaluation.search.in_memory import positions_of_relevant, rank_in_memory, top_candidates
 
 TREC_NAMES = dict(
     zip(METRICS, ("map", "ndcg_cut_10", "recall_1", "recall_10", "P_1", "P_10", "recip_rank"), strict=True)
@@ -17,30 +17,30 @@ TREC_MEASURES = {"map", "ndcg_cut.10", "recall.1,10", "P.1,10", "recip_rank"}
 
 
 def slow_order(score_C: np.ndarray) -> np.ndarray:
-    """Places by descending score; of equal scores the later place first."""
+    """Return the indices by descending score; of equal scores the later index first."""
     return np.lexsort((-np.arange(len(score_C)), -score_C.astype(np.float64)))
 
 
-def slow_ranks(score_QC: np.ndarray, relevant_QR: np.ndarray, part: slice) -> np.ndarray:
-    rank_QR = np.zeros_like(relevant_QR)
+def slow_positions(score_QC: np.ndarray, relevant_QR: np.ndarray, part: slice) -> np.ndarray:
+    position_QR = np.zeros_like(relevant_QR)
     start, stop, _ = part.indices(score_QC.shape[1])
     for row, score_C in enumerate(score_QC):
         order = (slow_order(score_C[start:stop]) + start).tolist()
-        for column, place in enumerate(relevant_QR[row]):
-            rank_QR[row, column] = order.index(place) + 1 if place in order else NO_RANK
-    return rank_QR
+        for column, index in enumerate(relevant_QR[row]):
+            position_QR[row, column] = order.index(index) + 1 if index in order else NO_POSITION
+    return position_QR
 
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, slice]:
-    """Scores with many ties, relevant candidates (some missing), and a subset."""
+    """Draw scores with many ties, relevant candidates (some missing), and a subset."""
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     queries, candidates, relevant = draw(st.integers(1, 6)), draw(st.integers(1, 40)), draw(st.integers(1, 5))
     score_QC = generator.integers(0, draw(st.integers(1, 50)), (queries, candidates)).astype(np.float32)
     relevant_QR = np.full((queries, relevant), -1, dtype=np.int64)
     for row in range(queries):
-        places = generator.permutation(candidates)[: generator.integers(1, relevant + 1)]
-        relevant_QR[row, : len(places)] = places
+        chosen = generator.permutation(candidates)[: generator.integers(1, relevant + 1)]
+        relevant_QR[row, : len(chosen)] = chosen
     start = draw(st.integers(0, candidates))
     return score_QC, relevant_QR, slice(start, draw(st.integers(start, candidates)))
 
@@ -54,19 +54,19 @@ def trec_means(score_QC: np.ndarray, relevant_QR: np.ndarray) -> dict[str, float
 
 @given(problems())
 @settings(deadline=None, max_examples=150)
-def test_ranks_equal_those_of_a_float64_argsort_with_ties_in_any_subset(problem):
+def test_positions_equal_those_of_a_float64_argsort_with_ties_in_any_subset(problem):
     score_QC, relevant_QR, part = problem
-    found = rank_relevant(score_QC, relevant_QR, subset=part)
-    np.testing.assert_array_equal(found, slow_ranks(score_QC, relevant_QR, part))
+    found = positions_of_relevant(score_QC, relevant_QR, subset=part)
+    np.testing.assert_array_equal(found, slow_positions(score_QC, relevant_QR, part))
 
 
 @given(problems(), st.integers(1, 50))
 @settings(deadline=None, max_examples=150)
 def test_the_top_is_that_of_a_full_sort_also_where_ties_cross_its_end(problem, top):
     score_QC, _, _ = problem
-    place_QK, score_QK = top_candidates(score_QC, top)
+    index_QK, score_QK = top_candidates(score_QC, top)
     expected = np.stack([slow_order(score_C)[:top] for score_C in score_QC])
-    np.testing.assert_array_equal(place_QK, expected)
+    np.testing.assert_array_equal(index_QK, expected)
     np.testing.assert_array_equal(score_QK, np.take_along_axis(score_QC, expected, axis=1))
 
 
@@ -74,18 +74,18 @@ def test_the_top_is_that_of_a_full_sort_also_where_ties_cross_its_end(problem, t
 @settings(deadline=None, max_examples=150)
 def test_metrics_equal_trec_eval_with_many_ties(problem):
     score_QC, relevant_QR, _ = problem
-    rank_QR = rank_relevant(score_QC, relevant_QR)
-    assert mean_metrics(rank_QR) == pytest.approx(trec_means(score_QC, relevant_QR), abs=1e-9)
+    position_QR = positions_of_relevant(score_QC, relevant_QR)
+    assert mean_metrics(position_QR) == pytest.approx(trec_means(score_QC, relevant_QR), abs=1e-9)
 
 
 def test_equal_scores_rank_the_later_candidate_first():
     score_QC = np.array([[1.0, 2.0, 1.0, 1.0]])
-    assert rank_relevant(score_QC, np.array([[0, 2, 3, 1]])).tolist() == [[4, 3, 2, 1]]
+    assert positions_of_relevant(score_QC, np.array([[0, 2, 3, 1]])).tolist() == [[4, 3, 2, 1]]
 
 
 def test_average_precision_by_hand():
-    # Relevant ones at ranks 1 and 4: (1/1 + 2/4) / 2.
-    values = metrics(np.array([[4, NO_RANK, 1]]))
+    # Relevant ones at positions 1 and 4: (1/1 + 2/4) / 2.
+    values = metrics(np.array([[4, NO_POSITION, 1]]))
     assert values["map"] == pytest.approx([0.75])
     assert values["mrr"] == pytest.approx([1.0])
     assert values["recall@1"] == pytest.approx([0.5])
@@ -104,7 +104,7 @@ def test_metrics_at_any_depth_equal_trec_eval(problem):
     measures = {name.rpartition("_")[0] + "." + name.rpartition("_")[2] for name in DEPTHS.values()}
     trec = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run).values()
     expected = {name: float(np.mean([query[other] for query in trec])) for name, other in DEPTHS.items()}
-    found = mean_metrics(rank_relevant(score_QC, relevant_QR), list(DEPTHS))
+    found = mean_metrics(positions_of_relevant(score_QC, relevant_QR), list(DEPTHS))
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -119,7 +119,7 @@ def test_ndcg_with_gains_equals_trec_eval(problem, seed):
     }
     run = {str(q): {f"{c:06d}": s for c, s in enumerate(row)} for q, row in enumerate(score_QC.tolist())}
     trec = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.3,10", "map"}).evaluate(run).values()
-    found = mean_metrics(rank_relevant(score_QC, relevant_QR), ["ndcg@3", "ndcg@10", "map"], grade_QR=grade_QR)
+    found = mean_metrics(positions_of_relevant(score_QC, relevant_QR), ["ndcg@3", "ndcg@10", "map"], grade_QR=grade_QR)
     expected = {name: float(np.mean([query[name.replace("@", "_cut_")] for query in trec])) for name in found}
     assert found == pytest.approx(expected, abs=1e-9)
 
@@ -129,8 +129,8 @@ def test_mrr_at_a_depth_is_zero_below_it():
 
 
 def test_a_query_without_relevant_candidates_does_not_count():
-    assert mean_metrics(np.array([[1], [NO_RANK]])) == mean_metrics(np.array([[1]]))
-    assert mean_metrics(np.array([[NO_RANK]])) == {}
+    assert mean_metrics(np.array([[1], [NO_POSITION]])) == mean_metrics(np.array([[1]]))
+    assert mean_metrics(np.array([[NO_POSITION]])) == {}
 
 
 def test_macro_mean_weighs_settings_alike():
@@ -140,7 +140,7 @@ def test_macro_mean_weighs_settings_alike():
 
 @pytest.fixture(scope="module")
 def whole_numbers() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[slice]]:
-    """Vectors of small whole numbers: their products are exact however they are added up, and tie often."""
+    """Return vectors of small whole numbers: their products are exact in any order of addition, and tie often."""
     generator = np.random.default_rng(7)
     slices = [slice(0, 90), slice(90, 170), slice(170, 300)]
     query_QD = generator.integers(-3, 4, (37, 8)).astype(np.float32)
@@ -151,7 +151,7 @@ def whole_numbers() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[slice]]:
 
 def ranked(problem: tuple[np.ndarray, np.ndarray, np.ndarray, list[slice]], tile: int) -> Ranking:
     query_QD, candidate_CD, relevant_QR, slices = problem
-    return rank_in_tiles(query_QD, candidate_CD, relevant_QR, slices=slices, tile=tile)
+    return rank_in_memory(query_QD, candidate_CD, relevant_QR, slices=slices, tile=tile)
 
 
 @pytest.mark.parametrize("tile", [1, 5, 36, 512])
@@ -165,13 +165,13 @@ def test_one_pass_serves_the_pool_and_every_language(whole_numbers):
     query_QD, candidate_CD, relevant_QR, slices = whole_numbers
     score_QC = query_QD @ candidate_CD.T
     ranking = ranked(whole_numbers, 16)
-    np.testing.assert_array_equal(ranking.pool_QR, slow_ranks(score_QC, relevant_QR, slice(None)))
+    np.testing.assert_array_equal(ranking.pool_QR, slow_positions(score_QC, relevant_QR, slice(None)))
     for column, part in enumerate(slices):
-        one = slow_ranks(score_QC, relevant_QR[:, [column]], part)
+        one = slow_positions(score_QC, relevant_QR[:, [column]], part)
         np.testing.assert_array_equal(ranking.language_QR[:, [column]], one)
 
 
-def test_what_is_not_ranked_for_a_query_is_as_if_not_in_the_pool(whole_numbers):
+def test_a_candidate_that_is_not_ranked_for_a_query_is_as_if_not_in_the_pool(whole_numbers):
     query_QD, candidate_CD, relevant_QR, slices = whole_numbers
     generator = np.random.default_rng(1)
     unranked_QI = np.full((37, 40), -1)
@@ -179,17 +179,19 @@ def test_what_is_not_ranked_for_a_query_is_as_if_not_in_the_pool(whole_numbers):
         others = np.setdiff1d(np.arange(300), relevant_R)
         chosen = generator.choice(others, generator.integers(0, 41), replace=False)
         unranked_QI[row, : len(chosen)] = chosen
-    found = rank_in_tiles(query_QD, candidate_CD, relevant_QR, slices=slices, unranked_QI=unranked_QI, tile=10)
+    found = rank_in_memory(query_QD, candidate_CD, relevant_QR, slices=slices, unranked_QI=unranked_QI, tile=10)
     for row in range(37):
-        kept = np.setdiff1d(np.arange(300), unranked_QI[row])
-        score_1C = query_QD[[row]] @ candidate_CD[kept].T
-        place_1R = np.searchsorted(kept, relevant_QR[[row]])
-        np.testing.assert_array_equal(found.pool_QR[[row]], slow_ranks(score_1C, place_1R, slice(None)))
+        remaining = np.setdiff1d(np.arange(300), unranked_QI[row])
+        score_1C = query_QD[[row]] @ candidate_CD[remaining].T
+        index_1R = np.searchsorted(remaining, relevant_QR[[row]])
+        np.testing.assert_array_equal(found.pool_QR[[row]], slow_positions(score_1C, index_1R, slice(None)))
         assert not set(found.top_QK[row]) & set(unranked_QI[row])
 
 
 def test_progress_ends_at_the_number_of_queries(whole_numbers):
     query_QD, candidate_CD, relevant_QR, slices = whole_numbers
     seen: list[tuple[int, int]] = []
-    rank_in_tiles(query_QD, candidate_CD, relevant_QR, slices=slices, tile=16, progress=lambda *args: seen.append(args))
+    rank_in_memory(
+        query_QD, candidate_CD, relevant_QR, slices=slices, tile=16, progress=lambda *args: seen.append(args)
+    )
     assert seen == [(16, 37), (32, 37), (37, 37)]

@@ -1,20 +1,21 @@
-"""From a task to the measures: clusters, parallel questions, and the baselines without training."""
+"""Scores of a task: clusters, parallel questions, and the baselines without training."""
 
 import numpy as np
 import pytest
 
-from hbdist.evaluation.evaluate import summarise
 from hbdist.evaluation.metrics.alignment import NO_ITEM
+from hbdist.evaluation.metrics.per_query import values_of
 from hbdist.evaluation.metrics.retrieval import Ranking
 from hbdist.evaluation.metrics.summary import (
-    clusters,
-    more_bias,
-    per_query,
-    question_alignment,
-    question_places,
-    without_language,
+    align_questions,
+    cluster_questions,
+    collect_positions,
+    find_question_rows,
+    measure_more_bias,
+    score_without_language,
+    summarise,
 )
-from hbdist.evaluation.search.in_memory import rank_in_tiles
+from hbdist.evaluation.search.in_memory import rank_in_memory
 from hbdist.evaluation.tasks.task import Candidate, Query, RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 
@@ -23,7 +24,7 @@ QUESTIONS, DIMENSIONS = 40, 16
 
 @pytest.fixture(scope="module")
 def task() -> RetrievalTask:
-    """40 questions in de, en and th, two a paragraph, each with its own answer; in th the first two are missing."""
+    """Return 40 questions in de, en and th, two per paragraph, each with its own answer; in th the first two are missing."""
     languages = ("de", "en", "th")
     return RetrievalTask(
         "made",
@@ -36,7 +37,7 @@ def task() -> RetrievalTask:
 
 @pytest.fixture(scope="module")
 def vectors(task: RetrievalTask) -> tuple[np.ndarray, np.ndarray]:
-    """A question is near its answers, but nearer to what is in its language."""
+    """Return vectors where a question is near its answers, but nearer to texts in its own language."""
     generator = np.random.default_rng(0)
     meaning_ND = generator.normal(size=(QUESTIONS, DIMENSIONS))
     accent = {x: 4 * generator.normal(size=DIMENSIONS) / 2 for x in task.languages}
@@ -50,60 +51,58 @@ def vectors(task: RetrievalTask) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rank(task: RetrievalTask, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Ranking:
-    return rank_in_tiles(query_QD, candidate_CD, task.relevant, slices=list(task.candidate_slices.values()))
+    return rank_in_memory(query_QD, candidate_CD, task.relevant, slices=list(task.candidate_slices.values()))
 
 
 def test_questions_of_a_paragraph_are_one_cluster_with_their_translations(task):
-    assert list(clusters(task).values()) == [n // 2 for n in range(QUESTIONS)]
+    assert list(cluster_questions(task).values()) == [n // 2 for n in range(QUESTIONS)]
 
 
 def test_the_clusters_of_xquad_r_are_its_240_paragraphs():
     task = load_xquad_r()
-    found = clusters(task)
+    found = cluster_questions(task)
     assert len(set(found.values())) == 240
-    paragraph = {question: task.candidates[places[0]].paragraph for question, places in task.relevance.items()}
+    paragraph = {question: task.candidates[answers[0]].paragraph for question, answers in task.relevance.items()}
     assert len(set(zip(found.values(), paragraph.values(), strict=True))) == 240
 
 
 def test_clusters_join_through_questions_that_share_an_answer_with_both(task):
     linked = {**task.relevance, "q0": (0, 2)}
-    found = clusters(RetrievalTask("made", task.languages, task.queries, task.candidates, linked))
+    found = cluster_questions(RetrievalTask("made", task.languages, task.queries, task.candidates, linked))
     assert found["q0"] == found["q1"] == found["q2"] == found["q3"] != found["q4"]
 
 
-def test_places_of_questions_say_where_a_language_has_none(task):
-    place_NL = question_places(task)
-    assert place_NL[:3].tolist() == [[0, 40, NO_ITEM], [1, 41, NO_ITEM], [2, 42, 80]]
-    for n, rows in enumerate(place_NL):
+def test_rows_of_questions_mark_those_that_a_language_lacks(task):
+    row_NL = find_question_rows(task)
+    assert row_NL[:3].tolist() == [[0, 40, NO_ITEM], [1, 41, NO_ITEM], [2, 42, 80]]
+    for n, rows in enumerate(row_NL):
         assert {task.queries[row].id for row in rows if row != NO_ITEM} == {f"q{n}"}
 
 
-def test_what_is_kept_of_each_query_gives_the_scores_again(task, vectors):
-    from hbdist.evaluation.metrics.per_query import values_of
-
+def test_the_scores_can_be_computed_again_from_the_positions_that_are_kept(task, vectors):
     ranking = rank(task, *vectors)
-    scores, kept = summarise(ranking, task), per_query(ranking, task)
+    scores, queries = summarise(ranking, task), collect_positions(ranking, task)
     for setting in ("monolingual", "cross_lingual", "multilingual"):
-        values = values_of(kept, setting)
+        values = values_of(queries, setting)
         parts = [values.value_V[values.part_V == part].mean() for part in np.unique(values.part_V)]
         assert np.mean(parts) == pytest.approx(scores[setting]["map"])
 
 
-def test_bias_and_alignment_see_the_accents_and_the_baselines_take_them_out(task, vectors):
+def test_bias_and_alignment_show_the_accents_and_the_baselines_remove_them(task, vectors):
     ranking = rank(task, *vectors)
     before = summarise(ranking, task)
     maps = {x: values["map"] for x, values in before["by_language"].items()}
-    bias = more_bias(ranking, task, maps)
+    bias = measure_more_bias(ranking, task, maps)
     own = np.mean([bias["one_answer_map"][f"{x}-{x}"] for x in task.languages])
     other = np.mean([value for pair, value in bias["one_answer_map"].items() if pair[:2] != pair[3:]])
     assert own > 2 * other
     assert bias["peer_relevant@100"] is None
     assert bias["map_range"] == pytest.approx(max(maps.values()) - min(maps.values()))
-    found = question_alignment(vectors[0], ranking, task)
+    found = align_questions(vectors[0], ranking, task)
     assert found is not None
     assert found["language_probe"] > 0.9
     assert found["consistency"]["lists@10"] < found["consistency"]["neighbours@10"]
-    removed = without_language(*vectors, task, rank=lambda *changed: rank(task, *changed), summarise=summarise)
+    removed = score_without_language(*vectors, task, rank=lambda *changed: rank(task, *changed))
     for scores in removed.values():
         assert scores["multilingual"]["map"] > before["multilingual"]["map"] + 0.2
         assert scores["bias"]["rank_distance"] < 0.7 * before["bias"]["rank_distance"]

@@ -1,4 +1,4 @@
-"""Vectors of a corpus in parts: reused only where nothing changed, whole or absent, and what a kill leaves is used."""
+"""Embeddings in parts: reused only if nothing changed, complete or absent, and used again after a kill."""
 
 import dataclasses
 import signal
@@ -21,14 +21,14 @@ from hbdist.evaluation.evaluate import evaluate
 from hbdist.evaluation.search.embeddings import (
     MOST_ROWS,
     PARTS,
-    Keeping,
     Parts,
     corpus_fingerprint,
     folder_name,
-    kept_sets,
+    list_stored,
     part_rows,
 )
-from hbdist.evaluation.search.encoding import Texts, encode_parts, encode_whole
+from hbdist.evaluation.search.encoding import Texts, encode_all, encode_parts
+from hbdist.evaluation.search.settings import SearchSettings
 
 
 @given(st.integers(1, 200_000_000))
@@ -42,7 +42,9 @@ def test_a_pool_of_any_size_has_few_parts_of_bounded_size(candidates: int) -> No
 def test_every_row_is_in_one_part_and_every_part_of_one_rank(total: int, rows: int, world: int) -> None:
     parts = Parts(total, rows, "float32")
     assert [row for number in parts.numbers for row in parts.span(number)] == list(range(total))
-    assert sorted(number for rank in range(world) for number in parts.own(rank, world)) == list(parts.numbers)
+    assert sorted(number for rank in range(world) for number in parts.of_rank(ProcessGroup(rank, world))) == list(
+        parts.numbers
+    )
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_parts_are_read_as_memory_maps_of_what_was_written(parts: Parts) -> None
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other rows", "other dimensions", "other precision", "gone"])
-def test_a_part_that_is_not_as_it_should_be_is_not_there(parts: Parts, damage: str) -> None:
+def test_a_damaged_or_unfitting_part_counts_as_missing(parts: Parts, damage: str) -> None:
     path = parts.folder / "part-000001.npy"
     match damage:
         case "cut":
@@ -86,19 +88,19 @@ def test_float16_takes_half_the_room_and_differs_in_the_fourth_digit(tmp_path: P
     assert sizes["float16"] - 128 == (sizes["float32"] - 128) / 2
 
 
-def test_what_is_not_kept_leaves_nothing(parts: Parts) -> None:
+def test_removing_the_last_part_removes_the_folder(parts: Parts) -> None:
     parts.remove(range(2))
     assert parts.folder.is_dir()
     parts.remove(range(2, 3))
     assert not parts.folder.exists()
 
 
-def test_ranks_that_clear_up_at_once_do_not_stumble_over_one_another(tmp_path: Path) -> None:
+def test_ranks_can_remove_their_parts_at_the_same_time(tmp_path: Path) -> None:
     made = Parts(4, 1, "float32", folder=tmp_path / "once", dimensions=2)
 
     def remove(rank: int) -> None:
         together.wait(timeout=60)
-        made.remove(made.own(rank, 4))
+        made.remove(made.of_rank(ProcessGroup(rank, 4)))
 
     for _ in range(200):
         made.folder.mkdir()
@@ -110,16 +112,16 @@ def test_ranks_that_clear_up_at_once_do_not_stumble_over_one_another(tmp_path: P
         assert not made.folder.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_what_is_needed(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_that_cannot_be_written_names_it_and_the_size(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     one = Parts(2_000_000, 2, "float32", folder=tmp_path / "file" / "set", dimensions=500)
     with pytest.raises(DataError, match=r"file/set: vectors cannot be written there .* 4\.0 GB.*--vectors"):
         one.write(0, np.zeros((2, 500), dtype=np.float32))
 
 
-def test_kept_sets_are_listed_with_what_they_are_of_and_their_size(parts: Parts, tmp_path: Path) -> None:
+def test_stored_embeddings_are_listed_with_description_and_size(parts: Parts, tmp_path: Path) -> None:
     parts.describe(model="a model", task="a task")
-    ((folder, about, size),) = kept_sets(tmp_path)
+    ((folder, about, size),) = list_stored(tmp_path)
     assert folder == parts.folder
     assert about == {
         "model": "a model",
@@ -131,13 +133,13 @@ def test_kept_sets_are_listed_with_what_they_are_of_and_their_size(parts: Parts,
     assert size == 3 * 128 + 10 * 3 * 4
 
 
-def test_any_change_of_model_corpus_or_settings_is_another_set() -> None:
+def test_any_change_of_model_corpus_or_settings_changes_the_folder() -> None:
     same = {"model": "m", "corpus": "c", "precision": "float32", "rows": 4, "by_length": False}
     others = [{"model": "n"}, {"corpus": "d"}, {"precision": "float16"}, {"rows": 8}, {"by_length": True}]
     assert len({folder_name(**same), *(folder_name(**same | other) for other in others)}) == 6
 
 
-def test_a_corpus_is_known_by_its_texts_and_languages_and_not_by_its_queries() -> None:
+def test_the_corpus_fingerprint_depends_on_texts_and_languages_and_not_on_queries() -> None:
     task = made_task()
     known = corpus_fingerprint(task)
     assert corpus_fingerprint(task.cut(questions=3)) == known
@@ -149,14 +151,14 @@ def test_a_corpus_is_known_by_its_texts_and_languages_and_not_by_its_queries() -
         assert corpus_fingerprint(changed) != known
 
 
-def test_kept_vectors_are_used_again_and_only_for_the_same_model_and_corpus(tmp_path: Path) -> None:
-    task, keeping = made_task(), Keeping(tmp_path)
-    first = evaluate(HashEncoder(), task, model="m", fingerprint="one", vectors=keeping)
+def test_stored_embeddings_are_reused_only_for_the_same_model_and_corpus(tmp_path: Path) -> None:
+    task, search = made_task(), SearchSettings(tmp_path)
+    first = evaluate(HashEncoder(), task, model="m", fingerprint="one", search=search)
 
     def encoded(**change: object) -> int:
         encoder = HashEncoder()
-        given = {"task": task, "fingerprint": "one", "vectors": keeping} | change
-        found = evaluate(encoder, given["task"], model="m", fingerprint=given["fingerprint"], vectors=given["vectors"])
+        given = {"task": task, "fingerprint": "one", "search": search} | change
+        found = evaluate(encoder, given["task"], model="m", fingerprint=given["fingerprint"], search=given["search"])
         assert found.scores["multilingual"] == first.scores["multilingual"] or "task" in change
         return len(encoder.encoded) - len(given["task"].queries)
 
@@ -164,9 +166,9 @@ def test_kept_vectors_are_used_again_and_only_for_the_same_model_and_corpus(tmp_
     assert encoded(task=task.cut(questions=5)) == 0
     assert encoded(fingerprint="two") == len(task.candidates)
     assert encoded(task=task.cut(languages=["de", "en"])) == 300
-    assert encoded(vectors=Keeping(tmp_path, "float16")) == len(task.candidates)
-    assert encoded(vectors=Keeping(tmp_path, keep=False)) == len(task.candidates)
-    assert len(list(kept_sets(tmp_path))) == 4
+    assert encoded(search=SearchSettings(tmp_path, "float16")) == len(task.candidates)
+    assert encoded(search=SearchSettings(tmp_path, keep=False)) == len(task.candidates)
+    assert len(list(list_stored(tmp_path))) == 4
 
 
 def test_small_pools_leave_nothing_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +181,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from stand_ins import BatchEncoder, made_task
-from hbdist.evaluation.search.encoding import candidates_of, encode_parts
+from hbdist.evaluation.search.encoding import encode_parts, read_candidates
 from hbdist.evaluation.search.embeddings import Parts
 from hbdist.distributed.process_group import ProcessGroup
 
@@ -193,11 +195,11 @@ class Killed(BatchEncoder):
 
 task = made_task()
 parts = Parts(450, 50, "float32", folder=Path(sys.argv[1]), dimensions=32)
-encode_parts(Killed(), lambda number: candidates_of(task, parts.span(number)), "document", ranks=ProcessGroup(), parts=parts)
+encode_parts(Killed(), lambda number: read_candidates(task, parts.span(number)), "document", ranks=ProcessGroup(), parts=parts)
 """
 
 
-def test_after_a_kill_only_what_is_missing_is_encoded_and_nothing_differs(tmp_path: Path) -> None:
+def test_after_a_kill_only_missing_parts_are_encoded_and_nothing_differs(tmp_path: Path) -> None:
     def text_of(number: int) -> Texts:
         chosen = made_task().candidates[parts.rows_of(number)]
         return Texts([one.text for one in chosen], [one.language for one in chosen])
@@ -222,5 +224,5 @@ def test_after_a_kill_only_what_is_missing_is_encoded_and_nothing_differs(tmp_pa
 
 def test_vectors_come_back_in_the_order_of_the_texts() -> None:
     texts = Texts([f"{'x' * (n * 7 % 13)} {n}" for n in range(1_300)], ["en"] * 1_300)
-    found = encode_whole(HashEncoder(), texts, "query", ranks=ProcessGroup(), parts=Parts(1_300, 512, "float32"))
+    found = encode_all(HashEncoder(), texts, "query", ranks=ProcessGroup())
     np.testing.assert_array_equal(found, HashEncoder().encode(texts.texts, "query"))

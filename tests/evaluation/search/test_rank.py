@@ -1,4 +1,4 @@
-"""Search in parts: equal to a float64 argsort, to search of the whole, and on any number of real processes."""
+"""Search in parts: equal to a float64 argsort, to search in memory, and the same on any number of real processes."""
 
 import dataclasses
 import subprocess
@@ -15,19 +15,19 @@ from stand_ins import BatchEncoder, HashEncoder, made_task
 
 from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import DataError
-from hbdist.evaluation import evaluate as benchmark
+from hbdist.evaluation import evaluate as evaluation
 from hbdist.evaluation.evaluate import evaluate
-from hbdist.evaluation.search import embeddings as vectors
-from hbdist.evaluation.search.embeddings import Keeping
+from hbdist.evaluation.search import embeddings
 from hbdist.evaluation.search.partitioned import (
-    Products,
+    PositionCounter,
+    ScoreTiles,
     Segment,
-    Tally,
-    best_first,
-    count,
+    count_positions,
     cut_by_language,
-    relevant_scores,
+    score_relevant,
 )
+from hbdist.evaluation.search.rank import merge_tops
+from hbdist.evaluation.search.settings import SearchSettings
 from hbdist.evaluation.tasks.beir import load_beir
 
 SLOW_TOP = 7
@@ -35,14 +35,14 @@ SLOW_TOP = 7
 
 @dataclasses.dataclass
 class Pool:
-    """Whole-number vectors in languages that stand together, cut into parts; some candidates are not ranked."""
+    """Pool of whole-number vectors, sorted by language and cut into parts; some candidates are not ranked."""
 
     query_QD: np.ndarray
     candidate_CD: np.ndarray
     stops: list[int]
     relevant_QR: np.ndarray
     unranked_QI: np.ndarray
-    asked: dict[int, np.ndarray]
+    queries_of: dict[int, np.ndarray]
     part: int
     tile: tuple[int, int]
 
@@ -67,13 +67,13 @@ def pools(draw: st.DrawFn) -> Pool:
     order = [generator.permutation(candidates) for _ in range(queries)]
     relevant_QR = np.full((queries, 3), -1)
     unranked_QI = np.full((queries, 4), -1)
-    for row, places in enumerate(order):
+    for row, index_C in enumerate(order):
         relevant = int(generator.integers(1, min(3, candidates - 1) + 1))
         unranked = int(generator.integers(0, min(4, candidates - relevant) + 1))
-        relevant_QR[row, :relevant] = places[:relevant]
-        unranked_QI[row, :unranked] = places[relevant : relevant + unranked]
+        relevant_QR[row, :relevant] = index_C[:relevant]
+        unranked_QI[row, :unranked] = index_C[relevant : relevant + unranked]
     everyone = np.arange(queries)
-    asked = {number: everyone[generator.random(queries) < 0.8] for number in range(3)}
+    queries_of = {number: everyone[generator.random(queries) < 0.8] for number in range(3)}
     high = draw(st.integers(1, 4))
     return Pool(
         generator.integers(-high, high + 1, (queries, 3)).astype(np.float32),
@@ -81,121 +81,118 @@ def pools(draw: st.DrawFn) -> Pool:
         stops,
         relevant_QR,
         unranked_QI,
-        asked,
+        queries_of,
         draw(st.integers(1, 70)),
         (draw(st.integers(1, 5)), draw(st.integers(1, 20))),
     )
 
 
-def counted(pool: Pool, shares: int) -> Tally:
-    """What so many ranks would count, one after the other, added up as they do it."""
-    products = [
-        Products(
+def count_in_shares(pool: Pool, shares: int) -> PositionCounter:
+    """Return the merged counts of this number of ranks, counted one after the other."""
+    tiles = [
+        ScoreTiles(
             pool.query_QD,
             lambda share=share: pool.segments((share, shares)),
-            asked=pool.asked,
+            queries_of=pool.queries_of,
             unranked_QI=pool.unranked_QI,
         )
         for share in range(shares)
     ]
-    for one in products:
+    for one in tiles:
         one.tile, one.width = pool.tile
-    score_QR = np.max([relevant_scores(one, pool.relevant_QR) for one in products], axis=0)
-    # Of what nobody asks for there is no rank; it must not be counted either.
+    score_QR = np.max([score_relevant(one, pool.relevant_QR) for one in tiles], axis=0)
+    # Relevant candidates in languages that are not in a query's pool have no position, and must not be counted either.
     language_QR = pool.language_C[pool.relevant_QR]
-    tallies = [Tally(pool.relevant_QR, score_QR, language_QR, top=SLOW_TOP) for _ in products]
-    for one, tally in zip(products, tallies, strict=True):
-        count(one, tally)
-    first = tallies[0]
-    first.pool_QR = sum(tally.pool_QR for tally in tallies)
-    first.own_QR = sum(tally.own_QR for tally in tallies)
-    place_QN = np.concatenate([tally.top_QK for tally in tallies], axis=1)
-    score_QN = np.concatenate([tally.top_score_QK for tally in tallies], axis=1)
-    row_N = np.repeat(np.arange(len(place_QN)), place_QN.shape[1])
-    first.top_QK = place_QN.ravel()[best_first(row_N, place_QN.ravel(), score_QN.ravel(), SLOW_TOP)].reshape(
-        -1, SLOW_TOP
-    )
+    counters = [PositionCounter(pool.relevant_QR, score_QR, language_QR, top=SLOW_TOP) for _ in tiles]
+    for one, counter in zip(tiles, counters, strict=True):
+        count_positions(one, counter)
+    first = counters[0]
+    first.pool_QR = sum(counter.pool_QR for counter in counters)
+    first.own_QR = sum(counter.own_QR for counter in counters)
+    first.top_QK, first.top_score_QK = merge_tops([(counter.top_QK, counter.top_score_QK) for counter in counters])
     return first
 
 
 @given(pools(), st.integers(1, 4))
-def test_ranks_and_top_of_any_parts_and_shares_equal_a_float64_argsort(pool: Pool, shares: int) -> None:
-    found = counted(pool, shares)
+def test_positions_and_top_of_any_parts_and_shares_equal_a_float64_argsort(pool: Pool, shares: int) -> None:
+    found = count_in_shares(pool, shares)
     score_QC = pool.query_QD.astype(np.float64) @ pool.candidate_CD.T.astype(np.float64)
     for query, score_C in enumerate(score_QC):
-        languages = [number for number, rows in pool.asked.items() if query in rows]
-        there = np.flatnonzero(np.isin(pool.language_C, languages))
-        there = np.setdiff1d(there, pool.unranked_QI[query])
-        order = there[np.lexsort((-there, -score_C[there]))]
+        languages = [number for number, rows in pool.queries_of.items() if query in rows]
+        ranked = np.flatnonzero(np.isin(pool.language_C, languages))
+        ranked = np.setdiff1d(ranked, pool.unranked_QI[query])
+        order = ranked[np.lexsort((-ranked, -score_C[ranked]))]
         top = np.full(SLOW_TOP, -1)
         top[: len(order[:SLOW_TOP])] = order[:SLOW_TOP]
         np.testing.assert_array_equal(found.top_QK[query], top)
-        for column, place in enumerate(pool.relevant_QR[query]):
-            if place >= 0 and pool.language_C[place] in languages:
-                own = order[pool.language_C[order] == pool.language_C[place]]
-                assert found.pool_QR[query, column] == order.tolist().index(place)
-                assert found.own_QR[query, column] == own.tolist().index(place)
+        for column, index in enumerate(pool.relevant_QR[query]):
+            if index >= 0 and pool.language_C[index] in languages:
+                own = order[pool.language_C[order] == pool.language_C[index]]
+                assert found.pool_QR[query, column] == order.tolist().index(index)
+                assert found.own_QR[query, column] == own.tolist().index(index)
 
 
 def test_a_candidate_is_compared_with_the_very_number_it_scores() -> None:
-    """Real numbers with twins: were scores made twice in other tiles, a twin would now and then stand on both sides."""
+    """Use real numbers with twins: if scores were computed in different tiles, twins would sometimes change order."""
     generator = np.random.default_rng(3)
     query_QD = generator.standard_normal((300, 48), dtype=np.float32)
     candidate_CD = np.repeat(generator.standard_normal((3_000, 48), dtype=np.float32), 2, axis=0)
     relevant_QR = generator.integers(0, 6_000, (300, 2))
     segments = list(cut_by_language(0, candidate_CD, [6_000]))
-    products = Products(query_QD, lambda: segments, asked={0: np.arange(300)})
-    tally = Tally(relevant_QR, relevant_scores(products, relevant_QR), np.zeros_like(relevant_QR), top=10)
-    count(products, tally)
+    tiles = ScoreTiles(query_QD, lambda: segments, queries_of={0: np.arange(300)})
+    counter = PositionCounter(relevant_QR, score_relevant(tiles, relevant_QR), np.zeros_like(relevant_QR), top=10)
+    count_positions(tiles, counter)
     score_QC = query_QD.astype(np.float64) @ candidate_CD.T.astype(np.float64)
     own_QR = np.take_along_axis(score_QC, relevant_QR, axis=1)
     # The first of two twins has the second before it.
     expected_QR = (score_QC[:, None, :] > own_QR[:, :, None] + 1e-9).sum(axis=2) + (relevant_QR % 2 == 0)
-    assert (tally.pool_QR == expected_QR).mean() > 0.999
+    assert (counter.pool_QR == expected_QR).mean() > 0.999
 
 
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Every pool is a large one, in parts of 40; their folder."""
-    monkeypatch.setattr(benchmark, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(vectors, "LEAST_ROWS", 40)
-    monkeypatch.setattr(vectors, "MOST_ROWS", 40)
+    """Treat every pool as a large one, in parts of 40, and return the folder for them."""
+    monkeypatch.setattr(evaluation, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(embeddings, "LEAST_ROWS", 40)
+    monkeypatch.setattr(embeddings, "MOST_ROWS", 40)
     return tmp_path / "vectors"
 
 
-def same(scores: dict, *but: str) -> dict:
+def without_seconds(scores: dict, *but: str) -> dict:
     return {key: value for key, value in scores.items() if key not in ("seconds", *but)}
 
 
 @pytest.mark.parametrize("settings", [(), ("monolingual", "cross_lingual", "multilingual")])
-def test_search_in_parts_gives_the_scores_of_search_of_the_whole(in_parts: Path, monkeypatch, settings) -> None:
+def test_search_in_parts_gives_the_scores_of_search_in_memory(in_parts: Path, monkeypatch, settings) -> None:
     task = made_task(settings=settings)
-    parts = evaluate(HashEncoder(), task, model="m", vectors=Keeping(in_parts))
-    monkeypatch.setattr(benchmark, "IN_MEMORY_BYTES", 1 << 30)
+    parts = evaluate(HashEncoder(), task, model="m", search=SearchSettings(in_parts))
+    monkeypatch.setattr(evaluation, "IN_MEMORY_BYTES", 1 << 30)
     whole = evaluate(HashEncoder(), task, model="m")
-    assert same(parts.scores, "removal", "not_measured") == same(whole.scores, "removal", "not_measured")
+    assert without_seconds(parts.scores, "removal", "not_measured") == without_seconds(
+        whole.scores, "removal", "not_measured"
+    )
     assert parts.scores["removal"] is None
     assert "in memory at once" in parts.scores["not_measured"]["removal"]
     np.testing.assert_array_equal(parts.ranking.top_QK, whole.ranking.top_QK)
 
 
-def test_without_a_multilingual_setting_a_pool_is_that_of_the_languages_with_answers(in_parts: Path) -> None:
+def test_without_a_multilingual_setting_a_pool_consists_of_the_languages_with_answers(in_parts: Path) -> None:
     task = made_task(settings=("monolingual", "cross_lingual"))
-    found = evaluate(HashEncoder(), task, model="m", vectors=Keeping(in_parts))
-    whole = evaluate(HashEncoder(), made_task(), model="m", vectors=Keeping(in_parts))
+    found = evaluate(HashEncoder(), task, model="m", search=SearchSettings(in_parts))
+    whole = evaluate(HashEncoder(), made_task(), model="m", search=SearchSettings(in_parts))
     assert found.scores["by_pair"] == whole.scores["by_pair"]
-    for places, relevant in zip(found.ranking.top_QK, task.relevant, strict=True):
-        assert set(places[places >= 0] // 150) == set(relevant[relevant >= 0] // 150)
+    for top, relevant in zip(found.ranking.top_QK, task.relevant, strict=True):
+        assert set(top[top >= 0] // 150) == set(relevant[relevant >= 0] // 150)
 
 
-def over_ranks(folder: str) -> list[dict]:
-    """The scores of whole and of parts, by all ranks."""
+def evaluate_in_both_ways(folder: str) -> list[dict]:
+    """Return the scores of search in memory and of search in parts, computed by all ranks."""
     torch.set_num_threads(1)
-    vectors.LEAST_ROWS = vectors.MOST_ROWS = 40
+    embeddings.LEAST_ROWS = embeddings.MOST_ROWS = 40
     ranks, task, found = ProcessGroup.of_training(), made_task(questions=200), []
     for bytes_in_memory in (1 << 30, 0):
-        benchmark.IN_MEMORY_BYTES = bytes_in_memory
-        found.append(evaluate(BatchEncoder(), task, model="m", ranks=ranks, vectors=Keeping(Path(folder))).scores)
+        evaluation.IN_MEMORY_BYTES = bytes_in_memory
+        found.append(evaluate(BatchEncoder(), task, model="m", ranks=ranks, search=SearchSettings(Path(folder))).scores)
     if ranks.world > 1:
         with pytest.raises(DataError, match=r"^Ranks see different files of made\."):
             evaluate(BatchEncoder(), made_task(seed=ranks.rank), model="m", ranks=ranks)
@@ -206,14 +203,14 @@ def test_one_two_and_four_processes_give_identical_scores_and_refuse_different_f
     tmp_path: Path, in_parts: Path
 ) -> None:
     before = torch.get_num_threads()
-    alone = over_ranks(str(tmp_path / "1"))
+    alone = evaluate_in_both_ways(str(tmp_path / "1"))
     torch.set_num_threads(before)
     assert alone[0]["multilingual"]["map"] > 0
     for world in (2, 4):
-        for scores in on_ranks(world, over_ranks, str(tmp_path / str(world))):
+        for scores in on_ranks(world, evaluate_in_both_ways, str(tmp_path / str(world))):
             for found, expected in zip(scores, alone, strict=True):
-                assert same(found) == same(expected)
-    assert not list(tmp_path.glob("*/once-*")), "vectors that are not kept are left behind"
+                assert without_seconds(found) == without_seconds(expected)
+    assert not list(tmp_path.glob("*/once-*")), "embeddings that are not to be kept were not removed"
 
 
 MEASURED = """
@@ -222,7 +219,7 @@ from pathlib import Path
 import numpy as np
 from hbdist.evaluation.evaluate import evaluate
 from hbdist.evaluation.tasks.beir import load_beir
-from hbdist.evaluation.search.embeddings import Keeping
+from hbdist.evaluation.search.settings import SearchSettings
 
 class Encoder:
     def encode(self, texts, kind, *, languages=None, progress=None):
@@ -234,9 +231,9 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 small, large, kept = map(Path, sys.argv[1:])
-evaluate(Encoder(), load_beir(small), model="m", fingerprint="f", vectors=Keeping(kept))
+evaluate(Encoder(), load_beir(small), model="m", fingerprint="f", search=SearchSettings(kept))
 before = peak()
-evaluate(Encoder(), load_beir(large), model="m", fingerprint="f", vectors=Keeping(kept))
+evaluate(Encoder(), load_beir(large), model="m", fingerprint="f", search=SearchSettings(kept))
 print(peak() - before)
 """
 
@@ -254,9 +251,9 @@ def make_beir(folder: Path, passages: int) -> Path:
 
 def test_memory_does_not_grow_with_a_corpus_on_disk(tmp_path: Path) -> None:
     small, large = make_beir(tmp_path / "small", 20_000), make_beir(tmp_path / "large", 100_000)
-    assert len(load_beir(small).candidates) * 768 * 4 < benchmark.IN_MEMORY_BYTES < 100_000 * 768 * 4
+    assert len(load_beir(small).candidates) * 768 * 4 < evaluation.IN_MEMORY_BYTES < 100_000 * 768 * 4
     command = [sys.executable, "-c", MEASURED, str(small), str(large), str(tmp_path / "kept")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    # Texts and vectors are 460 MB; the small pool, all in memory, took 90 MB before.
+    # Texts and vectors take 460 MB; the small pool, all in memory, took 90 MB before.
     assert float(done.stdout) < 100
-    assert max(size for _, _, size in vectors.kept_sets(tmp_path / "kept")) > 300e6
+    assert max(size for _, _, size in embeddings.list_stored(tmp_path / "kept")) > 300e6
