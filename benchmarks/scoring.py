@@ -78,8 +78,7 @@ def _hbdist(task: Any, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Callab
     task = replace(task, metrics=(*METRICS, f"map@{DEPTH}"))
 
     def run() -> Scores:
-        slices = list(task.candidate_slices.values())
-        scores = summarise(rank_in_memory(query_QD, candidate_CD, task.relevant, slices=slices), task)
+        scores = summarise(rank_in_memory(query_QD, candidate_CD, task), task)
         return {**scores["by_pair"], **scores["by_language"]}
 
     return run

@@ -32,8 +32,8 @@ from hbdist.evaluation.output import Evaluation, make_folder, write_scores
 from hbdist.evaluation.scores import read_scores
 from hbdist.evaluation.search.embeddings import IN_MEMORY_BYTES
 from hbdist.evaluation.search.encoding import (
-    Progress,
     TextEncoder,
+    Texts,
     encode_all,
     encode_parts,
     open_parts,
@@ -46,6 +46,7 @@ from hbdist.evaluation.search.settings import SearchSettings
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.models.pretrained import chosen_on
 from hbdist.utils.files import sha256
+from hbdist.utils.progress import Progress
 
 StageProgress = Callable[[str, int, int], None]
 """Callback with the stage ("queries", "documents", "scores"), the number of this rank's items done, and their number."""
@@ -102,7 +103,7 @@ def evaluate(
     pooled = len(task.languages) > 1 and "multilingual" in task.settings
     removal = None
     if pooled and found.candidate_CD is not None:
-        rank = partial(_rank_in_memory, task=task, ranks=ranks)
+        rank = partial(rank_in_memory, task=task, ranks=ranks)
         removal = score_without_language(found.query_QD, found.candidate_CD, task, rank=rank)
     scores = None
     if ranks.is_main:  # rank 0 alone computes the rest, and the others wait for it
@@ -141,40 +142,24 @@ def _encode_and_rank(
     query_QD = encode_all(encoder, read_queries(task), "query", ranks=ranks, progress=stage("queries"))
     dimensions = query_QD.shape[1]
     in_memory = search.index is None and len(task.candidates) * dimensions * 4 <= IN_MEMORY_BYTES
-    with open_parts(
-        task, dimensions, search, in_memory=in_memory, model=model, fingerprint=fingerprint, ranks=ranks
-    ) as parts:
-        encoding = {"ranks": ranks, "parts": parts, "progress": stage("documents")}
+    known_as = {"model": model, "fingerprint": fingerprint}
+    with open_parts(task, dimensions, search, in_memory=in_memory, ranks=ranks, **known_as) as parts:
         if in_memory:
             with ranks.raise_together():
                 texts = read_candidates(task, range(len(task.candidates)))
-            candidate_CD = encode_all(encoder, texts, "document", **encoding)
+            candidate_CD = encode_all(encoder, texts, "document", ranks=ranks, parts=parts, progress=stage("documents"))
             encoded_at = perf_counter()
-            ranking = _rank_in_memory(query_QD, candidate_CD, task, ranks, stage("scores"))
+            ranking = rank_in_memory(query_QD, candidate_CD, task, ranks=ranks, progress=stage("scores"))
             return Search(query_QD, candidate_CD, ranking, encoded_at)
-        encode_parts(encoder, lambda number: read_candidates(task, parts.span(number)), "document", **encoding)
+
+        def read_part(number: int) -> Texts:
+            return read_candidates(task, parts.span(number))
+
+        encode_parts(encoder, read_part, "document", ranks=ranks, parts=parts, progress=stage("documents"))
         encoded_at = perf_counter()
         ranker = PartRanker(query_QD, parts, task, ranks, stage("scores"))
         ranking = ranker.rank_by_index(search.index) if search.index else ranker.rank_exactly()
         return Search(query_QD, None, ranking, encoded_at)
-
-
-def _rank_in_memory(
-    query_QD: np.ndarray,
-    candidate_CD: np.ndarray,
-    task: RetrievalTask,
-    ranks: ProcessGroup,
-    progress: Progress | None = None,
-) -> Ranking:
-    return rank_in_memory(
-        query_QD,
-        candidate_CD,
-        task.relevant,
-        slices=list(task.candidate_slices.values()),
-        unranked_QI=task.unranked,
-        ranks=ranks,
-        progress=progress,
-    )
 
 
 def evaluate_to(

@@ -7,12 +7,12 @@ All of them improve when everything is random or nothing is found: read them tog
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from hbdist.evaluation.metrics.retrieval import NO_POSITION, macro_mean, mean_metrics
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, mean_metrics
 
 Number = TypeVar("Number", float, np.ndarray)
 
@@ -84,11 +84,6 @@ def bias_by_language(
         }
         for language in np.unique(query_language_Q[~np.isnan(distance_Q)])
     }
-
-
-def mean_bias(by_language: Mapping[Any, Mapping[str, float]]) -> dict[str, float]:
-    """Return the macro mean over query languages, as in the last rows of the paper's tables."""
-    return macro_mean(by_language.values())
 
 
 def spread(value_by_language: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,6 @@ from hbdist.evaluation.metrics.alignment import NO_ITEM, alignment
 from hbdist.evaluation.metrics.consistency import consistency
 from hbdist.evaluation.metrics.language_bias import (
     bias_by_language,
-    mean_bias,
     one_answer_map,
     peer_irrelevant,
     peer_relevant,
@@ -50,8 +49,8 @@ def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
     in_pool = {x: rows for x, rows in task.query_slices.items() if "multilingual" in task.settings}
     by_language = {x: mean(ranking.pool_QR[rows], grade_QR=task.relevant_grade[rows]) for x, rows in in_pool.items()}
     bias = _measure_bias(ranking, task) if in_pool and len(task.languages) > 1 else {}
-    mean_of_bias = mean_bias(bias) if bias else None
-    if mean_of_bias:
+    mean_of_bias: dict[str, Any] = macro_mean(bias.values())
+    if bias:
         mean_of_bias |= measure_more_bias(ranking, task, {x: values["map"] for x, values in by_language.items()})
     return {
         "monolingual": macro_mean(values for (x, y), values in by_pair.items() if x == y) or None,
@@ -59,7 +58,7 @@ def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
         "multilingual": macro_mean(by_language.values()) or None,
         "by_pair": {f"{x}-{y}": values for (x, y), values in by_pair.items()},
         "by_language": {x: values | bias.get(x, {}) for x, values in by_language.items()},
-        "bias": mean_of_bias,
+        "bias": mean_of_bias or None,
     }
 
 

@@ -104,9 +104,9 @@ class Parts:
             self._in_memory[number] = vector_ND
             return
         assert vector_ND.shape[1] == self.dimensions, "document and query vectors differ in length"
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(vector_ND))
-        self._write_file(self._path(number), b"".join([header.getvalue(), vector_ND.data]))
+        buffer = io.BytesIO()
+        np.save(buffer, vector_ND)
+        self._write_file(self._path(number), buffer.getvalue())
 
     def read(self, number: int) -> np.ndarray:
         """Return the vectors of a part, [N, D]; those of a file as a memory map."""

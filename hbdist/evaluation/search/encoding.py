@@ -18,11 +18,9 @@ from hbdist.errors import DataError
 from hbdist.evaluation.search.embeddings import SORTED_ROWS, Parts, corpus_fingerprint, folder_name, part_rows
 from hbdist.evaluation.search.settings import SearchSettings, default_folder
 from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.utils.progress import Progress
 
 Kind = Literal["query", "document"]
-
-Progress = Callable[[int, int], None]
-"""Callback with the number of items that this rank has done, and the number of items that are its share."""
 
 BLOCK = 2_048
 """Number of texts that are tokenised at once: enough to find texts of similar length, and little memory."""
@@ -194,9 +192,7 @@ def encode_parts(
         with ranks.raise_together():
             texts = Texts([], []) if number is None else read_texts(number)
         with ranks.raise_together():
-            vector_ND = _encode_part(
-                encoder, texts, kind, blocks, lambda count, before=done: report(before + count, total)
-            )
+            vector_ND = _encode_part(encoder, texts, kind, blocks, _report_from(done, total, report))
             if number is not None:
                 parts.write(number, vector_ND)
         done += len(vector_ND)
@@ -207,19 +203,24 @@ def sort_by_length(texts: Sequence[str]) -> np.ndarray:
     return np.array(sorted(range(len(texts)), key=lambda row: (-len(texts[row]), row)), dtype=np.int64)
 
 
-def _encode_part(
-    encoder: TextEncoder, texts: Texts, kind: Kind, blocks: int, report: Callable[[int], None]
-) -> np.ndarray:
+def _report_from(before: int, total: int, report: Progress) -> Progress:
+    """Return a callback for a part of the work, which reports its progress as that of all work."""
+
+    def report_part(done: int, _: int) -> None:
+        report(before + done, total)
+
+    return report_part
+
+
+def _encode_part(encoder: TextEncoder, texts: Texts, kind: Kind, blocks: int, report: Progress) -> np.ndarray:
     """Return the vectors of the texts, made in exactly `blocks` calls of the encoder."""
     order_N = sort_by_length(texts.texts)
     vector_ND = np.empty((len(order_N), 0), dtype=np.float32)
     for start in range(0, blocks * BLOCK, BLOCK):
         row_B = order_N[start : start + BLOCK]
-        block = texts.at(row_B)
-        block_BD = encoder.encode(
-            block.texts, kind, languages=block.languages, progress=lambda count, _, start=start: report(start + count)
-        )
-        block_BD = np.asarray(block_BD, dtype=np.float32)
+        block, report_block = texts.at(row_B), _report_from(start, len(order_N), report)
+        encoded = encoder.encode(block.texts, kind, languages=block.languages, progress=report_block)
+        block_BD = np.asarray(encoded, dtype=np.float32)
         assert len(block_BD) == len(row_B), f"{len(block_BD)} vectors for {len(row_B)} texts"
         _check_finite(block_BD, block.texts, kind)
         if start == 0:

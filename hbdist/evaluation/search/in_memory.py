@@ -6,14 +6,13 @@ parts is ranked by `hbdist.evaluation.search.partitioned`, which needs two produ
 scores that matter; with many answers per query, as in parallel data, that takes several times as long.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
 from hbdist.distributed.process_group import ProcessGroup
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking
-from hbdist.evaluation.search.encoding import Progress
+from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.utils.progress import Progress
 
 TILE = 128
 """Number of queries that are scored at once: their scores stay near the caches of a CPU."""
@@ -22,10 +21,8 @@ TILE = 128
 def rank_in_memory(
     query_QD: np.ndarray,
     candidate_CD: np.ndarray,
-    relevant_QR: np.ndarray,
+    task: RetrievalTask,
     *,
-    slices: Sequence[slice],
-    unranked_QI: np.ndarray | None = None,
     tile: int = TILE,
     ranks: ProcessGroup | None = None,
     progress: Progress | None = None,
@@ -37,10 +34,7 @@ def rank_in_memory(
     Args:
         query_QD: float32, finite.
         candidate_CD: float32, finite; the candidates of a language are neighbours.
-        relevant_QR: int64 indices into the pool; −1 where a query has fewer than R.
-        slices: the candidates of each language; disjoint.
-        unranked_QI: int64 indices of candidates without a relevance judgement, which are not ranked for a query: they
-            come last, with a score of minus infinity; −1 where a query has fewer than I. None of them is relevant.
+        task: the task. Candidates that are not ranked for a query come last, with a score of minus infinity.
         tile: number of queries scored at once; it affects memory, speed, and the last digit of a score, as the matrix
             product may add up in another order.
         ranks: the ranks that share the tiles; None: this process alone.
@@ -51,14 +45,14 @@ def rank_in_memory(
     scores_TC = torch.empty(tile, len(candidate_CD))
     starts = range(0, len(query_QD), tile)[ranks.rank :: ranks.world]
     done, total = 0, sum(len(query_QD[start : start + tile]) for start in starts)
+    slices = list(task.candidate_slices.values())
     own: dict[int, tuple[np.ndarray, ...]] = {}
     for start in starts:
         rows = slice(start, start + tile)
-        query_TD, relevant_TR = torch.from_numpy(query_QD[rows]), relevant_QR[rows]
+        query_TD, relevant_TR = torch.from_numpy(query_QD[rows]), task.relevant[rows]
         score_TC = torch.mm(query_TD, transposed_DC, out=scores_TC[: len(query_TD)]).numpy()
-        if unranked_QI is not None:
-            row, column = np.nonzero(unranked_QI[rows] >= 0)
-            score_TC[row, unranked_QI[start + row, column]] = -np.inf
+        row, column = np.nonzero(task.unranked[rows] >= 0)
+        score_TC[row, task.unranked[start + row, column]] = -np.inf
         language_TR = sum(
             (positions_of_relevant(score_TC, relevant_TR, subset=part) for part in slices), np.zeros_like(relevant_TR)
         )

@@ -17,7 +17,6 @@ from hbdist.distributed.process_group import ProcessGroup
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking
 from hbdist.evaluation.metrics.summary import relevant_languages
 from hbdist.evaluation.search.embeddings import Parts
-from hbdist.evaluation.search.encoding import Progress
 from hbdist.evaluation.search.faiss_index import Approximate
 from hbdist.evaluation.search.partitioned import (
     PositionCounter,
@@ -29,6 +28,7 @@ from hbdist.evaluation.search.partitioned import (
     score_relevant,
 )
 from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.utils.progress import Progress
 
 MERGED_QUERIES = 1_024
 """Number of queries whose best candidates are gathered from all ranks at once."""

@@ -1,5 +1,9 @@
 """Positions and metrics, compared with slow references: a float64 argsort, and pytrec_eval."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import pytrec_eval
@@ -9,11 +13,11 @@ from hypothesis import strategies as st
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, Ranking, macro_mean, mean_metrics, metrics
 from hbdist.evaluation.scores import METRICS
 from hbdist.evaluation.search.in_memory import positions_of_relevant, rank_in_memory, top_candidates
+from hbdist.utils.progress import Progress
 
 TREC_NAMES = dict(
     zip(METRICS, ("map", "ndcg_cut_10", "recall_1", "recall_10", "P_1", "P_10", "recip_rank"), strict=True)
 )
-TREC_MEASURES = {"map", "ndcg_cut.10", "recall.1,10", "P.1,10", "recip_rank"}
 
 
 def slow_order(score_C: np.ndarray) -> np.ndarray:
@@ -45,11 +49,24 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, slice]:
     return score_QC, relevant_QR, slice(start, draw(st.integers(start, candidates)))
 
 
-def trec_means(score_QC: np.ndarray, relevant_QR: np.ndarray) -> dict[str, float]:
-    qrels = {str(q): {f"{c:06d}": 1 for c in row if c >= 0} for q, row in enumerate(relevant_QR.tolist())}
+def trec_means(
+    score_QC: np.ndarray,
+    relevant_QR: np.ndarray,
+    names: Mapping[str, str] = TREC_NAMES,
+    *,
+    grade_QR: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Return pytrec_eval's means over the queries, by our names of its measures."""
+    grade_QR = np.ones_like(relevant_QR) if grade_QR is None else grade_QR
+    qrels = {
+        str(q): {f"{c:06d}": g for c, g in zip(row, grades, strict=True) if c >= 0}
+        for q, (row, grades) in enumerate(zip(relevant_QR.tolist(), grade_QR.tolist(), strict=True))
+    }
     run = {str(q): {f"{c:06d}": s for c, s in enumerate(row)} for q, row in enumerate(score_QC.tolist())}
-    per_query = pytrec_eval.RelevanceEvaluator(qrels, TREC_MEASURES).evaluate(run)
-    return {name: float(np.mean([q[trec] for q in per_query.values()])) for name, trec in TREC_NAMES.items()}
+    # "map_cut_3" is asked for as "map_cut.3".
+    measures = {re.sub(r"_(\d+)$", r".\1", name) for name in names.values()}
+    per_query = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
+    return {name: float(np.mean([q[trec] for q in per_query.values()])) for name, trec in names.items()}
 
 
 @given(problems())
@@ -99,13 +116,8 @@ DEPTHS = {"map@3": "map_cut_3", "ndcg@3": "ndcg_cut_3", "recall@100": "recall_10
 @settings(deadline=None, max_examples=60)
 def test_metrics_at_any_depth_equal_trec_eval(problem):
     score_QC, relevant_QR, _ = problem
-    qrels = {str(q): {f"{c:06d}": 1 for c in row if c >= 0} for q, row in enumerate(relevant_QR.tolist())}
-    run = {str(q): {f"{c:06d}": s for c, s in enumerate(row)} for q, row in enumerate(score_QC.tolist())}
-    measures = {name.rpartition("_")[0] + "." + name.rpartition("_")[2] for name in DEPTHS.values()}
-    trec = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run).values()
-    expected = {name: float(np.mean([query[other] for query in trec])) for name, other in DEPTHS.items()}
     found = mean_metrics(positions_of_relevant(score_QC, relevant_QR), list(DEPTHS))
-    assert found == pytest.approx(expected, abs=1e-9)
+    assert found == pytest.approx(trec_means(score_QC, relevant_QR, DEPTHS), abs=1e-9)
 
 
 @given(problems(), st.integers(0, 2**32 - 1))
@@ -113,15 +125,9 @@ def test_metrics_at_any_depth_equal_trec_eval(problem):
 def test_ndcg_with_gains_equals_trec_eval(problem, seed):
     score_QC, relevant_QR, _ = problem
     grade_QR = np.random.default_rng(seed).integers(1, 4, relevant_QR.shape)
-    qrels = {
-        str(q): {f"{c:06d}": g for c, g in zip(row, grades, strict=True) if c >= 0}
-        for q, (row, grades) in enumerate(zip(relevant_QR.tolist(), grade_QR.tolist(), strict=True))
-    }
-    run = {str(q): {f"{c:06d}": s for c, s in enumerate(row)} for q, row in enumerate(score_QC.tolist())}
-    trec = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.3,10", "map"}).evaluate(run).values()
-    found = mean_metrics(positions_of_relevant(score_QC, relevant_QR), ["ndcg@3", "ndcg@10", "map"], grade_QR=grade_QR)
-    expected = {name: float(np.mean([query[name.replace("@", "_cut_")] for query in trec])) for name in found}
-    assert found == pytest.approx(expected, abs=1e-9)
+    names = {"ndcg@3": "ndcg_cut_3", "ndcg@10": "ndcg_cut_10", "map": "map"}
+    found = mean_metrics(positions_of_relevant(score_QC, relevant_QR), list(names), grade_QR=grade_QR)
+    assert found == pytest.approx(trec_means(score_QC, relevant_QR, names, grade_QR=grade_QR), abs=1e-9)
 
 
 def test_mrr_at_a_depth_is_zero_below_it():
@@ -138,60 +144,64 @@ def test_macro_mean_weighs_settings_alike():
     assert macro_mean([]) == {}
 
 
+@dataclass
+class Pool:
+    """Parts of a task that a ranker uses, with embeddings."""
+
+    query_QD: np.ndarray
+    candidate_CD: np.ndarray
+    relevant: np.ndarray
+    candidate_slices: dict[str, slice]
+    unranked: np.ndarray
+
+    def rank(self, tile: int, progress: Progress | None = None) -> Ranking:
+        return rank_in_memory(self.query_QD, self.candidate_CD, self, tile=tile, progress=progress)
+
+
 @pytest.fixture(scope="module")
-def whole_numbers() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[slice]]:
+def whole_numbers() -> Pool:
     """Return vectors of small whole numbers: their products are exact in any order of addition, and tie often."""
     generator = np.random.default_rng(7)
-    slices = [slice(0, 90), slice(90, 170), slice(170, 300)]
+    slices = {"de": slice(0, 90), "en": slice(90, 170), "th": slice(170, 300)}
     query_QD = generator.integers(-3, 4, (37, 8)).astype(np.float32)
     candidate_CD = generator.integers(-3, 4, (300, 8)).astype(np.float32)
-    relevant_QR = np.stack([generator.integers(part.start, part.stop, 37) for part in slices], axis=1)
-    return query_QD, candidate_CD, relevant_QR, slices
-
-
-def ranked(problem: tuple[np.ndarray, np.ndarray, np.ndarray, list[slice]], tile: int) -> Ranking:
-    query_QD, candidate_CD, relevant_QR, slices = problem
-    return rank_in_memory(query_QD, candidate_CD, relevant_QR, slices=slices, tile=tile)
+    relevant_QR = np.stack([generator.integers(part.start, part.stop, 37) for part in slices.values()], axis=1)
+    return Pool(query_QD, candidate_CD, relevant_QR, slices, np.full((37, 0), -1))
 
 
 @pytest.mark.parametrize("tile", [1, 5, 36, 512])
 def test_tiles_of_any_size_give_the_same(whole_numbers, tile):
-    whole, tiled = ranked(whole_numbers, 37), ranked(whole_numbers, tile)
+    whole, tiled = whole_numbers.rank(37), whole_numbers.rank(tile)
     for name in ("pool_QR", "language_QR", "top_QK", "top_score_QK"):
         np.testing.assert_array_equal(getattr(tiled, name), getattr(whole, name))
 
 
 def test_one_pass_serves_the_pool_and_every_language(whole_numbers):
-    query_QD, candidate_CD, relevant_QR, slices = whole_numbers
-    score_QC = query_QD @ candidate_CD.T
-    ranking = ranked(whole_numbers, 16)
+    score_QC, relevant_QR = whole_numbers.query_QD @ whole_numbers.candidate_CD.T, whole_numbers.relevant
+    ranking = whole_numbers.rank(16)
     np.testing.assert_array_equal(ranking.pool_QR, slow_positions(score_QC, relevant_QR, slice(None)))
-    for column, part in enumerate(slices):
+    for column, part in enumerate(whole_numbers.candidate_slices.values()):
         one = slow_positions(score_QC, relevant_QR[:, [column]], part)
         np.testing.assert_array_equal(ranking.language_QR[:, [column]], one)
 
 
 def test_a_candidate_that_is_not_ranked_for_a_query_is_as_if_not_in_the_pool(whole_numbers):
-    query_QD, candidate_CD, relevant_QR, slices = whole_numbers
     generator = np.random.default_rng(1)
     unranked_QI = np.full((37, 40), -1)
-    for row, relevant_R in enumerate(relevant_QR):
+    for row, relevant_R in enumerate(whole_numbers.relevant):
         others = np.setdiff1d(np.arange(300), relevant_R)
         chosen = generator.choice(others, generator.integers(0, 41), replace=False)
         unranked_QI[row, : len(chosen)] = chosen
-    found = rank_in_memory(query_QD, candidate_CD, relevant_QR, slices=slices, unranked_QI=unranked_QI, tile=10)
+    found = replace(whole_numbers, unranked=unranked_QI).rank(10)
     for row in range(37):
         remaining = np.setdiff1d(np.arange(300), unranked_QI[row])
-        score_1C = query_QD[[row]] @ candidate_CD[remaining].T
-        index_1R = np.searchsorted(remaining, relevant_QR[[row]])
+        score_1C = whole_numbers.query_QD[[row]] @ whole_numbers.candidate_CD[remaining].T
+        index_1R = np.searchsorted(remaining, whole_numbers.relevant[[row]])
         np.testing.assert_array_equal(found.pool_QR[[row]], slow_positions(score_1C, index_1R, slice(None)))
         assert not set(found.top_QK[row]) & set(unranked_QI[row])
 
 
 def test_progress_ends_at_the_number_of_queries(whole_numbers):
-    query_QD, candidate_CD, relevant_QR, slices = whole_numbers
-    seen: list[tuple[int, int]] = []
-    rank_in_memory(
-        query_QD, candidate_CD, relevant_QR, slices=slices, tile=16, progress=lambda *args: seen.append(args)
-    )
-    assert seen == [(16, 37), (32, 37), (37, 37)]
+    calls: list[tuple[int, int]] = []
+    whole_numbers.rank(16, progress=lambda *arguments: calls.append(arguments))
+    assert calls == [(16, 37), (32, 37), (37, 37)]

@@ -5,7 +5,6 @@ import pytest
 
 from hbdist.evaluation.metrics.alignment import NO_ITEM
 from hbdist.evaluation.metrics.per_query import values_of
-from hbdist.evaluation.metrics.retrieval import Ranking
 from hbdist.evaluation.metrics.summary import (
     align_questions,
     cluster_questions,
@@ -50,10 +49,6 @@ def vectors(task: RetrievalTask) -> tuple[np.ndarray, np.ndarray]:
     return query_QD, np.stack([vector(one.language, 2 * one.paragraph + one.sentence) for one in task.candidates])
 
 
-def rank(task: RetrievalTask, query_QD: np.ndarray, candidate_CD: np.ndarray) -> Ranking:
-    return rank_in_memory(query_QD, candidate_CD, task.relevant, slices=list(task.candidate_slices.values()))
-
-
 def test_questions_of_a_paragraph_are_one_cluster_with_their_translations(task):
     assert list(cluster_questions(task).values()) == [n // 2 for n in range(QUESTIONS)]
 
@@ -80,7 +75,7 @@ def test_rows_of_questions_mark_those_that_a_language_lacks(task):
 
 
 def test_the_scores_can_be_computed_again_from_the_positions_that_are_kept(task, vectors):
-    ranking = rank(task, *vectors)
+    ranking = rank_in_memory(*vectors, task)
     scores, queries = summarise(ranking, task), collect_positions(ranking, task)
     for setting in ("monolingual", "cross_lingual", "multilingual"):
         values = values_of(queries, setting)
@@ -89,7 +84,7 @@ def test_the_scores_can_be_computed_again_from_the_positions_that_are_kept(task,
 
 
 def test_bias_and_alignment_show_the_accents_and_the_baselines_remove_them(task, vectors):
-    ranking = rank(task, *vectors)
+    ranking = rank_in_memory(*vectors, task)
     before = summarise(ranking, task)
     maps = {x: values["map"] for x, values in before["by_language"].items()}
     bias = measure_more_bias(ranking, task, maps)
@@ -102,7 +97,7 @@ def test_bias_and_alignment_show_the_accents_and_the_baselines_remove_them(task,
     assert found is not None
     assert found["language_probe"] > 0.9
     assert found["consistency"]["lists@10"] < found["consistency"]["neighbours@10"]
-    removed = score_without_language(*vectors, task, rank=lambda *changed: rank(task, *changed))
+    removed = score_without_language(*vectors, task, rank=lambda *changed: rank_in_memory(*changed, task))
     for scores in removed.values():
         assert scores["multilingual"]["map"] > before["multilingual"]["map"] + 0.2
         assert scores["bias"]["rank_distance"] < 0.7 * before["bias"]["rank_distance"]
