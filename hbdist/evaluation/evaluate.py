@@ -22,12 +22,7 @@ from hbdist.distributed.process_group import ProcessGroup
 from hbdist.errors import DataError
 from hbdist.evaluation.metrics.bootstrap import confidence
 from hbdist.evaluation.metrics.retrieval import Ranking
-from hbdist.evaluation.metrics.summary import (
-    align_questions,
-    collect_positions,
-    score_without_language,
-    summarise,
-)
+from hbdist.evaluation.metrics.summary import align_questions, collect_positions, score_without_language, summarise
 from hbdist.evaluation.output import Evaluation, make_folder, write_scores
 from hbdist.evaluation.scores import read_scores
 from hbdist.evaluation.search.embeddings import IN_MEMORY_BYTES

@@ -14,10 +14,7 @@ from hbdist.errors import ConfigError
 DEPTH = 1_000
 """Number of candidates requested from an index in each language; a relevant one that is not among them counts as last."""
 
-DEFAULTS = {
-    "ivf": {"lists": 4_096, "probes": 64},
-    "hnsw": {"links": 32, "construction": 200, "search": 1_000},
-}
+DEFAULTS = {"ivf": {"lists": 4_096, "probes": 64}, "hnsw": {"links": 32, "construction": 200, "search": 1_000}}
 """Default settings. IVF: number of clusters, and of those that are searched. HNSW: links per candidate, and number of
 candidates in view when the index is built and when it is searched."""
 

@@ -1,23 +1,16 @@
 """Positions and metrics, compared with slow references: a float64 argsort, and pytrec_eval."""
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trec import trec_means
 
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, Ranking, macro_mean, mean_metrics, metrics
-from hbdist.evaluation.scores import METRICS
 from hbdist.evaluation.search.in_memory import positions_of_relevant, rank_in_memory, top_candidates
 from hbdist.utils.progress import Progress
-
-TREC_NAMES = dict(
-    zip(METRICS, ("map", "ndcg_cut_10", "recall_1", "recall_10", "P_1", "P_10", "recip_rank"), strict=True)
-)
 
 
 def slow_order(score_C: np.ndarray) -> np.ndarray:
@@ -47,26 +40,6 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, slice]:
         relevant_QR[row, : len(chosen)] = chosen
     start = draw(st.integers(0, candidates))
     return score_QC, relevant_QR, slice(start, draw(st.integers(start, candidates)))
-
-
-def trec_means(
-    score_QC: np.ndarray,
-    relevant_QR: np.ndarray,
-    names: Mapping[str, str] = TREC_NAMES,
-    *,
-    grade_QR: np.ndarray | None = None,
-) -> dict[str, float]:
-    """Return pytrec_eval's means over the queries, by our names of its measures."""
-    grade_QR = np.ones_like(relevant_QR) if grade_QR is None else grade_QR
-    qrels = {
-        str(q): {f"{c:06d}": g for c, g in zip(row, grades, strict=True) if c >= 0}
-        for q, (row, grades) in enumerate(zip(relevant_QR.tolist(), grade_QR.tolist(), strict=True))
-    }
-    run = {str(q): {f"{c:06d}": s for c, s in enumerate(row)} for q, row in enumerate(score_QC.tolist())}
-    # "map_cut_3" is asked for as "map_cut.3".
-    measures = {re.sub(r"_(\d+)$", r".\1", name) for name in names.values()}
-    per_query = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
-    return {name: float(np.mean([q[trec] for q in per_query.values()])) for name, trec in names.items()}
 
 
 @given(problems())

@@ -123,13 +123,7 @@ def test_stored_embeddings_are_listed_with_description_and_size(parts: Parts, tm
     parts.describe(model="a model", task="a task")
     ((folder, about, size),) = list_stored(tmp_path)
     assert folder == parts.folder
-    assert about == {
-        "model": "a model",
-        "task": "a task",
-        "candidates": 10,
-        "dimensions": 3,
-        "precision": "float32",
-    }
+    assert about == {"model": "a model", "task": "a task", "candidates": 10, "dimensions": 3, "precision": "float32"}
     assert size == 3 * 128 + 10 * 3 * 4
 
 
