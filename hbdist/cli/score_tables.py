@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hbdist.evaluation.scores import BASELINES, SETTINGS, describe_cut, spoken
+from hbdist.evaluation.scores import BASELINES, SETTINGS, describe_cut, metric_label
 
 SHOWN = ("map", "ndcg", "recall")
 """Kinds of metrics that are on a terminal."""
@@ -41,7 +41,7 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
         shown.add_column(setting.replace("_", "-"), justify="right")
     baselines = [name for name in scores.get("removal") or {} if all((side.get("removal") or {}) for side in sides)]
     for place, metric in enumerate(_metrics(scores)):
-        row(spoken(metric), metric, *SETTINGS)
+        row(metric_label(metric), metric, *SETTINGS)
         below(metric, *SETTINGS)
         for name in baselines if place == 0 else ():
             row(f"  with {BASELINES[name]}", metric, *SETTINGS, baseline=name)
@@ -70,7 +70,7 @@ def comparison_table(found: dict[str, Any]) -> Table:
         for metric, value in metrics.items():
             digits = 1 if metric == "rank_distance" else 3
             shown.add_row(
-                f"{setting.replace('_', '-')} {spoken(metric)}",
+                f"{setting.replace('_', '-')} {metric_label(metric)}",
                 *(f"{value[side]:,.{digits}f}" for side in ("before", "after")),
                 f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference",
                 f"{value['low']:+,.{digits}f} to {value['high']:+,.{digits}f}",

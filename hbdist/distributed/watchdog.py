@@ -18,7 +18,7 @@ from uuid import uuid4
 GRACE = 5.0
 """Seconds that a rank has, after another is lost, to end by its own: most often it meets the same error."""
 CONNECTING = 30.0
-"""Seconds that ranks have to connect; they have just spoken with one another."""
+"""Seconds that ranks have to connect; they have just metric_label with one another."""
 SPARE = 100
 """Connections that may wait besides those of ranks: whoever scans ports."""
 GONE = "is gone: it was killed or crashed, or its machine was lost"

@@ -94,12 +94,12 @@ def evaluate(
     ranks, search = ranks or ProcessGroup(), search or SearchSettings()
     if len(set(ranks.all_gather_object(task.fingerprint))) > 1:
         raise DataError(f"Ranks see different files of {task.name}. Put the same ones where each of them looks.")
-    found = _encode_and_rank(encoder, task, ranks, search, progress, model, fingerprint if search.keep else "")
+    result = _encode_and_rank(encoder, task, ranks, search, progress, model, fingerprint if search.keep else "")
     pooled = len(task.languages) > 1 and "multilingual" in task.settings
     removal = None
-    if pooled and found.candidate_CD is not None:
+    if pooled and result.candidate_CD is not None:
         rank = partial(rank_in_memory, task=task, ranks=ranks)
-        removal = score_without_language(found.query_QD, found.candidate_CD, task, rank=rank)
+        removal = score_without_language(result.query_QD, result.candidate_CD, task, rank=rank)
     scores = None
     if ranks.is_main:  # rank 0 alone computes the rest, and the others wait for it
         scores = {
@@ -112,14 +112,14 @@ def evaluate(
             "left_out": dict(task.left_out),
             "counts": {"queries": len(task.queries), "candidates": len(task.candidates)},
             "cut": _describe_cut(task),
-            **summarise(found.ranking, task),
-            "confidence": confidence(collect_positions(found.ranking, task)),
-            "alignment": align_questions(found.query_QD, found.ranking, task) if pooled else None,
+            **summarise(result.ranking, task),
+            "confidence": confidence(collect_positions(result.ranking, task)),
+            "alignment": align_questions(result.query_QD, result.ranking, task) if pooled else None,
             "removal": removal,
-            "not_measured": {"removal": NO_REMOVAL} if pooled and found.candidate_CD is None else {},
-            "seconds": {"encode": found.encoded_at - started, "score": perf_counter() - found.encoded_at},
+            "not_measured": {"removal": NO_REMOVAL} if pooled and result.candidate_CD is None else {},
+            "seconds": {"encode": result.encoded_at - started, "score": perf_counter() - result.encoded_at},
         }
-    return Evaluation(ranks.broadcast_object(scores), found.ranking)
+    return Evaluation(ranks.broadcast_object(scores), result.ranking)
 
 
 def _encode_and_rank(

@@ -35,7 +35,7 @@ def read_scores(out: Path) -> dict[str, Any] | None:
         raise DataError(f"{path} is not JSON: {error}. Delete the file; `hbdist evaluate` writes it again.") from None
 
 
-def spoken(metric: str) -> str:
+def metric_label(metric: str) -> str:
     """Return the name of a metric for people."""
     return {"map": "mAP", "rank_distance": "rank distance"}.get(metric, metric.replace("ndcg", "nDCG"))
 

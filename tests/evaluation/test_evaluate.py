@@ -308,9 +308,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_encoded(t
 
 
 def test_progress_reports_queries_documents_and_scores(small):
-    seen: list[tuple[str, int, int]] = []
-    evaluate(HashEncoder(), small, model="hash", progress=lambda *args: seen.append(args))
-    assert [what for what, done, total in seen if done == total] == ["queries", "documents", "scores"]
+    calls: list[tuple[str, int, int]] = []
+    evaluate(HashEncoder(), small, model="hash", progress=lambda *arguments: calls.append(arguments))
+    assert [what for what, done, total in calls if done == total] == ["queries", "documents", "scores"]
 
 
 def shown(*sides) -> str:

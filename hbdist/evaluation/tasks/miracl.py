@@ -91,10 +91,10 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
         for question, docs in part.items()
     }
     queries = [
-        Query(f"{language}:{question}", spoken, text)
+        Query(f"{language}:{question}", metric_label, text)
         for language in read
-        for spoken, path in _topics(folder, language)
-        if not languages or spoken in languages
+        for metric_label, path in _topics(folder, language)
+        if not languages or metric_label in languages
         for question, text in tsv_texts(path, again=_SOURCE).items()
     ]
     answered = [query for query in queries if relevance.get(query.id)]

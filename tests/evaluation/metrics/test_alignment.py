@@ -148,7 +148,7 @@ def test_the_probe_equals_sklearns_logistic_regression():
     for train_M in (second_M, ~second_M):
         mean_D = vector_MD[train_M].mean(axis=0)
         input_MD = (vector_MD - mean_D) / (vector_MD[train_M] - mean_D).std()
-        # Its binary form has one weight vector for two classes: a penalty half as large says the same.
+        # Its binary form has one weight vector for two classes: half the penalty is equivalent.
         model = LogisticRegression(C=2.0, tol=1e-8, max_iter=1000).fit(input_MD[train_M], language_M[train_M])
         right += (model.predict(input_MD[~train_M]) == language_M[~train_M]).sum()
     assert probe([X_ND, Y_ND]) == right / 300

@@ -76,7 +76,7 @@ def test_random_order_gives_the_expected_rank_distance_of_10846():
     assert random_rank_distance(11, 13_014) == pytest.approx(10_845.83, abs=0.01)
     generator = np.random.default_rng(0)
     position_QR = np.stack([generator.choice(13_014, 11, replace=False) + 1 for _ in range(4000)])
-    # One query's standard deviation is about 1,340 places, so the mean of 4,000 is within 64 in 997 of 1,000 cases.
+    # One query's standard deviation is about 1,340 positions, so the mean of 4,000 is within 64 in 997 of 1,000 cases.
     assert rank_distance(position_QR).mean() == pytest.approx(10_846, abs=64)
 
 
@@ -157,7 +157,7 @@ def test_peer_of_the_irrelevant_equals_scipys_kruskal_wallis(pool, k):
     order_QC, candidate_language_C, relevant_QR, position_QR, _ = pool
     found_Q = peer_irrelevant(order_QC[:, :k], position_QR, candidate_language_C=candidate_language_C)
     for order_C, relevant_R, found in zip(order_QC, relevant_QR, found_Q, strict=True):
-        ranks = [rank for rank, place in enumerate(order_C[:k], start=1) if place not in relevant_R]
+        ranks = [rank for rank, index in enumerate(order_C[:k], start=1) if index not in relevant_R]
         languages = [int(candidate_language_C[order_C[rank - 1]]) for rank in ranks]
         assert found == pytest.approx(slow_peer(grouped(ranks, languages)), abs=1e-9)
 

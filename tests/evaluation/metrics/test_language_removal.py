@@ -1,4 +1,4 @@
-"""Removal of language from vectors: definitions by plain references, and what must hold after it."""
+"""Language removal: equality with plain references, and properties of the result."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_lir_projects_out_the_first_right_singular_vectors_of_vectors_not_centre
 
 
 @pytest.mark.parametrize("name", list(REMOVALS))
-def test_translations_that_differ_by_a_constant_of_their_language_come_together(name):
+def test_translations_that_differ_by_a_constant_of_their_language_become_similar(name):
     vector_ND, language_N = two_languages(0, items=500, dimensions=32)
     found_ND = REMOVALS[name](vector_ND, language_N)(vector_ND, language_N)
     before = (vector_ND[:500] * vector_ND[500:]).sum(axis=1).mean()
@@ -67,6 +67,6 @@ def test_a_rotation_of_the_space_rotates_the_result(name):
     np.testing.assert_allclose(found_ND, plain_ND @ turn_DD, atol=1e-4)
 
 
-def test_what_is_left_of_nothing_is_zero():
+def test_a_vector_that_becomes_zero_stays_zero():
     one_ND = np.array([[1.0, 0.0]], dtype=np.float32)
     assert demean(one_ND, np.array([0]))(one_ND, np.array([0])).tolist() == [[0, 0]]

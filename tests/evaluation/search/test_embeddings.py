@@ -149,19 +149,21 @@ def test_stored_embeddings_are_reused_only_for_the_same_model_and_corpus(tmp_pat
     task, search = made_task(), SearchSettings(tmp_path)
     first = evaluate(HashEncoder(), task, model="m", fingerprint="one", search=search)
 
-    def encoded(**change: object) -> int:
+    def count_encoded(**change: object) -> int:
         encoder = HashEncoder()
-        given = {"task": task, "fingerprint": "one", "search": search} | change
-        found = evaluate(encoder, given["task"], model="m", fingerprint=given["fingerprint"], search=given["search"])
+        arguments = {"task": task, "fingerprint": "one", "search": search} | change
+        found = evaluate(
+            encoder, arguments["task"], model="m", fingerprint=arguments["fingerprint"], search=arguments["search"]
+        )
         assert found.scores["multilingual"] == first.scores["multilingual"] or "task" in change
-        return len(encoder.encoded) - len(given["task"].queries)
+        return len(encoder.encoded) - len(arguments["task"].queries)
 
-    assert encoded() == 0
-    assert encoded(task=task.cut(questions=5)) == 0
-    assert encoded(fingerprint="two") == len(task.candidates)
-    assert encoded(task=task.cut(languages=["de", "en"])) == 300
-    assert encoded(search=SearchSettings(tmp_path, "float16")) == len(task.candidates)
-    assert encoded(search=SearchSettings(tmp_path, keep=False)) == len(task.candidates)
+    assert count_encoded() == 0
+    assert count_encoded(task=task.cut(questions=5)) == 0
+    assert count_encoded(fingerprint="two") == len(task.candidates)
+    assert count_encoded(task=task.cut(languages=["de", "en"])) == 300
+    assert count_encoded(search=SearchSettings(tmp_path, "float16")) == len(task.candidates)
+    assert count_encoded(search=SearchSettings(tmp_path, keep=False)) == len(task.candidates)
     assert len(list(list_stored(tmp_path))) == 4
 
 
@@ -203,13 +205,18 @@ def test_after_a_kill_only_missing_parts_are_encoded_and_nothing_differs(tmp_pat
     assert done.returncode == -signal.SIGKILL
     parts = Parts(450, 50, "float32", folder=tmp_path / "set", dimensions=32)
     assert [number for number in parts.numbers if parts.has(number)] == [0, 1, 2]
-    encoder, seen = BatchEncoder(), []
+    encoder, calls = BatchEncoder(), []
     encode_parts(
-        encoder, text_of, "document", ranks=ProcessGroup(), parts=parts, progress=lambda *told: seen.append(told)
+        encoder,
+        text_of,
+        "document",
+        ranks=ProcessGroup(),
+        parts=parts,
+        progress=lambda *arguments: calls.append(arguments),
     )
     assert len(encoder.encoded) == 300
-    assert seen[0] == (150, 450)
-    assert seen[-1] == (450, 450)
+    assert calls[0] == (150, 450)
+    assert calls[-1] == (450, 450)
     whole = Parts(450, 50, "float32")
     encode_parts(BatchEncoder(), text_of, "document", ranks=ProcessGroup(), parts=whole)
     for number in whole.numbers:

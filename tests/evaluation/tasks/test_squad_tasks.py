@@ -75,11 +75,11 @@ def test_mlqa_r_has_two_to_four_relevant_sentences_one_a_language_that_has_the_q
     task = load_mlqa_r(mlqa)
     assert Counter(query.language for query in task.queries) == mlqa_r.QUESTIONS
     assert Counter(candidate.language for candidate in task.candidates) == mlqa_r.CANDIDATES
-    spoken: dict[str, list[str]] = {}
+    metric_label: dict[str, list[str]] = {}
     for query in task.queries:
-        spoken.setdefault(query.id, []).append(query.language)
-    assert {len(languages) for languages in spoken.values()} <= {2, 3, 4}
-    for question, languages in spoken.items():
+        metric_label.setdefault(query.id, []).append(query.language)
+    assert {len(languages) for languages in metric_label.values()} <= {2, 3, 4}
+    for question, languages in metric_label.items():
         assert [task.candidates[place].language for place in task.relevance[question]] == languages
 
 
