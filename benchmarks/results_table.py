@@ -111,14 +111,14 @@ def translations(row: str, encoder: Any, folder: str) -> dict[str, Any]:
 def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
     """Return the same sentences in all languages."""
     from hbdist.evaluation.metrics.alignment import alignment
-    from hbdist.evaluation.metrics.summary import question_places
+    from hbdist.evaluation.metrics.summary import find_question_rows
     from hbdist.evaluation.tasks.parallel import load_parallel
 
     task = load_parallel(folder)
     known = known_languages(encoder, task.languages)
     spoken = [known[query.language] for query in task.queries]
     vector_MD = encoder.encode([query.text for query in task.queries], "query", languages=spoken)
-    found = alignment(vector_MD, question_places(task), list(task.languages))
+    found = alignment(vector_MD, find_question_rows(task), list(task.languages))
     return {"alignment": found, "languages": len(task.languages), "texts": len(task.queries)}
 
 

@@ -95,11 +95,7 @@ def evaluate(
     if len(set(ranks.all_gather_object(task.fingerprint))) > 1:
         raise DataError(f"Ranks see different files of {task.name}. Put the same ones where each of them looks.")
     result = _encode_and_rank(encoder, task, ranks, search, progress, model, fingerprint if search.keep else "")
-    pooled = len(task.languages) > 1 and "multilingual" in task.settings
-    removal = None
-    if pooled and result.candidate_CD is not None:
-        rank = partial(rank_in_memory, task=task, ranks=ranks)
-        removal = score_without_language(result.query_QD, result.candidate_CD, task, rank=rank)
+    removal = _score_removal(result, task, ranks)
     scores = None
     if ranks.is_main:  # rank 0 alone computes the rest, and the others wait for it
         scores = {
@@ -108,15 +104,9 @@ def evaluate(
             "model_fingerprint": fingerprint,
             "task_fingerprint": task.fingerprint,
             "search": search.record(),
-            "note": task.note,
-            "left_out": dict(task.left_out),
-            "counts": {"queries": len(task.queries), "candidates": len(task.candidates)},
-            "cut": _describe_cut(task),
-            **summarise(result.ranking, task),
-            "confidence": confidence(collect_positions(result.ranking, task)),
-            "alignment": align_questions(result.query_QD, result.ranking, task) if pooled else None,
-            "removal": removal,
-            "not_measured": {"removal": NO_REMOVAL} if pooled and result.candidate_CD is None else {},
+            **_describe(task),
+            **_score(result, task),
+            **removal,
             "seconds": {"encode": result.encoded_at - started, "score": perf_counter() - result.encoded_at},
         }
     return Evaluation(ranks.broadcast_object(scores), result.ranking)
@@ -155,6 +145,39 @@ def _encode_and_rank(
         ranker = PartRanker(query_QD, parts, task, ranks, stage("scores"))
         ranking = ranker.rank_by_index(search.index) if search.index else ranker.rank_exactly()
         return Search(query_QD, None, ranking, encoded_at)
+
+
+def _is_pooled(task: RetrievalTask) -> bool:
+    return len(task.languages) > 1 and "multilingual" in task.settings
+
+
+def _score_removal(result: Search, task: RetrievalTask, ranks: ProcessGroup) -> dict[str, Any]:
+    """Return the scores of the baselines without training, or the reason why there are none. A collective."""
+    if not _is_pooled(task):
+        return {"removal": None, "not_measured": {}}
+    if result.candidate_CD is None:
+        return {"removal": None, "not_measured": {"removal": NO_REMOVAL}}
+    rank = partial(rank_in_memory, task=task, ranks=ranks)
+    removal = score_without_language(result.query_QD, result.candidate_CD, task, rank=rank)
+    return {"removal": removal, "not_measured": {}}
+
+
+def _score(result: Search, task: RetrievalTask) -> dict[str, Any]:
+    return {
+        **summarise(result.ranking, task),
+        "confidence": confidence(collect_positions(result.ranking, task)),
+        "alignment": align_questions(result.query_QD, result.ranking, task) if _is_pooled(task) else None,
+    }
+
+
+def _describe(task: RetrievalTask) -> dict[str, Any]:
+    cut = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(task.cut_to).items() if v is not None}
+    return {
+        "note": task.note,
+        "left_out": dict(task.left_out),
+        "counts": {"queries": len(task.queries), "candidates": len(task.candidates)},
+        "cut": cut or None,
+    }
 
 
 def evaluate_to(
@@ -224,8 +247,3 @@ def model_fingerprint(settings: ModelSection) -> str:
             digest.update(f"\0{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
             digest.update(bytes.fromhex(sha256(path)))
     return digest.hexdigest()
-
-
-def _describe_cut(task: RetrievalTask) -> dict[str, Any] | None:
-    values = asdict(task.cut_to).items()
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in values if v is not None} or None
