@@ -84,7 +84,7 @@ def our_step(encoder: Encoder, texts: Texts, engine: Engine | None, gradient_cac
     engine = engine or Engine.start(config)
     module = TrainingModule(encoder, config)
     model = engine.prepare(module, make_optimizer(module, config.optimizer))
-    step = ContrastiveStep(model, config, engine, say=lambda _: None)
+    step = ContrastiveStep(model, config, engine, report=lambda _: None)
     identity = torch.arange(3 * pairs).reshape(pairs, 3) + 1 + 3 * pairs * engine.rank
     batch = RankBatch(
         step=0,

@@ -1,6 +1,6 @@
 """Hybrid-batch training of multilingual dense retrievers.
 
-The public names are loaded when first used, so that `import hbdist` imports no torch.
+Public names are loaded on first use, so that `import hbdist` does not import torch.
 """
 
 import sys
@@ -8,7 +8,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-_HOMES = {
+_MODULES = {
     "Batches": "hbdist.training.loader",
     "Config": "hbdist.config.config",
     "ConfigError": "hbdist.errors",
@@ -26,14 +26,14 @@ _HOMES = {
 }
 
 __version__ = "0.1.0"
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 class _Package(ModuleType):
-    """Keeps the public names for what they are: importing hbdist.train would bind the module to the function's name."""
+    """Module type that protects the public names: importing hbdist.train would otherwise bind the name to the module."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES or not isinstance(value, ModuleType):
+        if name not in _MODULES or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 
 
@@ -41,9 +41,9 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'hbdist' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

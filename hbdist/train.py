@@ -1,6 +1,6 @@
-"""Train one dense retriever: the story. Run by `accelerate launch hbdist/train.py [CONFIG.toml] [key=value …]`.
+"""Training of one dense retriever, from start to end. Run by `accelerate launch hbdist/train.py [CONFIG.toml] [key=value …]`.
 
-This file is run as a script, so its folder is first on sys.path: imports are absolute, and no module of hbdist may bear
+This file is run as a script, which puts its folder first on sys.path: imports are absolute, and no module of hbdist may have
 the name of another package.
 """
 
@@ -19,7 +19,7 @@ from hbdist.runs.plan import Plan
 from hbdist.runs.run import FIRST_WORD, Outcome, Run
 from hbdist.training.export import export
 from hbdist.training.loader import Batches, measure_token_rates
-from hbdist.training.metrics import Meter
+from hbdist.training.metrics import StepMeter
 from hbdist.training.module import TrainingModule
 from hbdist.training.monitor import TrainingMonitor
 from hbdist.training.optimizer import learning_rate, make_optimizer
@@ -27,12 +27,12 @@ from hbdist.training.step import ContrastiveStep
 
 USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
 
-Trains as the config says; a run whose folder holds a checkpoint goes on from it. Keys:
+Trains as the config says; a run whose folder contains a checkpoint resumes from it. Keys:
 """
 
 
 def train(config: Config) -> Outcome:
-    """Train one dense retriever as `config` says; go on where its run folder stopped.
+    """Train one dense retriever, resuming from the newest checkpoint in its run folder.
 
     Raises:
         HbdistError: something in the user's input is wrong.
@@ -41,30 +41,30 @@ def train(config: Config) -> Outcome:
     run = Run.open(config, is_main=engine.is_main)
     with run.underway(engine):
         manifest = Manifest.load(config.data.shards)
-        found = run.find_checkpoint(engine, manifest)
+        checkpoint = run.find_checkpoint(engine, manifest)
         if engine.broadcast_object(run.finished()):
             run.say(f"{run.folder} is done already")
             engine.stop()
             return Outcome.done("done already")
-        run.announce(Plan.of(config, manifest, ranks=engine.world, zero=engine.zero), manifest, engine.where)
+        run.announce(Plan.of(config, manifest, ranks=engine.world, zero=engine.zero), manifest, engine.hardware)
 
         encoder = Encoder.load(config.model)
         rates = engine.broadcast_object(measure_token_rates(manifest, encoder.tokenize))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
-        done, state = run.resume(found)
+        done, state = run.resume(checkpoint)
         monitor = TrainingMonitor(config, encoder, engine, run, manifest)
         module = TrainingModule(encoder, config)
         model = engine.prepare(module, make_optimizer(module, config.optimizer), state)
-        contrast = ContrastiveStep(model, config, engine, say=run.say)
-        del state  # all ranks hold the whole of it
-        monitor(contrast, done)  # what an interruption left undone
+        contrastive_step = ContrastiveStep(model, config, engine, report=run.say)
+        del state  # every rank has loaded all of it
+        monitor.measure(contrastive_step, done)  # in case an interruption came before it
 
-        meter = Meter(config, engine.device)
-        for batch in meter.waiting(batches.from_step(config.steps if monitor.exhausted else done)):
-            parts = contrast(batch)
+        meter = StepMeter(config, engine.device)
+        for batch in meter.timed(batches.from_step(config.steps if monitor.exhausted else done)):
+            parts = contrastive_step(batch)
             lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
             norm = engine.update(lr)
-            metrics = meter.measure(batch, parts, lr=lr, grad_norm=norm, temperature=contrast.temperature)
+            metrics = meter.measure(batch, parts, lr=lr, grad_norm=norm, temperature=contrastive_step.temperature)
             run.record(metrics, batch.ids)
             engine.track(metrics, metrics["step"])
 
@@ -72,27 +72,29 @@ def train(config: Config) -> Outcome:
             if stop or done == config.steps or config.checkpoint.due(done):
                 run.save(engine, manifest, done)
             if stop:
-                return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to go on"), engine)
-            monitor(contrast, done)
+                return run.end(Outcome.interrupted(f"interrupted after step {done}; start it again to resume"), engine)
+            monitor.measure(contrastive_step, done)
             if monitor.exhausted:
                 break
 
         weights = engine.weights()
         if engine.is_main:
-            steps, kept = monitor.weights_to_export(weights, done)
-            export(encoder, run.folder / "model", config, weights=kept, steps=steps, fingerprint=manifest.fingerprint)
-        return run.end(Outcome.done(monitor.last_words(done)), engine)
+            steps, exported = monitor.weights_to_export(weights, done)
+            export(
+                encoder, run.folder / "model", config, weights=exported, steps=steps, fingerprint=manifest.fingerprint
+            )
+        return run.end(Outcome.done(monitor.summary(done)), engine)
 
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
-    """The command: 0 done, 1 failed, 2 the input is wrong, 75 interrupted with its state saved."""
+    """Run the command and return its exit status: 0 done, 1 failed, 2 invalid input, 75 interrupted with its state saved."""
     if "--help" in arguments or "-h" in arguments:
         print(USAGE + describe())
         return 0
     try:
         return train(Config.load(*split_arguments(arguments))).code
     except HbdistError as error:
-        # What other ranks alone have met they have said themselves.
+        # An error that only another rank met has already been printed by that rank.
         if os.environ.get("RANK", "0") == "0":
             print(f"hbdist: {error}", file=sys.stderr, flush=True)
         else:

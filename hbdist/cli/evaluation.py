@@ -52,14 +52,14 @@ def evaluate(
 
     On many ranks: accelerate launch -m hbdist.evaluation, or torchrun, with the same arguments.
     """
-    from hbdist.distributed.process_group import joined
+    from hbdist.distributed.process_group import join_process_group
     from hbdist.evaluation.search.faiss_index import Approximate
     from hbdist.evaluation.search.settings import SearchSettings
     from hbdist.evaluation.tasks.registry import load_task
     from hbdist.models.encoder import settings_of
     from hbdist.reports.report import evaluation_report
 
-    with joined() as ranks:
+    with join_process_group() as ranks:
         # What is missing should be said before the model is loaded.
         with ranks.raise_together():
             approximate = Approximate.parse(index) if index else None

@@ -45,7 +45,7 @@ def plan(
     if memory is not None and not fit:
         raise ConfigError(f"--memory {memory} says what a rank can have, which only --fit looks at. Add --fit.")
     if fit:
-        from hbdist.memory.fit import Fit, parse_memory
+        from hbdist.memory.estimate import MemoryEstimate, parse_memory
 
         limit = parse_memory(memory) if memory is not None else None
     config = Config.load(*split_arguments(arguments or []))
@@ -64,7 +64,7 @@ def plan(
             print(f"  {count:>6}  {name}")
     if fit:
         print("\nmeasuring a few real steps …", flush=True)
-        print(Fit.measure(config, manifest, ranks=ranks, memory=limit, zero=zero).text(), end="")
+        print(MemoryEstimate.measure(config, manifest, ranks=ranks, memory=limit, zero=zero).text(), end="")
 
 
 @app.command()

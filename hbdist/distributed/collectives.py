@@ -1,6 +1,6 @@
-"""The collectives of the loss path, each with its true gradient; with one process each of them is the identity.
+"""Collectives, those of the loss with their exact gradients; with a single process each of them is the identity.
 
-Ranks may hold different numbers of rows (16 pairs on 3 ranks are 6, 5, 5), so rows travel padded to the largest share.
+Ranks may have different numbers of rows (16 pairs on 3 ranks are 6, 5, 5), so rows are padded to the largest share.
 
     B rows on this rank · P rows of the largest rank · W ranks · G rows of all ranks · D dimensions
 """
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch 2.13 renamed them and warns at every use of the old names; older ones know only those.
+# torch 2.13 renamed these and warns at every use of the old names; older versions have only the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
@@ -19,27 +19,52 @@ _received = 0
 
 
 def traffic() -> int:
-    """Bytes that this process has received so far in the collectives below, as a ring of ranks moves them."""
+    """Return the bytes this process has received so far through the loss's collectives, as a ring of ranks moves them."""
     return _received
 
 
-def _count(tensor: Tensor, share: float) -> None:
+def _count_traffic(tensor: Tensor, share: float) -> None:
     global _received
     _received += round(tensor.numel() * tensor.element_size() * share)
 
 
-def world_size() -> int:
-    """Ranks of this run; 1 where nothing is distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def world_size(group: Any = None) -> int:
+    """Return the number of ranks in a group, by default of the run; 1 without torch.distributed."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's place among the ranks; 0 where nothing is distributed."""
+    """Return this process's rank; 0 without torch.distributed."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def all_reduce_max(numbers: Tensor, group: Any = None) -> Tensor:
+    """Return the element-wise maximum over ranks, without a gradient."""
+    return _all_reduce(numbers, dist.ReduceOp.MAX, group)
+
+
+def all_reduce_sum(numbers: Tensor, group: Any = None) -> Tensor:
+    """Return the element-wise sum over ranks, without a gradient."""
+    return _all_reduce(numbers, dist.ReduceOp.SUM, group)
+
+
+def _all_reduce(numbers: Tensor, operation: Any, group: Any) -> Tensor:
+    numbers = numbers.detach().clone()
+    if world_size(group) > 1:
+        dist.all_reduce(numbers, op=operation, group=group)
+    return numbers
+
+
+def broadcast_object(value: Any, group: Any = None) -> Any:
+    """Return rank 0's value on all ranks; it must be small and picklable."""
+    box = [value]
+    if world_size(group) > 1:
+        dist.broadcast_object_list(box, src=0, group=group)
+    return box[0]
+
+
 def row_counts(own: int, device: torch.device) -> list[int]:
-    """How many rows each rank holds, given how many this one does."""
+    """Return the number of rows on each rank, given the number on this one."""
     if world_size() == 1:
         return [own]
     counts = torch.empty(world_size(), dtype=torch.int64, device=device)
@@ -48,10 +73,10 @@ def row_counts(own: int, device: torch.device) -> list[int]:
 
 
 def gather_rows(rows_BD: Tensor, counts: list[int]) -> Tensor:
-    """The rows of all ranks, in rank order: [G, D].
+    """Return the rows of all ranks, in rank order: [G, D].
 
-    Backward gives each rank the sum, over all ranks, of the gradients of its own rows (reduce-scatter): the gradient of
-    the sum of all ranks' losses, which is what makes W ranks equal to one.
+    The backward pass gives each rank the sum, over all ranks, of the gradients of its own rows (reduce-scatter): the gradient
+    of the sum of all ranks' losses, which is what makes W ranks equal to one.
     """
     return _GatherRows.apply(rows_BD, counts) if len(counts) > 1 and sum(counts) > 0 else rows_BD
 
@@ -63,7 +88,7 @@ class _GatherRows(torch.autograd.Function):
         padded_PD = _pad_rows(rows_BD, max(counts))
         all_WPD = padded_PD.new_empty((len(counts) * max(counts), *rows_BD.shape[1:]))
         _all_gather(all_WPD, padded_PD)
-        _count(padded_PD, len(counts) - 1)
+        _count_traffic(padded_PD, len(counts) - 1)
         if min(counts) == max(counts):
             return all_WPD
         return torch.cat([part[:count] for part, count in zip(all_WPD.split(max(counts)), counts, strict=True)])
@@ -72,14 +97,13 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient_GD,) = gradients
         counts = ctx.counts
-        # Vectors travel in their own precision; a sum over many ranks would lose digits in bfloat16.
-        summed = torch.promote_types(gradient_GD.dtype, torch.float32)
-        padded = gradient_GD.to(summed).contiguous()
-        if min(counts) != max(counts):  # else the largest tensor of a step would be copied for nothing
+        # Vectors are sent in their own precision; a sum over many ranks would lose digits in bfloat16.
+        padded = gradient_GD.to(torch.promote_types(gradient_GD.dtype, torch.float32)).contiguous()
+        if min(counts) != max(counts):  # otherwise the largest tensor of a step would be copied for nothing
             padded = torch.cat([_pad_rows(part, max(counts)) for part in padded.split(counts)])
         own_PD = padded.new_empty((max(counts), *gradient_GD.shape[1:]))
         _reduce_scatter(own_PD, padded, op=dist.ReduceOp.SUM)
-        _count(own_PD, len(counts) - 1)
+        _count_traffic(own_PD, len(counts) - 1)
         return own_PD[: counts[dist.get_rank()]].to(gradient_GD.dtype), None
 
 
@@ -89,32 +113,14 @@ def _pad_rows(rows: Tensor, length: int) -> Tensor:
 
 
 def combine_columns(partial: Tensor) -> Tensor:
-    """log Σ_r exp(partial_r) over the ranks' log-sum-exps of each column, of any shape; without a gradient.
+    """Return log Σ_r exp(partial_r) over the ranks' log-sum-exps of each column, of any shape; without a gradient.
 
-    Two collectives, a MAX and a SUM, of a number or two a column, where gathering all queries would take D a column.
+    Uses two collectives, a MAX and a SUM, of one or two numbers per column; gathering all queries would take D per column.
     """
     if world_size() == 1:
         return partial
-    largest = partial.detach().clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    # A column that no rank has anything for stays at −inf, and −inf − −inf would be NaN.
-    total = torch.exp(partial - largest.masked_fill(largest == -torch.inf, 0))
-    dist.all_reduce(total, op=dist.ReduceOp.SUM)
-    _count(largest, 4 * (1 - 1 / world_size()))
+    largest = all_reduce_max(partial)
+    # A column without any term on any rank stays at −inf, and −inf − −inf would be NaN.
+    total = all_reduce_sum(torch.exp(partial - largest.masked_fill(largest == -torch.inf, 0)))
+    _count_traffic(largest, 4 * (1 - 1 / world_size()))
     return largest + total.log()
-
-
-def max_over_ranks(numbers: Tensor) -> Tensor:
-    """Return the element-wise maximum over all ranks, without a gradient."""
-    numbers = numbers.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
-    return numbers
-
-
-def sum_over_ranks(numbers: Tensor) -> Tensor:
-    """The element-wise sum over all ranks, without a gradient."""
-    numbers = numbers.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(numbers, op=dist.ReduceOp.SUM)
-    return numbers

@@ -1,7 +1,7 @@
-"""Accelerate and DeepSpeed behind a few verbs: start, prepare, backward, update, agree.
+"""Training engine: Accelerate and DeepSpeed behind a few verbs.
 
-It trusts nobody about the number of processes: a launcher, accelerate and torch.distributed must name the same one, or
-the run stops. (On CPU accelerate can take each of several processes for the only one, and train W models in silence.)
+The launcher, accelerate and torch.distributed must agree on the number of processes, or the run stops: on a CPU, accelerate
+can take each of several processes for the only one and silently train W separate models.
 """
 
 import logging
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.integrations import unset_hf_deepspeed_config
 
 from hbdist.config.config import Config
+from hbdist.distributed import collectives
 from hbdist.distributed.launcher import check_launcher, find_zero
 from hbdist.distributed.strategies import DDPStrategy, DeepSpeedStrategy, Moments, Strategy, Weights
 from hbdist.distributed.watchdog import Watchdog
@@ -27,14 +28,14 @@ from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 
 STARTING_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others until the first update: longer than fetching and loading a model takes."""
+"""Timeout of collectives until the first update: longer than downloading and loading a model takes."""
 TIMEOUT = timedelta(minutes=10)
-"""How long after it, for one that lives but is stuck: longer than writing a checkpoint takes. Of one that is dead, `watchdog`
-tells within seconds."""
+"""Timeout of collectives after the first update, for a rank that is alive but stuck: longer than writing a checkpoint takes.
+The watchdog reports a dead rank within seconds."""
 
 
 class Engine:
-    """This process's place among the ranks, and the model and optimizer as the backend wants them."""
+    """One rank of a training run, with the model and optimizer wrapped for its strategy."""
 
     def __init__(self, accelerator: Accelerator, zero: Zero | None, *, max_grad_norm: float) -> None:
         self._accelerator = accelerator
@@ -42,20 +43,20 @@ class Engine:
         self._strategy: Strategy | None = None
         self._starting = True
         self.watchdog = Watchdog()
-        """Who notices when another rank dies."""
+        """Watchdog that notices when another rank dies."""
         self.zero = zero
-        """What DeepSpeed was asked for; None without it."""
+        """DeepSpeed's settings; None without DeepSpeed."""
 
     @classmethod
     def start(cls, config: Config, environment: Mapping[str, str] = os.environ) -> "Engine":
-        """Join the other processes: NCCL where there are GPUs, gloo where there are none.
+        """Join the other processes, over NCCL with GPUs and over gloo without.
 
         Raises:
-            ConfigError: the launcher's own settings contradict the config, or ask for what is not supported.
+            ConfigError: the launcher's own settings contradict the config, or ask for something unsupported.
         """
         check_launcher(config.engine, environment)
         zero = find_zero(config.engine, environment)
-        launched, here = (int(environment.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        launched, local = (int(environment.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         if launched > config.batch.size:
             raise ConfigError(
                 f"batch.size = {config.batch.size} is less than the {launched} processes: some would have no pair. Set"
@@ -63,14 +64,16 @@ class Engine:
             )
         _refuse_unknown_trackers(config.run.trackers)
         gpus = torch.cuda.device_count()
-        on_cpu = gpus < here
+        on_cpu = gpus < local
         if gpus and on_cpu and environment.get("RANK", "0") == "0":
-            print(f"{here} processes and {gpus} GPU{'s' * (gpus > 1)} on this machine: training on the CPU", flush=True)
-        accelerator = _join(config, zero, on_cpu=on_cpu, launched=launched)
-        joined = dist.get_world_size() if dist.is_initialized() else 1
+            print(
+                f"{local} processes and {gpus} GPU{'s' * (gpus > 1)} on this machine: training on the CPU", flush=True
+            )
+        accelerator = _make_accelerator(config, zero, on_cpu=on_cpu, launched=launched)
+        joined = collectives.world_size()
         assert accelerator.num_processes == joined == launched, (
             f"the launcher started {launched} processes, torch.distributed joined {joined}, accelerate counts"
-            f" {accelerator.num_processes}: they would train apart"
+            f" {accelerator.num_processes}: they would train separate models"
         )
         if config.run.trackers:
             accelerator.init_trackers("hbdist", config={"config": config.to_toml()})
@@ -80,41 +83,44 @@ class Engine:
 
     @property
     def rank(self) -> int:
+        """Rank of this process."""
         return int(self._accelerator.process_index)
 
     @property
     def world(self) -> int:
+        """Number of ranks."""
         return int(self._accelerator.num_processes)
 
     @property
     def device(self) -> torch.device:
+        """Device of this rank."""
         return self._accelerator.device
 
     @property
     def is_main(self) -> bool:
-        """This is rank 0, which alone writes and prints."""
+        """True on rank 0, the only rank that writes and prints."""
         return self.rank == 0
 
     @property
-    def where(self) -> str:
-        """The devices and how they speak, in words."""
+    def hardware(self) -> str:
+        """Device, number of ranks, backend and torch version, for people."""
         kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
-        speech = f" × {self.world} over {dist.get_backend()}" if self.world > 1 else ""
-        return f"{kind}{speech}, torch {torch.__version__}"
+        backend = f" × {self.world} over {dist.get_backend()}" if self.world > 1 else ""
+        return f"{kind}{backend}, torch {torch.__version__}"
 
     @property
     def lockstep(self) -> bool:
-        """Ranks must make equal numbers of forward and backward passes: ZeRO-2 and -3 communicate in each of them."""
+        """True if ranks must make equal numbers of forward and backward passes: ZeRO-2 and -3 communicate in each."""
         return self._prepared.lockstep
 
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """Place the model on this rank's device and wrap it for gradient averaging. Returns the model to call.
+        """Move the model to this rank's device, wrap it for gradient averaging and return the wrapped model.
 
         Args:
             optimizer: AdamW over the parameters of `model`.
-            state: of a checkpoint to resume from; loaded into both.
+            state: state of a checkpoint to resume from; loaded into both.
         """
         model.train()
         moments: Moments = {}
@@ -122,31 +128,25 @@ class Engine:
         if state is not None:
             model.load_state_dict(state["model"])
             moments, updates = state["moments"], state["updates"]
-        if self.zero:
-            self._strategy = DeepSpeedStrategy(
-                self._accelerator, model, optimizer, self.zero, moments, updates, max_grad_norm=self._max_grad_norm
-            )
-        else:
-            self._strategy = DDPStrategy(
-                self._accelerator, model, optimizer, moments, updates, max_grad_norm=self._max_grad_norm
-            )
+        arguments = (self._accelerator, model, optimizer, moments, updates, self._max_grad_norm)
+        self._strategy = DeepSpeedStrategy(*arguments, self.zero) if self.zero else DDPStrategy(*arguments)
         return self._strategy.model
 
     @property
     def _prepared(self) -> Strategy:
-        assert self._strategy is not None, "prepare comes first"
+        assert self._strategy is not None, "call prepare first"
         return self._strategy
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's loss; the average over ranks is in place when this returns."""
+        """Add the gradient of this rank's loss; outside `no_sync`, gradients are averaged over ranks on return."""
         self._prepared.backward(loss)
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Passes inside are not the last of their step; the next backward outside finishes the average for all of them."""
+        """Return a context whose backward passes are averaged only by the next backward outside it."""
         return self._prepared.no_sync()
 
     def update(self, lr: float) -> float:
-        """One step of the optimizer; returns the norm of the whole gradient before clipping.
+        """Make one optimizer step and return the norm of the full gradient before clipping.
 
         Raises:
             FloatingPointError: the gradient is not finite; nothing is updated.
@@ -158,45 +158,38 @@ class Engine:
         return norm
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank. A collective: all ranks call it, all get the same answer."""
+        """Return True on all ranks if the flag is set on any. A collective."""
         return bool(self.all_reduce_max(int(flag)))
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest of the ranks' numbers. A collective."""
-        if self.world == 1:
-            return number
-        largest = torch.tensor(number, device=self.device)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        return int(largest.item())
+        """Return the largest of the ranks' numbers. A collective."""
+        return int(collectives.all_reduce_max(torch.tensor(number, device=self.device))) if self.world > 1 else number
 
     def broadcast_object(self, value: Any) -> Any:
-        """Rank 0's value, on all ranks. A collective."""
-        box = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
+        """Return rank 0's value on all ranks. A collective."""
+        return collectives.broadcast_object(value)
 
     def wait_for_everyone(self) -> None:
-        """All ranks reach this point before any goes on."""
+        """Wait until all ranks reach this point. A collective."""
         self._accelerator.wait_for_everyone()
 
     def weights(self) -> Weights:
-        """On rank 0 all parameters, whole, whatever the backend shards; nothing on the others. A collective."""
+        """Return all parameters in full on rank 0, however they are sharded, and nothing on other ranks. A collective."""
         return self._prepared.weights(keep=self.is_main)
 
     def state(self) -> dict[str, Any]:
-        """On rank 0 all that a checkpoint must hold, the same for any backend and number of ranks. A collective."""
-        backend, keep = self._prepared, self.is_main
-        return {"model": backend.weights(keep=keep), "moments": backend.moments(keep=keep), "updates": backend.updates}
+        """Return a checkpoint's state on rank 0, the same for any strategy and number of ranks. A collective."""
+        strategy, keep = self._prepared, self.is_main
+        weights, moments = strategy.weights(keep=keep), strategy.moments(keep=keep)
+        return {"model": weights, "moments": moments, "updates": strategy.updates}
 
     def track(self, values: Mapping[str, Any], step: int) -> None:
         """Send numbers to the trackers of `run.trackers`."""
-        self._accelerator.log(
-            {key: value for key, value in values.items() if isinstance(value, int | float)}, step=step
-        )
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        self._accelerator.log(numbers, step=step)
 
     def stop(self) -> None:
-        """Leave the process group, so that no process ends while others still speak with it."""
+        """Leave the process group, once all ranks are ready to: none may end while others still communicate with it."""
         for tracker in self._accelerator.trackers:
             tracker.finish()
         self.wait_for_everyone()
@@ -205,12 +198,12 @@ class Engine:
             dist.destroy_process_group()
 
 
-def _join(config: Config, zero: Zero | None, *, on_cpu: bool, launched: int) -> Accelerator:
-    """Enter the process group. DeepSpeed needs one even of a single process."""
+def _make_accelerator(config: Config, zero: Zero | None, *, on_cpu: bool, launched: int) -> Accelerator:
+    """Join the process group. DeepSpeed needs one even for a single process."""
     if on_cpu:
-        # Whatever imports deepspeed on the way would otherwise guess, and warn of having guessed.
+        # Otherwise code that imports deepspeed would guess, and warn that it guessed.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # Under DeepSpeed accelerate would else share the GPUs that there are, though all speak over gloo.
+        # Otherwise, under DeepSpeed, accelerate would share the existing GPUs although all communicate over gloo.
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     plugin = None
     if zero:
@@ -219,20 +212,19 @@ def _join(config: Config, zero: Zero | None, *, on_cpu: bool, launched: int) -> 
             for name, value in alone.items():
                 os.environ.setdefault(name, value)
         _quieten_deepspeed()
-        plugin = DeepSpeedPlugin(
-            hf_ds_config=zero.resolved(max_grad_norm=config.optimizer.max_grad_norm), zero3_init_flag=False
-        )
+        settings = zero.deepspeed_config(max_grad_norm=config.optimizer.max_grad_norm)
+        plugin = DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False)
     backend = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=STARTING_TIMEOUT)
     accelerator = Accelerator(
-        cpu=on_cpu and not zero,  # with DeepSpeed this would choose plain DDP; on the CPU gloo alone decides there
-        mixed_precision="no",  # the trained module has its own, alike under DDP and DeepSpeed
+        cpu=on_cpu and not zero,  # with DeepSpeed this would select plain DDP; on the CPU, gloo alone decides there
+        mixed_precision="no",  # the trained module has its own, the same under DDP and DeepSpeed
         log_with=list(config.run.trackers) or None,
         project_dir=config.run.folder,
         deepspeed_plugin=plugin,
         kwargs_handlers=[backend] if launched > 1 or zero else [],
     )
     if zero:
-        # Or transformers would shard a model while loading it, and whole weights of a checkpoint would not fit in.
+        # Otherwise transformers would shard a model while loading it, and a checkpoint's full weights would not fit.
         unset_hf_deepspeed_config()
     return accelerator
 
@@ -241,19 +233,19 @@ def _quieten_deepspeed() -> None:
     import deepspeed.ops
     from deepspeed.utils import logger
 
-    # On the CPU it compiles a module for shared memory at the first start, a minute or more; gloo does without.
+    # On the CPU it compiles a module for shared memory at the first start, a minute or more; gloo works without it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logger.setLevel(logging.WARNING)
-    # It calls collectives by names that torch has just renamed, and torch says so at every call.
+    # It calls collectives by names that torch has just renamed, and torch warns at every call.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 
 def _refuse_unknown_trackers(trackers: Sequence[str]) -> None:
-    # accelerate leaves out a tracker that is not installed without a word.
+    # accelerate silently skips a tracker that is not installed.
     installed = sorted(str(tracker) for tracker in get_available_trackers())
     for tracker in trackers:
         if tracker not in installed:
             raise ConfigError(
-                f"run.trackers names {tracker!r}, and installed are: {', '.join(installed) or 'none'}. Install it"
-                " (pip install -e '.[track]' for tensorboard), or take it out."
+                f"run.trackers names {tracker!r}, which is not installed. Installed: {', '.join(installed) or 'none'}."
+                " Install it (pip install -e '.[track]' for tensorboard), or remove it from run.trackers."
             )

@@ -1,13 +1,13 @@
-"""Who holds parameters, gradients and optimizer state: every rank all of them (one process, DDP), or DeepSpeed in shares.
+"""Strategies for parameters, gradients and optimizer state: full copies on every rank (DDP), or DeepSpeed's shards.
 
-Both give the same gradient, the same norm and the same update, and both give and take the same state: all parameters and
-AdamW's two moments of each, in float32, by name. So a checkpoint knows nothing of ranks and stages.
+Both compute the same gradient, norm and update, and both export and restore the same state: all parameters and AdamW's two
+moments of each, in float32, by name. So a checkpoint does not depend on the number of ranks or the stage.
 """
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,78 +17,55 @@ from hbdist.distributed.zero import Zero
 from hbdist.errors import ResumeError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-PIECE = 2**22
-"""Numbers that are brought to float64 at once."""
+NORM_BLOCK = 2**22
+"""Number of gradient elements cast to float64 at once."""
 Weights = dict[str, Tensor]
 Moments = dict[str, dict[str, Tensor]]
-"""{parameter: {moment: tensor}}."""
-
-
-class Strategy(Protocol):
-    """What an engine needs of one."""
-
-    model: nn.Module
-    """To call."""
-    lockstep: bool
-    """Ranks must make equal numbers of forward and backward passes."""
-    updates: int
-    """Updates done, those before a checkpoint included."""
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's loss; outside `hold` the average over ranks is in place when this returns."""
-
-    def no_sync(self) -> AbstractContextManager[None]:
-        """Backward passes inside are not the last of their step."""
-
-    def update(self, lr: float) -> float:
-        """One step of AdamW; the norm of the whole gradient before clipping."""
-
-    def weights(self, *, keep: bool) -> Weights:
-        """All parameters and buffers, whole, in main memory; nothing on ranks that do not keep them. A collective."""
-
-    def moments(self, *, keep: bool) -> Moments:
-        """AdamW's moments of all parameters, whole, in main memory; nothing on ranks that do not keep them. A collective."""
+"""Moments by parameter: {parameter: {moment: tensor}}."""
 
 
 class DDPStrategy:
-    """One process, or DistributedDataParallel: every rank holds all.
+    """One process, or DistributedDataParallel: every rank has full copies.
 
     Args:
-        moments: of a checkpoint, with the updates done until then.
+        moments: AdamW's moments from a checkpoint, or none.
+        updates: number of updates made until that checkpoint.
     """
 
     lockstep = False
+    """True if ranks must make equal numbers of forward and backward passes."""
 
     def __init__(
         self,
         accelerator: Accelerator,
-        bare: nn.Module,
+        module: nn.Module,
         optimizer: torch.optim.Optimizer,
         moments: Moments,
         updates: int,
-        *,
         max_grad_norm: float,
     ) -> None:
-        bare.to(accelerator.device)  # in place: the optimizer's parameters move with it
-        self.bare, self.optimizer, self.updates, self.max_grad_norm = bare, optimizer, updates, max_grad_norm
-        _refuse_other_names(moments, bare)
-        for name, parameter in bare.named_parameters():
+        module.to(accelerator.device)  # in place: the optimizer's parameters move with it
+        self.module, self.optimizer, self.updates, self.max_grad_norm = module, optimizer, updates, max_grad_norm
+        _check_names(moments, module)
+        for name, parameter in module.named_parameters():
             if name in moments:
                 step = torch.tensor(float(updates), device=parameter.device)
                 self.optimizer.state[parameter] = {"step": step} | {
                     key: value.to(parameter, copy=True) for key, value in moments[name].items()
                 }
-        self.model = accelerator.prepare_model(bare)
+        self.model = accelerator.prepare_model(module)
         if accelerator.num_processes > 1:
             assert isinstance(self.model, nn.parallel.DistributedDataParallel), "gradients would not be averaged"
-            # Buffers are constants here, and syncing them at every forward would demand equal numbers of chunks.
+            # Buffers are constants here, and syncing them at every forward would require equal numbers of chunks.
             self.model.broadcast_buffers = False
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's loss; outside `no_sync`, gradients are averaged over ranks on return."""
         loss.backward()
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
+        """Mark the backward passes inside as not the last of their step."""
         if isinstance(self.model, nn.parallel.DistributedDataParallel):
             with self.model.no_sync():
                 yield
@@ -96,81 +73,81 @@ class DDPStrategy:
             yield
 
     def update(self, lr: float) -> float:
-        norm = clip(self.bare, self.max_grad_norm)
-        set_lr(self.optimizer, lr)
+        """Make one step of AdamW and return the norm of the full gradient before clipping."""
+        norm = clip_gradients(self.module, self.max_grad_norm)
+        _set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.updates += 1
         return norm
 
     def weights(self, *, keep: bool) -> Weights:
-        return {name: value.detach().cpu() for name, value in self.bare.state_dict().items()} if keep else {}
+        """Return all parameters and buffers in full, in main memory; nothing unless `keep`. A collective."""
+        return {name: value.detach().cpu() for name, value in self.module.state_dict().items()} if keep else {}
 
     def moments(self, *, keep: bool) -> Moments:
-        trained = [(name, value) for name, value in self.bare.named_parameters() if value.requires_grad]
-        state = self.optimizer.state
-        return {name: {key: state[value][key].cpu() for key in MOMENTS} for name, value in trained} if keep else {}
+        """Return AdamW's moments of all parameters in full, in main memory; nothing unless `keep`. A collective."""
+        trained, state = _trained_parameters(self.module) if keep else [], self.optimizer.state
+        return {name: {key: state[value][key].cpu() for key in MOMENTS} for name, value in trained}
 
 
 class DeepSpeedStrategy:
-    """DeepSpeed at any stage of ZeRO. Arguments as for `DDPStrategy`; the accelerator was made with DeepSpeed's plugin.
+    """DeepSpeed at any stage of ZeRO, with the interface of `DDPStrategy`; needs an accelerator with DeepSpeed's plugin.
 
-    Chunks before the last of a step are told to DeepSpeed as such: `no_sync` is an error at stages 2 and 3, and without
-    either, stages 1 and 2 lose all but the last chunk in silence.
+    DeepSpeed is told for each chunk whether it is the last of its step: DeepSpeed's own `no_sync` is an error at stages 2 and
+    3, and with neither, stages 1 and 2 silently lose all but the last chunk.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        bare: nn.Module,
+        module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        zero: Zero,
         moments: Moments,
         updates: int,
-        *,
         max_grad_norm: float,
+        zero: Zero,
     ) -> None:
-        self.updates, self.stage = updates, zero.stage
-        _refuse_other_names(moments, bare)
+        self.updates, self.max_grad_norm, self.stage = updates, max_grad_norm, zero.stage
+        _check_names(moments, module)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.lockstep = zero.every_backward_reduces and self.world > 1
-        self.model, _ = accelerator.prepare(bare, optimizer)
-        self.max_grad_norm = max_grad_norm
-        clipped_at = max_grad_norm if zero.stage else 0.0
-        assert self.model.gradient_clipping() == clipped_at, "DeepSpeed would clip at its own default"
+        self.model, _ = accelerator.prepare(module, optimizer)
+        limit = max_grad_norm if zero.stage else 0.0
+        assert self.model.gradient_clipping() == limit, "DeepSpeed would clip at its own default"
         assert self.model.zero_optimization_stage() == zero.stage
-        self._last_of_the_step = True
+        self._is_last_backward = True
         if moments:
-            self._put_back(moments)
+            self._restore(moments)
 
     def backward(self, loss: Tensor) -> None:
-        self.model.set_gradient_accumulation_boundary(self._last_of_the_step)
+        self.model.set_gradient_accumulation_boundary(self._is_last_backward)
         self.model.backward(loss)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        self._last_of_the_step = False
+        self._is_last_backward = False
         try:
             yield
         finally:
-            self._last_of_the_step = True
+            self._is_last_backward = True
 
     def update(self, lr: float) -> float:
-        set_lr(self.model.optimizer, lr)
-        norm = clip(self.model.module, self.max_grad_norm) if self.stage == 0 else None
+        _set_lr(self.model.optimizer, lr)
+        norm = clip_gradients(self.model.module, self.max_grad_norm) if self.stage == 0 else None
         self.model.step()
         self.updates += 1
-        # Stages 1 to 3 leave out an update whose gradient is not finite, and say so by an infinite norm.
-        return refuse_infinite(float(self.model.get_global_grad_norm())) if norm is None else norm
+        # Stages 1 to 3 skip an update whose gradient is not finite, and report an infinite norm.
+        return _check_norm(float(self.model.get_global_grad_norm())) if norm is None else norm
 
     def weights(self, *, keep: bool) -> Weights:
         from deepspeed.utils import safe_get_full_fp32_param
 
         module, weights = self.model.module, {}
         for name, value in module.named_parameters(remove_duplicate=False):
-            whole = safe_get_full_fp32_param(value) if self.stage == 3 else value.detach()
+            full = safe_get_full_fp32_param(value) if self.stage == 3 else value.detach()
             if keep:
-                weights[name] = whole.cpu()
+                weights[name] = full.cpu()
         buffers = module.state_dict().items() if keep else ()
         return weights | {name: value.cpu() for name, value in buffers if name not in weights}
 
@@ -179,67 +156,68 @@ class DeepSpeedStrategy:
 
         self._link_states()
         moments: Moments = {}
-        for name, value in self._trained():
+        for name, value in _trained_parameters(self.model.module):
             for key in MOMENTS:
-                whole = safe_get_full_optimizer_state(value, key) if self.stage else self._adam().state[value][key]
+                full = safe_get_full_optimizer_state(value, key) if self.stage else self._adam().state[value][key]
                 if keep:
-                    moments.setdefault(name, {})[key] = whole.cpu()
+                    moments.setdefault(name, {})[key] = full.cpu()
         return moments
 
-    def _put_back(self, moments: Moments) -> None:
-        """Before the first update AdamW has no state: make it, then fill it."""
+    def _restore(self, moments: Moments) -> None:
+        """Create AdamW's state, which does not exist before the first update, and fill it."""
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         state = self._adam().state
-        for piece in self._pieces():
-            step = torch.tensor(float(self.updates), device=piece.device)
-            state[piece] = {"step": step} | {key: torch.zeros_like(piece) for key in MOMENTS}
+        for tensor in self._optimized_tensors():
+            step = torch.tensor(float(self.updates), device=tensor.device)
+            state[tensor] = {"step": step} | {key: torch.zeros_like(tensor) for key in MOMENTS}
         self._link_states()
-        for name, parameter in self._trained():
+        for name, parameter in _trained_parameters(self.model.module):
             for key in MOMENTS:
                 value = moments[name][key].to(self.model.device)
                 if self.stage == 0:
                     state[parameter][key].copy_(value)
                 elif self.stage == 3:
-                    safe_set_local_optimizer_state(parameter, self._own_share(value, parameter), key)
+                    safe_set_local_optimizer_state(parameter, self._shard(value, parameter), key)
                 else:
                     safe_set_full_optimizer_state(parameter, value, key)
 
-    def _own_share(self, value: Tensor, parameter: Any) -> Tensor:
-        """This rank's piece of a tensor at stage 3, where the last rank's is filled up with zeros."""
+    def _shard(self, value: Tensor, parameter: Any) -> Tensor:
+        """Return this rank's shard of a tensor at stage 3, where the last rank's is padded with zeros."""
         size = parameter.ds_tensor.numel()
         padded = nn.functional.pad(value.flatten(), (0, size * self.world - value.numel()))
         return padded.narrow(0, size * self.rank, size)
 
-    def _trained(self) -> list[tuple[str, Any]]:
-        return [(name, value) for name, value in self.model.module.named_parameters() if value.requires_grad]
-
     def _adam(self) -> torch.optim.Optimizer:
         return self.model.optimizer if self.stage == 0 else self.model.optimizer.optimizer
 
-    def _pieces(self) -> list[Tensor]:
-        """What AdamW updates on this rank: the parameters, or the flat shares of them."""
+    def _optimized_tensors(self) -> list[Tensor]:
+        """Return the tensors AdamW updates on this rank: the parameters, or flat shards of them."""
         if self.stage == 0:
-            return [value for _, value in self._trained()]
+            return [value for _, value in _trained_parameters(self.model.module)]
         zero = self.model.optimizer
         return list(zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups)
 
     def _link_states(self) -> None:
-        """Stages 1 and 2 link parameters to their state when the *first* group has some: groups after it stay unlinked."""
+        """Link all parameters to their state: stages 1 and 2 check only the *first* group, and later ones stay unlinked."""
         from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
         if self.stage in (1, 2):
-            for group, piece in zip(self.model.optimizer.bit16_groups, self._pieces(), strict=True):
-                lazy_init_hp_params_optimizer_state(group, piece, self._adam().state)
+            for group, tensor in zip(self.model.optimizer.bit16_groups, self._optimized_tensors(), strict=True):
+                lazy_init_hp_params_optimizer_state(group, tensor, self._adam().state)
 
 
-def clip(model: nn.Module, limit: float) -> float:
-    """Scale the gradients down to a norm of `limit`, where they are longer and it is not 0; returns their norm before.
+Strategy = DDPStrategy | DeepSpeedStrategy
+"""Strategy of an engine: both classes have the same attributes and methods."""
+
+
+def clip_gradients(model: nn.Module, limit: float) -> float:
+    """Scale the gradients down to a norm of `limit` if it is not 0 and they exceed it; return their norm before.
 
     Raises:
-        FloatingPointError: it is not finite.
+        FloatingPointError: the norm is not finite.
     """
-    norm = refuse_infinite(gradient_norm(model.parameters()))
+    norm = _check_norm(gradient_norm(model.parameters()))
     if 0 < limit < norm:
         for parameter in model.parameters():
             if parameter.grad is not None:
@@ -248,40 +226,40 @@ def clip(model: nn.Module, limit: float) -> float:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """‖g‖ over all parameters, in float64, as DeepSpeed has it.
+    """Return ‖g‖ over all parameters, computed in float64, as DeepSpeed does.
 
-    torch's own float32 sums over an embedding's tens of millions of squares are off in the third digit on a CPU.
+    torch's own float32 sums over an embedding's tens of millions of squares are wrong in the third digit on a CPU.
     """
     gradients = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
-    pieces = [piece for gradient in gradients for piece in gradient.split(PIECE)]
-    return float(torch.stack([torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in pieces]).norm())
+    blocks = [block for gradient in gradients for block in gradient.split(NORM_BLOCK)]
+    return float(torch.stack([torch.linalg.vector_norm(block, dtype=torch.float64) for block in blocks]).norm())
 
 
-def _refuse_other_names(moments: Moments, bare: nn.Module) -> None:
-    trained = {name for name, parameter in bare.named_parameters() if parameter.requires_grad}
+def _trained_parameters(module: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+
+
+def _check_names(moments: Moments, module: nn.Module) -> None:
+    """Refuse moments of other parameters than the trained ones."""
+    trained = {name for name, _ in _trained_parameters(module)}
     if moments and moments.keys() != trained:
-        other = sorted(moments.keys() ^ trained)
+        unmatched = sorted(moments.keys() ^ trained)
         raise ResumeError(
-            f"the checkpoint's optimizer knows {len(moments)} parameters and the model has {len(trained)}, among them"
-            f" not in both: {other[0]}. It is of another model: start a new run with run.folder=… ."
+            f"the checkpoint's optimizer has {len(moments)} parameters and the model has {len(trained)}; not in both is,"
+            f" for example, {unmatched[0]}. It is of another model: start a new run with run.folder=… ."
         )
 
 
-def set_lr(optimizer: Any, lr: float) -> None:
+def _set_lr(optimizer: Any, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
-def refuse_infinite(norm: float) -> float:
-    """The norm, if it is finite.
-
-    Raises:
-        FloatingPointError: it is not, and nothing was updated.
-    """
-    # DeepSpeed's own sign for a norm that is not finite is −1.
+def _check_norm(norm: float) -> float:
+    """Return the norm if it is finite; DeepSpeed reports one that is not as −1."""
     if not math.isfinite(norm) or norm < 0:
         raise FloatingPointError(
             f"the gradient's norm is {norm}. A lower optimizer.lr, more optimizer.warmup_steps or a higher"
-            " loss.temperature usually helps; the newest checkpoint is from before."
+            " loss.temperature usually helps; the newest checkpoint was written before this step."
         )
     return norm

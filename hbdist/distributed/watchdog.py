@@ -1,8 +1,8 @@
-"""Whether the other ranks still live: one that dies ends all others within seconds, with a message that names it.
+"""Watchdog of the ranks: when one dies, it ends all others within seconds, with a message that names the dead one.
 
-Collectives do not tell. Over NCCL the others would wait in silence for minutes; over gloo they meet a broken connection, and
-whose it was is not said. So each rank keeps a connection to rank 0, which the operating system closes when the process ends,
-however it does, and rank 0 passes on what it sees.
+Collectives do not do this. Over NCCL the other ranks would wait silently for minutes; over gloo they get a broken connection
+that does not say which rank it led to. So each rank keeps a connection to rank 0, which the operating system closes when the
+process ends for any reason, and rank 0 passes the news on.
 """
 
 import json
@@ -12,164 +12,173 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+Message = dict[str, Any]
+
 GRACE = 5.0
-"""Seconds that a rank has, after another is lost, to end by its own: most often it meets the same error."""
-CONNECTING = 30.0
-"""Seconds that ranks have to connect; they have just metric_label with one another."""
-SPARE = 100
-"""Connections that may wait besides those of ranks: whoever scans ports."""
+"""Seconds a rank has to end by itself after another is lost: usually it meets the same error."""
+CONNECT_TIMEOUT = 30.0
+"""Seconds ranks have to connect; they have just communicated with one another."""
+SPARE_BACKLOG = 100
+"""Number of pending connections allowed beyond those of the ranks, for port scanners."""
 GONE = "is gone: it was killed or crashed, or its machine was lost"
-SILENCE = (10, 5, 4)
-"""Seconds of silence before a machine is asked whether it is there, between two questions, and questions: 30 s in all."""
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""Seconds of silence before the first probe, seconds between probes, and number of probes: 30 s in all."""
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """Connection to another rank."""
+
+    socket: socket.socket
+    name: str
+    messages: Iterator[Message]
 
 
 class Watchdog:
-    """This rank's connections: to rank 0, or from all others to it. A process alone has none."""
+    """Connections of this rank: to rank 0, or from rank 0 to all others. A process alone has none."""
 
     def __init__(self, rank: int = 0) -> None:
         self.rank = rank
-        self.at_end: Callable[[str], None] = lambda _: None
-        """Called with what happened before this process ends because another was lost."""
-        self._names: dict[socket.socket, str] = {}
-        self._said: dict[socket.socket, Iterator[dict[str, Any]]] = {}
+        self.on_loss: Callable[[str], None] = lambda _: None
+        """Function called with the reason before this process ends because another rank was lost."""
+        self._connections: list[_Connection] = []
         self._lost = ""
         self._is_lost, self._left = threading.Event(), threading.Event()
         self._first = threading.Lock()
 
     @classmethod
     def join(cls, rank: int, world: int, broadcast_object: Callable[[Any], Any]) -> "Watchdog":
-        """Connect the ranks. A collective; where no connection can be made, rank 0 says so, and training goes on without.
+        """Connect the ranks. A collective; if no connection can be made, rank 0 warns and training continues without it.
 
         Args:
-            broadcast_object: gives rank 0's value on all ranks.
+            broadcast_object: returns rank 0's value on all ranks.
         """
         watchdog = cls(rank)
         if world == 1:
             return watchdog
-        listener = _listener(world) if rank == 0 else None
+        listener = _listen(world) if rank == 0 else None
         hosts = [os.environ.get("MASTER_ADDR", "127.0.0.1"), socket.gethostname()]
-        here = (hosts, listener.getsockname()[1], uuid4().hex, _where()) if listener else None
-        hosts, port, token, where = broadcast_object(here)
+        offer = (hosts, listener.getsockname()[1], uuid4().hex, _describe_process()) if listener else None
+        hosts, port, token, main = broadcast_object(offer)
         if listener:
             watchdog._accept(listener, token, world)
         else:
-            watchdog._knock(hosts, port, {"token": token, "rank": rank, "where": _where()}, f"rank 0 ({where})")
-        for connection in watchdog._names:
-            threading.Thread(target=watchdog._listen, args=(connection,), name="watchdog", daemon=True).start()
+            hello = {"token": token, "rank": rank, "where": _describe_process()}
+            watchdog._connect(hosts, port, hello, f"rank 0 ({main})")
+        for connection in watchdog._connections:
+            threading.Thread(target=watchdog._watch, args=(connection,), name="watchdog", daemon=True).start()
         return watchdog
 
-    def lost_within(self, seconds: float) -> str:
-        """Which rank was lost and how, waiting this long for the news; empty where all live."""
-        if self._names:
+    def wait_for_loss(self, seconds: float) -> str:
+        """Return which rank was lost and how, waiting this long for the news; "" if all are alive."""
+        if self._connections:
             self._is_lost.wait(seconds)
         return self._lost
 
     def leave(self, failure: str = "") -> None:
-        """Say goodbye, so that this process may end: in good order, or because of a failure, which then ends the others."""
+        """Announce that this process ends: normally, or because of a failure, which then ends the other ranks."""
         self._left.set()
-        name = f"rank {self.rank} ({_where()})"
-        for connection in self._names:
-            _send(connection, {"lost": f"{name} failed: {failure}"} if failure else {"left": True})
+        name = f"rank {self.rank} ({_describe_process()})"
+        for connection in self._connections:
+            _send(connection.socket, {"lost": f"{name} failed: {failure}"} if failure else {"left": True})
             try:
-                connection.shutdown(socket.SHUT_WR)
+                connection.socket.shutdown(socket.SHUT_WR)
             except OSError:
-                continue  # they were quicker
+                continue  # the other side has closed it already
 
     def _accept(self, listener: socket.socket, token: str, world: int) -> None:
-        deadline = time.monotonic() + CONNECTING
-        while len(self._names) < world - 1 and (left := deadline - time.monotonic()) > 0:
-            listener.settimeout(left)
+        """Accept the connections of all other ranks, ignoring strangers."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        while len(self._connections) < world - 1 and (remaining := deadline - time.monotonic()) > 0:
+            listener.settimeout(remaining)
             try:
-                connection, _ = listener.accept()
+                accepted, _ = listener.accept()
             except OSError:
                 continue
-            connection.settimeout(CONNECTING)
-            said = _messages(connection)
-            hello = next(said, {})
-            if hello.get("token") == token:  # no stranger
-                _send(connection, {"token": token})
-                self._know(connection, f"rank {hello['rank']} ({hello['where']})", said)
+            accepted.settimeout(CONNECT_TIMEOUT)
+            messages = _receive(accepted)
+            hello = next(messages, {})
+            if hello.get("token") == token:
+                _send(accepted, {"token": token})
+                self._add(accepted, f"rank {hello['rank']} ({hello['where']})", messages)
         listener.close()
-        if missing := world - 1 - len(self._names):
+        if missing := world - 1 - len(self._connections):
             print(
-                f"{missing} ranks have not connected to rank 0 within {CONNECTING:.0f} s. If one of them dies, the others"
-                " learn of it late: at the time-out of a collective.",
+                f"{missing} ranks did not connect to rank 0 within {CONNECT_TIMEOUT:.0f} s. If one of them dies, the"
+                " others notice late: when a collective times out.",
                 flush=True,
             )
 
-    def _knock(self, hosts: list[str], port: int, hello: dict[str, Any], name: str) -> None:
-        """Connect to rank 0 by the first of its names that leads there; by none, if none does."""
+    def _connect(self, hosts: list[str], port: int, hello: Message, name: str) -> None:
+        """Connect to rank 0 by the first of its host names that works; not at all if none does."""
         for host in hosts:
             try:
-                connection = socket.create_connection((host, port), timeout=CONNECTING / len(hosts))
+                connected = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT / len(hosts))
             except OSError:
                 continue
-            said = _messages(connection)
-            _send(connection, hello)
-            if next(said, {}).get("token") == hello["token"]:
-                self._know(connection, name, said)
+            messages = _receive(connected)
+            _send(connected, hello)
+            if next(messages, {}).get("token") == hello["token"]:
+                self._add(connected, name, messages)
                 return
 
-    def _know(self, connection: socket.socket, name: str, said: Iterator[dict[str, Any]]) -> None:
-        _keep_asking(connection)
-        self._names[connection], self._said[connection] = name, said
+    def _add(self, connected: socket.socket, name: str, messages: Iterator[Message]) -> None:
+        """Keep a connection without a read timeout; the operating system probes whether the other machine is alive."""
+        connected.settimeout(None)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            if hasattr(socket, option):
+                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        self._connections.append(_Connection(connected, name, messages))
 
-    def _listen(self, connection: socket.socket) -> None:
-        message = next(self._said[connection], {"lost": f"{self._names[connection]} {GONE}"})
+    def _watch(self, connection: _Connection) -> None:
+        message = next(connection.messages, {"lost": f"{connection.name} {GONE}"})
         if "lost" in message:
-            self._end(message["lost"], seen_by=connection)
+            self._end(message["lost"], reported_by=connection)
 
-    def _end(self, lost: str, seen_by: socket.socket) -> None:
+    def _end(self, lost: str, reported_by: _Connection) -> None:
         with self._first:
             if self._lost or self._left.is_set():
                 return
             self._lost = lost
-        for connection in self._names:
-            if connection is not seen_by:
-                _send(connection, {"lost": lost})
+        for connection in self._connections:
+            if connection is not reported_by:
+                _send(connection.socket, {"lost": lost})
         self._is_lost.set()
         if not self._left.wait(GRACE):
             print(f"hbdist, rank {self.rank}: {lost}. This rank ends too.", file=sys.stderr, flush=True)
-            self.at_end(lost)
+            self.on_loss(lost)
             sys.stdout.flush()
-            os._exit(1)  # the main thread waits in a collective, for ever
+            os._exit(1)  # the main thread is stuck in a collective
 
 
-def _where() -> str:
+def _describe_process() -> str:
     return f"{os.environ.get('SLURMD_NODENAME') or socket.gethostname()}, process {os.getpid()}"
 
 
-def _listener(world: int) -> socket.socket:
+def _listen(world: int) -> socket.socket:
     try:
-        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=world + SPARE, dualstack_ipv6=True)
+        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=world + SPARE_BACKLOG, dualstack_ipv6=True)
     except (OSError, ValueError):  # a machine without IPv6
-        return socket.create_server(("", 0), backlog=world + SPARE)
+        return socket.create_server(("", 0), backlog=world + SPARE_BACKLOG)
 
 
-def _keep_asking(connection: socket.socket) -> None:
-    """From now on wait without a limit, but have the system ask whether the other machine is still there."""
-    connection.settimeout(None)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), SILENCE, strict=True):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+def _send(connected: socket.socket, message: Message) -> None:
     try:
-        connection.sendall(json.dumps(message).encode() + b"\n")
+        connected.sendall(json.dumps(message).encode() + b"\n")
     except OSError:
-        return  # who is gone does not need to know
+        return  # a process that is gone needs no message
 
 
-def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    """What the other side says, until it is gone, or speaks another language."""
+def _receive(connected: socket.socket) -> Iterator[Message]:
+    """Yield the messages of the other side until it is gone or sends anything else."""
     buffer = b""
     try:
-        while received := connection.recv(4096):
+        while received := connected.recv(4096):
             *lines, buffer = (buffer + received).split(b"\n")
             for line in lines:
                 yield dict(json.loads(line))

@@ -1,8 +1,8 @@
-"""What DeepSpeed is asked for: a JSON file with ZeRO's stage and offloads, and nothing that a config says already.
+"""DeepSpeed's settings: a JSON file with ZeRO's stage and offloads, and nothing that the config already decides.
 
-Batch size, learning rate, clipping and precision have their place in the config. A file that names them too would be a
-second place for one fact, and DeepSpeed has defaults of its own (it clips gradients at 1.0), so they are refused here and
-written out in full by `Zero.resolved`.
+Batch size, learning rate, clipping and precision are set in the config. A file that sets them too would be a second source
+for one fact, and DeepSpeed has defaults of its own (it clips gradients at 1.0), so they are refused here and written out in
+full by `Zero.deepspeed_config`.
 """
 
 import json
@@ -25,7 +25,7 @@ OWNED = {
     "amp": "engine.precision",
     "fp16": "engine.precision",
 }
-"""Keys of DeepSpeed's JSON → the config's key that decides it."""
+"""Keys of DeepSpeed's JSON that the config owns, each with the config key that decides it."""
 WHY_NO_FP16 = (
     "fp16 skips updates whose gradient overflows, so that update n would no longer be batch n; use bf16 or fp32"
 )
@@ -34,7 +34,7 @@ DEVICES = ("none", "cpu")
 
 @dataclass(frozen=True)
 class Zero:
-    """A DeepSpeed JSON, checked."""
+    """Checked settings of a DeepSpeed JSON."""
 
     path: Path
     stage: int
@@ -42,50 +42,50 @@ class Zero:
     offload_optimizer: bool
     offload_parameters: bool
     values: Mapping[str, Any]
-    """All that the file says, less what it leaves to be decided ("auto")."""
+    """Contents of the file, without the values that are left open ("auto")."""
 
     @classmethod
     def load(cls, path: str | Path) -> "Zero":
         """Read and check a DeepSpeed JSON.
 
         Raises:
-            ConfigError: there is no such file, it is no JSON, or it says what belongs into the config.
+            ConfigError: the file does not exist, is not JSON, or sets something that belongs in the config.
         """
         path = Path(path)
-        values = _decided(_read(path))
-        for key, ours in OWNED.items():
-            if key in values and not _harmless(key, values[key]):
+        values = _without_auto(_read(path))
+        for key, config_key in OWNED.items():
+            if key in values and not _is_harmless(key, values[key]):
                 why = f" ({WHY_NO_FP16})" if key == "fp16" else ""
                 raise ConfigError(
-                    f"{path} sets {key} = {json.dumps(values[key])}, which is decided by {ours} in the config alone{why}."
-                    f' Take {key} out of the file, or write "auto".'
+                    f"{path} sets {key} = {json.dumps(values[key])}, which is decided by {config_key} in the config"
+                    f' alone{why}. Remove {key} from the file, or set it to "auto".'
                 )
         zero = values.get("zero_optimization", {})
         stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
         if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
-            raise ConfigError(f"{path}: zero_optimization.stage = {stage!r}; expected 0, 1, 2 or 3. Set one of them.")
-        offload = {part: _device(path, zero, part) for part in ("offload_optimizer", "offload_param")}
+            raise ConfigError(f"{path}: zero_optimization.stage = {stage!r}; expected 0, 1, 2 or 3.")
+        offload = {part: _is_offloaded(path, zero, part) for part in ("offload_optimizer", "offload_param")}
         if offload["offload_param"] and stage < 3:
             raise ConfigError(
                 f"{path} offloads parameters at stage {stage}, where each GPU needs them all. Set"
-                " zero_optimization.stage to 3, or take offload_param out."
+                " zero_optimization.stage to 3, or remove offload_param."
             )
-        kept = {key: value for key, value in values.items() if key not in OWNED}
-        return cls(path, stage, offload["offload_optimizer"], offload["offload_param"], kept)
+        values = {key: value for key, value in values.items() if key not in OWNED}
+        return cls(path, stage, offload["offload_optimizer"], offload["offload_param"], values)
 
     @property
     def every_backward_reduces(self) -> bool:
-        """Ranks must make equal numbers of passes: gradients (and at stage 3 parameters) travel in each of them."""
+        """True if ranks must make equal numbers of passes: gradients (at stage 3 also parameters) are sent in each."""
         return self.stage >= 2
 
-    def resolved(self, *, max_grad_norm: float) -> dict[str, Any]:
-        """All that DeepSpeed is told: the file's values, and what it would otherwise have its own defaults for."""
+    def deepspeed_config(self, *, max_grad_norm: float) -> dict[str, Any]:
+        """Return DeepSpeed's full config: the file's values, and explicit values where DeepSpeed has defaults of its own."""
         return {
             # DeepSpeed's own AdamW for offloaded states is compiled at the first start, for minutes; torch's is not.
             "zero_force_ds_cpu_optimizer": False,
             "zero_optimization": {"stage": self.stage},
             **self.values,
-            # A step is one batch of DeepSpeed's, whatever the chunks: when one ends is told it at each of them.
+            # A step is one batch for DeepSpeed, however many chunks: each chunk says whether it is the last.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             # At stage 0 it sums the squares in float32; gradients are clipped before it steps.
@@ -102,34 +102,34 @@ def _read(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(
-            f"{path} is not a file. Give DeepSpeed's JSON, such as launch/deepspeed/zero2.json (paths are relative to"
-            " where the command is started)."
+            f"{path} is not a file. Name a DeepSpeed JSON, such as launch/deepspeed/zero2.json (paths are relative to"
+            " the folder where the command is started)."
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not JSON: {error}. Give DeepSpeed's JSON, as in launch/deepspeed/.") from None
+        raise ConfigError(f"{path} is not JSON: {error}. Name a DeepSpeed JSON, as in launch/deepspeed/.") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no JSON object. Give DeepSpeed's JSON, as in launch/deepspeed/.")
+        raise ConfigError(f"{path} contains no JSON object. Name a DeepSpeed JSON, as in launch/deepspeed/.")
     return values
 
 
-def _decided(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what is "auto": left for others to decide."""
-    inner = {key: _decided(value) if isinstance(value, dict) else value for key, value in values.items()}
+def _without_auto(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values without those that are "auto", which leave the decision to others."""
+    inner = {key: _without_auto(value) if isinstance(value, dict) else value for key, value in values.items()}
     return {key: value for key, value in inner.items() if value != "auto" and (value != {} or values[key] == {})}
 
 
-def _harmless(key: str, value: Any) -> bool:
-    """A precision that is switched off, or the AdamW that is used anyway with nothing decided about it."""
+def _is_harmless(key: str, value: Any) -> bool:
+    """Return True for a precision that is switched off, or for the AdamW that is used anyway, without settings."""
     if key in ("bf16", "fp16", "amp", "torch_autocast"):
         return isinstance(value, dict) and not value.get("enabled", False)
     return key == "optimizer" and value == {"type": "AdamW"}
 
 
-def _device(path: Path, zero: Any, part: str) -> bool:
+def _is_offloaded(path: Path, zero: Any, part: str) -> bool:
     device = zero.get(part, {}).get("device", "none") if isinstance(zero, dict) else "none"
     if device not in DEVICES:
         raise ConfigError(
-            f"{path}: {part}.device = {device!r}; expected {' or '.join(DEVICES)}: checkpoints are not taken from other"
-            " places. Set one of them."
+            f"{path}: {part}.device = {device!r}; expected {' or '.join(DEVICES)}, because checkpoints cannot be made from"
+            " other devices."
         )
     return bool(device != "none")

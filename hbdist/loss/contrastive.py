@@ -1,21 +1,21 @@
-"""The loss of a global batch whose pairs are spread over ranks: for hbdist's own step, and for any other DDP or ZeRO training.
+"""Contrastive loss of a global batch that is spread over ranks, for hbdist's own step and for any other DDP or ZeRO training.
 
-B pairs on this rank · K hard negatives of each · N = B·K hard negatives on this rank · G pairs on all W ranks
-I identities of a document · D dimensions
+B pairs on this rank · K hard negatives per pair · N = B·K hard negatives on this rank · G pairs on all W ranks
+I identities per document · D dimensions
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize as unit_length
+from torch.nn.functional import normalize as to_unit_length
 
 from hbdist.distributed.collectives import combine_columns, gather_rows, rank, row_counts
 from hbdist.loss.infonce import LossParts, info_nce
 from hbdist.loss.masks import NO_IDENTITY, Candidates
 
 ANY_NEGATIVE = torch.iinfo(torch.int64).min
-"""The identity of hard negatives of which nothing else is known: there is a document, and it is nobody's own."""
+"""Identity of a hard negative about which nothing is known: the document exists, and it is no query's own document."""
 
 
 def score_globally(
@@ -32,27 +32,26 @@ def score_globally(
     symmetric: bool = False,
     block_scope: bool = False,
     margin: float | None = None,
-    counts: Sequence[int] | None = None,
+    counts: Sequence[int],
 ) -> LossParts:
-    """The loss of this rank's queries against the documents of all ranks. A collective: all ranks call it alike.
+    """Return the loss of this rank's queries against the documents of all ranks. A collective.
 
     Args:
         query_BD, document_BD: unit vectors of this rank's pairs.
-        negative_ND: unit vectors of their hard negatives, all of the first pair first.
-        identity_BI, negative_identity_NI: int64, see `Candidates`; NO_IDENTITY throughout where there is no hard negative.
+        negative_ND: unit vectors of their hard negatives, those of the first pair first.
+        identity_BI, negative_identity_NI: int64, see `Candidates`; all NO_IDENTITY for a missing hard negative.
         block_B, negative_block_N: int64, the block of each pair and of the pair each hard negative belongs to.
-        hard_negatives: K, on every rank.
-        temperature, block_scope, margin: as `info_nce` has them.
-        symmetric: the mean of query → document and document → query.
-        counts: B of each rank, where they are known; else the ranks tell each other.
+        hard_negatives: K, the same on every rank.
+        temperature, block_scope, margin: see `info_nce`.
+        symmetric: take the mean of query → document and document → query.
+        counts: B of each rank, see `row_counts`.
 
     Returns:
-        Sums over this rank's queries, as `info_nce` returns them.
+        Sums over this rank's queries, see `info_nce`.
     """
-    counts = row_counts(len(query_BD), query_BD.device) if counts is None else list(counts)
+    counts, own_rank = list(counts), rank()
     negative_counts = [count * hard_negatives for count in counts]
-    place = rank()
-    assert (len(query_BD), len(negative_ND)) == (counts[place], negative_counts[place])
+    assert (len(query_BD), len(negative_ND)) == (counts[own_rank], negative_counts[own_rank])
     candidates = Candidates(
         positive_GD=gather_rows(document_BD, counts),
         identity_GI=gather_rows(identity_BI, counts),
@@ -63,7 +62,7 @@ def score_globally(
     )
     return info_nce(
         query_BD,
-        sum(counts[:place]) + torch.arange(len(query_BD), device=query_BD.device),
+        sum(counts[:own_rank]) + torch.arange(len(query_BD), device=query_BD.device),
         candidates,
         temperature=temperature,
         block_scope=block_scope,
@@ -83,15 +82,15 @@ def contrastive_loss(
     margin: float | None = None,
     normalize: bool = True,
 ) -> Tensor:
-    """InfoNCE over the pairs of all ranks, for a training loop that averages gradients over ranks, as DDP and ZeRO do.
+    """Return the InfoNCE of the pairs of all ranks, for a loop that averages gradients over ranks, as DDP and ZeRO do.
 
         L = 1/G Σ_i [ −s_ii/τ + log Σ_{j ∈ C(i)} exp(s_ij/τ) ],   i over the G pairs of all ranks
 
-    C(i) are the documents and hard negatives of all ranks, less those masked. A rank returns W/G times the sum over its
-    own queries, so that the mean over the W ranks of what they return is L, and the mean of their gradients the gradient of
-    L, however many pairs each of them holds. Without torch.distributed, W = 1. A collective: all ranks call it alike.
+    C(i) are the documents and hard negatives of all ranks, except those masked. Each rank returns W/G times the sum over its
+    own queries, so that the mean of the returned values over the W ranks is L, and the mean of their gradients is the
+    gradient of L, however many pairs each rank has. Without torch.distributed, W = 1. A collective.
 
-    The whole of a training loop under DDP::
+    A complete training loop under DDP::
 
         model = DistributedDataParallel(encoder)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -105,37 +104,37 @@ def contrastive_loss(
     All vectors of a batch must have their graphs at once; `hbdist.training.step` has the gradient cache for larger batches.
 
     Args:
-        query, document: [B, D], pair by pair. B may differ between ranks, and be 0.
-        negatives: [B, K, D], hard negatives of each query, candidates of all queries.
-        temperature: τ; a parameter of one number is trained, and its gradient averaged like all others.
-        symmetric: the mean of L and of the same loss from documents (without hard negatives) to queries.
-        identity: int64 [B], or [B, I] for several kinds. Documents with an equal identity of a kind are the same, and are no
-            negatives of one another's queries; 0 stands for none.
+        query, document: [B, D], pair by pair. B may differ between ranks, and may be 0.
+        negatives: [B, K, D], hard negatives of each query, which are candidates of all queries.
+        temperature: τ; a parameter with one element is trained, and its gradient averaged like all others.
+        symmetric: take the mean of L and of the same loss from documents (without hard negatives) to queries.
+        identity: int64 [B], or [B, I] for several kinds. Documents that share an identity of one kind are the same, and are
+            not negatives of one another's queries; 0 means no identity.
         margin: also mask documents that score above a query's own by more than this, see `info_nce`.
-        normalize: bring the vectors to unit length first, so that s is the cosine.
+        normalize: scale the vectors to unit length first, so that s is the cosine.
 
     Raises:
-        ValueError: a shape, a type or the temperature is not as above, or no rank holds a pair.
+        ValueError: a shape, a type or the temperature is not as above, or no rank has a pair.
     """
     _check(query, document, negatives, temperature, identity)
     negative_ND = query.new_empty((0, query.shape[1])) if negatives is None else negatives.flatten(0, 1)
     if normalize:
-        query, document, negative_ND = (unit_length(vectors, dim=1) for vectors in (query, document, negative_ND))
-    nothing_B = torch.full((len(query),), NO_IDENTITY, dtype=torch.int64, device=query.device)
-    identity_BI = nothing_B if identity is None else identity
+        query, document, negative_ND = (to_unit_length(vectors, dim=1) for vectors in (query, document, negative_ND))
+    none_B = torch.full((len(query),), NO_IDENTITY, dtype=torch.int64, device=query.device)
+    identity_BI = none_B if identity is None else identity
     if identity_BI.ndim == 1:
         identity_BI = identity_BI[:, None]
     counts = row_counts(len(query), query.device)
     if sum(counts) == 0:
-        raise ValueError("no rank holds a pair; skip the empty batch on all ranks")
+        raise ValueError("no rank has a pair; skip the empty batch on all ranks")
     parts = score_globally(
         query,
         document,
         negative_ND,
         identity_BI=identity_BI,
-        block_B=torch.zeros_like(nothing_B),
+        block_B=torch.zeros_like(none_B),
         negative_identity_NI=identity_BI.new_full((len(negative_ND), identity_BI.shape[1]), ANY_NEGATIVE),
-        negative_block_N=nothing_B.new_zeros(len(negative_ND)),
+        negative_block_N=none_B.new_zeros(len(negative_ND)),
         hard_negatives=0 if negatives is None else negatives.shape[1],
         temperature=temperature,
         symmetric=symmetric,
@@ -148,32 +147,36 @@ def contrastive_loss(
 def _check(
     query: Tensor, document: Tensor, negatives: Tensor | None, temperature: float | Tensor, identity: Tensor | None
 ) -> None:
-    """Refuse what would fail, or mean something else, further down."""
+    """Refuse input that would fail later, or be misread."""
     if query.ndim != 2 or not query.is_floating_point():
-        raise ValueError(f"query is {_kind(query)}; give vectors, floating point [B, D]")
+        raise ValueError(f"query is {_describe(query)}; expected vectors, floating point [B, D]")
     if document.shape != query.shape or document.dtype != query.dtype:
-        raise ValueError(f"document is {_kind(document)} and query {_kind(query)}; give one document a query, alike")
+        raise ValueError(
+            f"document is {_describe(document)} and query {_describe(query)}; give one document per query, with the same"
+            " shape and type"
+        )
     if negatives is not None and (
         negatives.ndim != 3
         or (negatives.shape[0], negatives.shape[2]) != tuple(query.shape)
         or negatives.dtype != query.dtype
     ):
         raise ValueError(
-            f"negatives is {_kind(negatives)} and query {_kind(query)}; give the K hard negatives of each query, [B, K, D]"
+            f"negatives is {_describe(negatives)} and query {_describe(query)}; give the K hard negatives of each query,"
+            " [B, K, D]"
         )
     if identity is not None and (
         identity.ndim not in (1, 2) or len(identity) != len(query) or identity.dtype != torch.int64
     ):
         raise ValueError(
-            f"identity is {_kind(identity)} for {len(query)} documents; "
-            "give int64 numbers, [B] or [B, I], with 0 where a document has none"
+            f"identity is {_describe(identity)} for {len(query)} documents; give int64 numbers, [B] or [B, I], with 0 for a"
+            " document that has none"
         )
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1:
-            raise ValueError(f"temperature is {_kind(temperature)}; give a number, or a tensor of one number")
+            raise ValueError(f"temperature is {_describe(temperature)}; give a number, or a tensor with one element")
     elif not temperature > 0:
         raise ValueError(f"temperature is {temperature}; give a number above 0 (0.01 to 0.1 is usual)")
 
 
-def _kind(tensor: Tensor) -> str:
+def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

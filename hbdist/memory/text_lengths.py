@@ -1,4 +1,4 @@
-"""How long the texts of a step are, and the chunks they make, from the characters that the shards' indexes hold."""
+"""Lengths of a step's texts and of the chunks they are cut into, estimated from the characters in the shards' indexes."""
 
 from collections.abc import Mapping
 
@@ -10,23 +10,24 @@ from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import ShardReader
 from hbdist.errors import ConfigError
 from hbdist.models.tokenizer import make_chunks
+from hbdist.training.loader import estimate_tokens
 
 STEPS, PAIRS = 32, 16_384
-"""Steps that are looked at: so many, or those that have so many pairs, but two at least."""
+"""Maximum number of steps examined, and of pairs in them; at least two steps are examined."""
 SHORTEST = 2
 """Tokens of an empty text: two special ones."""
 StepTokens = tuple[np.ndarray, np.ndarray]
 """Tokens of each query and of each document of a step on one rank, hard negatives included."""
 
 
-class Lengths:
+class TextLengths:
     """Tokens of the texts on rank 0, to which the longest pairs are dealt.
 
-    A text has as many as its characters times the tokens a character of its language, up to the limit of its kind. A hard
-    negative is taken to be as long as the pair's own document.
+    The tokens of a text are its characters times its language's tokens per character, up to the limit of its kind. A hard
+    negative is assumed to be as long as the pair's own document.
 
     Args:
-        token_rates: tokens a character of each language (see `measure_token_rates`).
+        token_rates: tokens per character of each language (see `measure_token_rates`).
     """
 
     def __init__(self, config: Config, manifest: Manifest, token_rates: Mapping[str, float], *, ranks: int) -> None:
@@ -35,35 +36,27 @@ class Lengths:
         self.reader = ShardReader(manifest)
         self.token_rates = token_rates
         self.ranks = ranks
-        self._known: dict[int, list[StepTokens]] = {}
+        self._cache: dict[int, list[StepTokens]] = {}
 
-    def of_first_steps(self, batch: int) -> list[StepTokens]:
-        """Of the run's first steps, with so many pairs over all ranks.
+    def first_steps(self, batch: int) -> list[StepTokens]:
+        """Return the lengths in the run's first steps, with `batch` pairs over all ranks.
 
         Raises:
             ConfigError: such batches cannot be made from these shards, or have fewer pairs than there are ranks.
         """
         if self.ranks > batch:
             raise ConfigError(f"batch.size = {batch} is less than the {self.ranks} ranks: some would have no pair.")
-        if batch not in self._known:
+        if batch not in self._cache:
             section = self.config.batch.model_copy(update={"size": batch})
             schedule = Schedule.of(self.config.model_copy(update={"batch": section}), self.manifest)
             steps = min(self.config.steps, STEPS, max(2, PAIRS // batch))
-            self._known[batch] = [self._of_step(schedule, step) for step in range(steps)]
-        return self._known[batch]
+            self._cache[batch] = [self._step(schedule, step) for step in range(steps)]
+        return self._cache[batch]
 
-    def _of_step(self, schedule: Schedule, step: int) -> StepTokens:
-        batch = schedule.batch(step)
-        tokens = np.empty((2, len(batch)))
-        for number in np.unique(batch.group):
-            here, group = batch.group == number, self.manifest.groups[number]
-            query, document = self.reader.lengths(int(number), batch.row[here])
-            tokens[:, here] = (
-                query * self.token_rates[group.query_lang],
-                document * self.token_rates[group.document_lang],
-            )
-        mine, model = deal_to_ranks(tokens.sum(axis=0), self.ranks)[0], self.config.model
-        query_B, document_B = np.ceil(tokens[:, mine]).astype(np.int64)
+    def _step(self, schedule: Schedule, step: int) -> StepTokens:
+        tokens = estimate_tokens(self.reader, self.manifest, schedule.batch(step), self.token_rates)
+        dealt, model = deal_to_ranks(tokens.sum(axis=0), self.ranks)[0], self.config.model
+        query_B, document_B = np.ceil(tokens[:, dealt]).astype(np.int64)
         return (
             query_B.clip(SHORTEST, model.max_query_tokens),
             np.tile(document_B.clip(SHORTEST, model.max_document_tokens), 1 + self.config.loss.hard_negatives),
@@ -71,6 +64,6 @@ class Lengths:
 
 
 def chunk_shapes(tokens_B: np.ndarray, chunk_tokens: int) -> list[tuple[int, int]]:
-    """Texts and padded tokens of each chunk that texts of so many tokens are cut into."""
+    """Return the number of texts and the padded length of each chunk, given the tokens of each text."""
     texts = [range(tokens) for tokens in tokens_B.tolist()]
-    return [(len(places), len(texts[places[0]])) for places in make_chunks(texts, chunk_tokens)]
+    return [(len(indices), len(texts[indices[0]])) for indices in make_chunks(texts, chunk_tokens)]

@@ -1,4 +1,4 @@
-"""What training takes of memory on this machine: a few real steps on a small part of a batch, and what they took.
+"""Trial steps: a few real training steps on a small part of a batch, and the memory they take on this machine.
 
 b texts of one forward pass · L tokens of each, padding included · D dimensions
 """
@@ -25,67 +25,67 @@ from hbdist.training.step import ContrastiveStep
 Shape = tuple[int, int]
 """Texts and tokens of a chunk: b, L."""
 Shapes = tuple[Sequence[Shape], Sequence[Shape]]
-"""Of a step's chunks: those of queries and those of documents."""
+"""Shapes of a step's chunks: those of queries and those of documents."""
 STEPS = 2
-"""Of each kind: what AdamW keeps is there from the second on, and the allocator's heap has its gaps."""
-GRADIENT, MOMENTS = 1, 2
-"""What is held beside each parameter, in its own size."""
+"""Number of steps of each kind: from the second on, AdamW's state exists and the allocator's heap has its gaps."""
 
 
 @dataclass(frozen=True)
 class TrialStep:
-    """What was measured; bytes, unless said otherwise."""
+    """Measurements of trial steps, in bytes unless stated otherwise."""
 
     device: str
     interpreter: int
-    """Interpreter, libraries and tokenizer; on a GPU, what its libraries take from torch."""
+    """Bytes of interpreter, libraries and tokenizer; on a GPU, of torch's libraries there."""
     parameters: int
-    """How many, not bytes: those that are trained, each in float32."""
+    """Number of trained parameters, each in float32."""
     largest: int
-    """The largest parameter's gradient, which each chunk makes anew before it is added."""
+    """Bytes of the largest parameter's gradient, which each chunk allocates anew before it is added."""
     dimensions: int
-    """D."""
+    """Number of dimensions of a vector, D."""
     activations: Activations
     one_pass: float
-    """Memory taken for each byte of activations, all chunks' kept: above 1 by backward's own and by gaps in the heap."""
+    """Bytes taken per byte of activations if all chunks' are kept: above 1 because of backward's own and gaps in the heap."""
     two_passes: float
-    """The same when one chunk's are kept at a time."""
+    """Bytes taken per byte of activations if one chunk's are kept at a time."""
     chunk: int
-    """And what a chunk takes beside, whatever its size."""
+    """Bytes a chunk takes in addition, whatever its size."""
 
     @classmethod
-    def of(cls, config: Config, encoder: Encoder, small: Shapes, large: Shapes) -> "TrialStep":
-        """Rehearse in this process, which must not have held more memory before than training takes.
+    def measure(cls, config: Config, encoder: Encoder, small: Shapes, large: Shapes) -> "TrialStep":
+        """Make trial steps in this process, which must not have used more memory before than training takes.
 
         Args:
-            encoder: as it was loaded; it is trained a little and of no use afterwards.
+            encoder: freshly loaded encoder; it is trained a little and of no use afterwards.
             small, large: the steps to make, with small chunks and with large ones; as many queries as documents.
 
         Raises:
             ConfigError: model, gradients and moments alone do not fit into this machine's memory.
         """
-        engine = Engine.start(_plain(config, "never"), environment={})
+        engine = Engine.start(_trial_config(config, "never"), environment={})
         module = TrainingModule(encoder, config)
         numbers = [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
-        held = 4 * sum(numbers) * (1 + GRADIENT + MOMENTS)
+        states = 16 * sum(numbers)  # parameters, gradients and AdamW's two moments, in float32
         free = free_bytes(engine.device)
-        if held > free:
+        if states > free:
             raise ConfigError(
-                f"model.name = {config.model.name!r} takes {held / 1e9:.1f} GB with its gradients and AdamW's moments, and"
-                f" {free / 1e9:.1f} GB are free here to measure it. Run this where there is more memory."
+                f"model.name = {config.model.name!r} takes {states / 1e9:.1f} GB with its gradients and AdamW's moments, but"
+                f" only {free / 1e9:.1f} GB are free here to measure it. Run this on a machine with more memory."
             )
         model = engine.prepare(module, make_optimizer(module, config.optimizer))
-        taken = _Taken(config, engine, model, held=held, largest=4 * max(numbers))
-        interpreter = taken.by(([(1, 4)], [(1, 4)]), "always")
+        trial = _Trial(config, engine, model, states=states, largest=4 * max(numbers))
+        interpreter = trial.peak(([(1, 4)], [(1, 4)]), "always")
         activations = Activations.measure(
             model,
             lambda *shape: model(*_inputs(shape, engine.device))[0],
             length=max(length for side in large for _, length in side),
         )
-        kept_small, kept_large = ([activations.of(*one) for side in step for one in side] for step in (small, large))
-        by_small, by_large = (taken.by(step, "always") - interpreter for step in (small, large))
-        two_passes = max(1.0, (by_large - by_small) / max(1.0, max(kept_large) - max(kept_small)))
-        one_pass = max(1.0, (taken.by(large, "never") - interpreter) / sum(kept_large))
+        saved_small, saved_large = (
+            [activations.bytes_for(*shape) for side in step for shape in side] for step in (small, large)
+        )
+        by_small, by_large = (trial.peak(step, "always") - interpreter for step in (small, large))
+        two_passes = max(1.0, (by_large - by_small) / max(1.0, max(saved_large) - max(saved_small)))
+        one_pass = max(1.0, (trial.peak(large, "never") - interpreter) / sum(saved_large))
         engine.stop()
         return cls(
             device=str(engine.device),
@@ -96,31 +96,32 @@ class TrialStep:
             activations=activations,
             one_pass=one_pass,
             two_passes=two_passes,
-            chunk=max(0, int(by_small - two_passes * max(kept_small))),
+            chunk=max(0, int(by_small - two_passes * max(saved_small))),
         )
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """Makes steps, and says what they took beside parameters, gradients and moments."""
+class _Trial:
+    """Trial training, whose memory is measured beyond parameters, gradients and moments."""
 
     config: Config
     engine: Engine
     model: nn.Module
-    held: int
+    states: int
     largest: int
 
-    def by(self, shapes: Shapes, gradient_cache: str) -> int:
-        """Bytes at the peak so far, beyond what is held, after steps with these chunks."""
-        step = ContrastiveStep(self.model, _plain(self.config, gradient_cache), self.engine, say=lambda _: None)
+    def peak(self, shapes: Shapes, gradient_cache: str) -> int:
+        """Make steps with these chunks and return the peak bytes so far, beyond the states."""
+        config = _trial_config(self.config, gradient_cache)
+        step = ContrastiveStep(self.model, config, self.engine, report=lambda _: None)
         for _ in range(STEPS):
             step(_batch(shapes))
             self.engine.update(self.config.optimizer.lr)
-        return max(0, peak_bytes(self.engine.device) - self.held - self.largest)
+        return max(0, peak_bytes(self.engine.device) - self.states - self.largest)
 
 
-def _plain(config: Config, gradient_cache: str) -> Config:
-    """The same training on one process, without what only a whole run needs."""
+def _trial_config(config: Config, gradient_cache: str) -> Config:
+    """Return the config of the same training on one process, without anything only a full run needs."""
     changes: dict[str, dict[str, Any]] = {
         "run": {"trackers": ()},
         "loss": {"gradient_cache": gradient_cache, "hard_negatives": 0},
@@ -132,8 +133,8 @@ def _plain(config: Config, gradient_cache: str) -> Config:
 
 
 def _batch(shapes: Shapes) -> RankBatch:
-    """A batch of one rank with chunks of these shapes, and each document another one's."""
-    queries, documents = map(_numbered, shapes)
+    """Return a batch of one rank with chunks of these shapes, in which all documents differ."""
+    queries, documents = map(_make_chunks, shapes)
     pairs = sum(texts for texts, _ in shapes[0])
     identity_BI = torch.arange(1, 1 + IDENTITIES * pairs).reshape(pairs, IDENTITIES)
     return RankBatch(
@@ -149,7 +150,7 @@ def _batch(shapes: Shapes) -> RankBatch:
     )
 
 
-def _numbered(shapes: Sequence[Shape]) -> list[Chunk]:
+def _make_chunks(shapes: Sequence[Shape]) -> list[Chunk]:
     chunks, first = [], 0
     for texts, length in shapes:
         chunks.append(Chunk(*_inputs((texts, length)), torch.arange(first, first + texts)))
@@ -158,7 +159,7 @@ def _numbered(shapes: Sequence[Shape]) -> list[Chunk]:
 
 
 def _inputs(shape: Shape, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of a chunk. One text has padding: attention without any may take another way."""
+    """Return token ids and attention mask of a chunk. One text is padded: without padding, attention may work differently."""
     input_ids_BL = torch.randint(0, 100, shape, device=device)
     attention_mask_BL = torch.ones_like(input_ids_BL)
     attention_mask_BL[-1, -1] = 0

@@ -118,16 +118,37 @@ class Encoder(nn.Module):
         was_training = self.training
         self.eval()
         device = next(self.parameters()).device
-        embedding_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
-        done = 0
-        for chunk in make_chunks(ids, encoding_chunk_tokens(device)):
-            input_ids_BL, attention_mask_BL = pad([ids[i] for i in chunk], self.tokenize.pad_token_id)
-            embedding_ND[chunk] = self(input_ids_BL.to(device), attention_mask_BL.to(device)).float().cpu().numpy()
-            done += len(chunk)
-            if progress:
-                progress(done, len(texts))
+        embedding_ND = encode_ids(
+            self, ids, self.tokenize.pad_token_id, dimensions=self.dimensions, device=device, progress=progress
+        )
         self.train(was_training)
         return embedding_ND
+
+
+def encode_ids(
+    forward: Callable[[Tensor, Tensor], Tensor],
+    ids: Sequence[Sequence[int]],
+    pad_token_id: int,
+    *,
+    dimensions: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return the vectors of tokenized texts in the order given, encoded in chunks of similar length: float32 [N, D].
+
+    Args:
+        forward: returns vectors [B, D], given token ids and attention mask.
+        progress: called with (texts done, N) after every forward pass.
+    """
+    embedding_ND = np.empty((len(ids), dimensions), dtype=np.float32)
+    done = 0
+    for chunk in make_chunks(ids, encoding_chunk_tokens(device)):
+        input_ids_BL, attention_mask_BL = pad([ids[index] for index in chunk], pad_token_id)
+        embedding_ND[chunk] = forward(input_ids_BL.to(device), attention_mask_BL.to(device)).float().cpu().numpy()
+        done += len(chunk)
+        if progress:
+            progress(done, len(ids))
+    return embedding_ND
 
 
 def encoding_chunk_tokens(device: torch.device) -> int:

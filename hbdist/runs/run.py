@@ -79,7 +79,7 @@ class Run:
             RuntimeError: another rank was lost; the message names it.
         """
         hold = self._claim(engine)
-        engine.watchdog.at_end = lambda lost: self._note_loss(lost, hold)
+        engine.watchdog.on_loss = lambda lost: self._note_loss(lost, hold)
         self.stop.listen()
         try:
             yield
@@ -89,7 +89,7 @@ class Run:
             raise
         except Exception as error:
             # A collective that breaks does not say whose connection it was.
-            if isinstance(error, RuntimeError) and (lost := engine.watchdog.lost_within(FIRST_WORD)):
+            if isinstance(error, RuntimeError) and (lost := engine.watchdog.wait_for_loss(FIRST_WORD)):
                 engine.watchdog.leave()
                 self._note_failure(Outcome("failed", 1, lost))
                 raise RuntimeError(lost) from None

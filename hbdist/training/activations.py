@@ -1,4 +1,4 @@
-"""What activations take of memory, measured and not guessed from the architecture, and how much memory there is.
+"""Memory of activations, measured rather than guessed from the architecture, and the memory available for them.
 
 b texts of one forward pass · L tokens of each, padding included
 """
@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
 SHARE = 0.5
-"""Of the free memory that activations may take: the rest is for the copies that backward makes, and for the data."""
+"""Share of the free memory that activations may use: the rest is for the copies that backward makes, and for the data."""
 
 
 @dataclass(frozen=True)
 class ActivationBudget:
-    """What a token's activations take on this rank, and what there is for them."""
+    """Bytes of one token's activations on this rank, and bytes available for all of them."""
 
     bytes_per_token: float
     available: int
@@ -28,126 +29,113 @@ class ActivationBudget:
     def measure(
         cls, model: nn.Module, forward: Callable[[], Tensor], *, tokens: int, device: torch.device
     ) -> "ActivationBudget":
-        """Run one forward pass and count what autograd keeps of it.
+        """Run one forward pass and count the bytes autograd saves.
 
         Args:
             forward: encodes a chunk, with gradients.
-            tokens: of that chunk, padding included.
+            tokens: number of tokens in that chunk, padding included.
         """
-        # At stage 3 of ZeRO a rank has a share of each, in `ds_tensor`.
-        shares = [getattr(parameter, "ds_tensor", parameter) for parameter in model.parameters()]
-        parameters = sum(share.numel() * share.element_size() for share in shares)
+        # At stage 3 of ZeRO a rank has a shard of each parameter, in `ds_tensor`.
+        shards = [getattr(parameter, "ds_tensor", parameter) for parameter in model.parameters()]
+        parameters = sum(shard.numel() * shard.element_size() for shard in shards)
         return cls.of(saved_bytes(model, forward) / tokens, free=free_bytes(device), parameters=parameters)
 
     @classmethod
     def of(cls, bytes_per_token: float, *, free: int, parameters: int) -> "ActivationBudget":
-        """The budget before the first step, where gradients and the two moments of AdamW are still to come.
+        """Return the budget before the first step, when gradients and AdamW's two moments are still to be allocated.
 
         Args:
-            free: bytes that this process can still take.
-            parameters: bytes of the parameters, which it holds already.
+            free: bytes this process can still allocate.
+            parameters: bytes of the parameters, which are already allocated.
         """
         return cls(bytes_per_token, int(SHARE * max(0, free - 3 * parameters)))
 
     def fits(self, tokens: int) -> bool:
-        """The activations of so many tokens can be kept at once."""
+        """Return True if the activations of this many tokens can be kept at once."""
         return tokens * self.bytes_per_token <= self.available
 
     def __str__(self) -> str:
-        return f"{self.bytes_per_token / 1e6:.2f} MB of activations a token, {self.available / 1e9:.1f} GB for them"
+        return f"{self.bytes_per_token / 1e6:.2f} MB of activations per token, {self.available / 1e9:.1f} GB for them"
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that autograd keeps of a chunk: once + per_token · bL + per_pair · bL²."""
+    """Model of the bytes autograd saves for a chunk: once + per_token · bL + per_pair · bL²."""
 
     once: float
-    """Whatever the chunk: copies of the weights in another precision, say."""
+    """Bytes for any chunk, such as copies of the weights in another precision."""
     per_token: float
     per_pair: float
-    """Of a pair of tokens of one text: 0 where attention keeps no scores."""
+    """Bytes per pair of tokens of one text: 0 if attention saves no scores."""
 
     @classmethod
     def measure(cls, model: nn.Module, forward: Callable[[int, int], Tensor], *, length: int) -> Self:
-        """Three forward passes of a few texts, which settle the three numbers.
+        """Determine the three numbers by three forward passes of a few texts.
 
         Args:
             forward: encodes b texts of L tokens, with gradients.
-            length: the most tokens of a text, at least 2.
+            length: maximum number of tokens per text, at least 2.
         """
         shapes = ((2, length), (4, length), (4, length // 2))
         terms = np.array([[1, texts * tokens, texts * tokens**2] for texts, tokens in shapes], dtype=np.float64)
-        kept = [saved_bytes(model, lambda shape=shape: forward(*shape)) for shape in shapes]  # type: ignore[misc]
-        once, per_token, per_pair = np.linalg.solve(terms, np.array(kept, dtype=np.float64)).tolist()
+        saved = [saved_bytes(model, lambda shape=shape: forward(*shape)) for shape in shapes]  # type: ignore[misc]
+        once, per_token, per_pair = np.linalg.solve(terms, np.array(saved, dtype=np.float64)).tolist()
         return cls(once, per_token, per_pair)
 
-    def of(self, texts: int, tokens: int) -> float:
-        """Bytes of a chunk of so many texts of so many tokens each."""
+    def bytes_for(self, texts: int, tokens: int) -> float:
+        """Return the bytes of a chunk with this many texts of this many tokens each."""
         return self.once + texts * tokens * (self.per_token + self.per_pair * tokens)
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of `forward`, each piece of memory counted once, without parameters."""
+    """Return the bytes autograd saves for the backward pass of `forward`, without parameters, shared memory counted once."""
     sizes: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        # Asked each time, for ZeRO-3 gathers weights into new memory in each pass; nothing goes back through this one.
+        # Checked each time, because ZeRO-3 gathers weights into new memory in each pass; there is no backward pass here.
         if storage.data_ptr() in {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}:
             return tensor.new_empty(0)
         sizes[storage.data_ptr()] = storage.nbytes()
-        # Not the tensor itself: where it is an operation's own output, it would hold its graph, and the graph it, for good.
+        # Not the tensor itself: an operation's own output would keep its graph alive, and the graph the tensor, forever.
         return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = forward()  # alive until the sizes are added up: freed memory would be counted twice or never
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()  # alive until the sizes are summed: freed memory would be counted twice or never
     total = sum(sizes.values())
-    del kept
+    del output
     return total
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory this process can still take: of its GPU, or its share of what the machine or its container has."""
+    """Return the bytes this process can still allocate on its GPU, or its share of the machine's or container's memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    limits = [free for free in (_machine_free(), _container_free()) if free is not None]
-    return min(limits, default=1 << 33) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = min([psutil.virtual_memory().available, *_free_in_control_groups()])
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _machine_free() -> int | None:
-    path = Path("/proc/meminfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _container_free() -> int | None:
-    """What the control group of this process, or one above it, still allows; the file cache does not count as used."""
-    listed = Path("/proc/self/cgroup")
-    if not listed.is_file():
-        return None
-    allowed = []
-    for line in listed.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
+def _free_in_control_groups() -> list[int]:
+    """Return the bytes still allowed by this process's control group and those above it; file cache counts as free."""
+    path = Path("/proc/self/cgroup")
+    free = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        _, controllers, group = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        names = (
-            ("memory.max", "memory.current")
-            if controllers == ""
-            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        )
+        v2 = controllers == ""
+        names = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         root = Path("/sys/fs/cgroup", controllers)
-        inside = root / path.strip("/")
-        for folder in {inside, *(parent for parent in inside.parents if root in (parent, *parent.parents))}:
+        own = root / group.strip("/")
+        for folder in {own, *(parent for parent in own.parents if root in (parent, *parent.parents))}:
             limit, used = folder / names[0], folder / names[1]
             if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-                allowed.append(int(limit.read_text()) - int(used.read_text()) + _file_cache(folder))
-    return min(allowed, default=None)
+                free.append(int(limit.read_text()) - int(used.read_text()) + _file_cache(folder))
+    return free
 
 
 def _file_cache(folder: Path) -> int:
     path = folder / "memory.stat"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return next(
-        (int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file")), 0
-    )
+    entries = [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
+    return next((int(entry[1]) for entry in entries if entry[0] in ("inactive_file", "total_inactive_file")), 0)

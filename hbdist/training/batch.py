@@ -1,4 +1,7 @@
-"""One rank's part of a global batch."""
+"""One rank's share of a global batch.
+
+B pairs on this rank, or texts of one chunk · L tokens of each, padded · K hard negatives per pair · I identities per document
+"""
 
 from dataclasses import dataclass
 
@@ -7,50 +10,50 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Chunk:
-    """The texts of one forward pass."""
+    """Texts of one forward pass."""
 
     input_ids_BL: Tensor
     attention_mask_BL: Tensor
-    places_B: Tensor
-    """int64: where each stands among this rank's queries, or documents."""
+    index_B: Tensor
+    """Index of each text among this rank's queries, or among its documents: int64."""
 
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """What is known of a batch before any of it is encoded: the global batch's make-up, and this rank's share of tokens."""
+    """Numbers known before a batch is encoded: the global batch's composition, and this rank's tokens."""
 
     pools: dict[str, int]
-    """Pairs of each language pair in the global batch."""
+    """Number of pairs of each language pair in the global batch."""
     mono_share: float
     """Share of monolingual pairs in the global batch."""
     repeats: int
-    """Pairs of the global batch that stand in it more than once, beyond the first."""
+    """Number of pairs in the global batch that repeat an earlier pair of it."""
     tokens: int
-    """This rank's real tokens."""
+    """Number of this rank's real tokens."""
     padded_tokens: int
-    """The same with padding."""
+    """Number of this rank's tokens with padding."""
     truncated: int
-    """This rank's texts that were cut."""
+    """Number of this rank's texts that were cut."""
     unreadable: tuple[str, ...] = ()
-    """Why pairs that were dealt to this rank could not be read, a sentence each; they are not in its batch."""
+    """Error message of each pair that was dealt to this rank and could not be read; these pairs are not in its batch."""
 
 
 @dataclass(frozen=True)
 class RankBatch:
-    """This rank's part of one global batch."""
+    """This rank's share of one global batch."""
 
     step: int
     query_chunks: list[Chunk]
     document_chunks: list[Chunk]
-    """Places 0 … B − 1 are the pairs' own documents; the hard negatives follow, K a pair."""
+    """Chunks of the documents: indices 0 … B − 1 are the pairs' own, and the hard negatives follow, K per pair."""
     identity_BI: Tensor
     block_B: Tensor
     negative_identity_NI: Tensor
-    """N = B·K; a place without a hard negative has NO_IDENTITY thrice and an empty text."""
+    """Identities of the N = B·K hard negatives; a missing one has only NO_IDENTITY and an empty text."""
     negative_block_N: Tensor
     counts: BatchCounts
     ids: list[str] | None
-    """The ids of the global batch, in its order, where they are to be logged."""
+    """Ids of the global batch, in its order, if they are to be logged."""
 
     @property
     def chunks(self) -> list[Chunk]:

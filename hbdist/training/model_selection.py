@@ -1,5 +1,4 @@
-"""Which step of a run is best, by the one number that its config names: the loss on held-out pairs, or a score of an
-evaluation task."""
+"""Model selection and early stopping by one criterion: the validation loss, or a score on an evaluation task."""
 
 from dataclasses import dataclass, field
 
@@ -7,33 +6,33 @@ from hbdist.config.criterion import Criterion
 
 
 @dataclass
-class Best:
-    """The values of the criterion until now, and the best step."""
+class ModelSelection:
+    """Values of the criterion so far, and the best step."""
 
     criterion: Criterion
     values: dict[int, float] = field(default_factory=dict)
-    """Step → value, in the order of the steps."""
+    """Value at each measured step, in the order of the steps."""
     step: int | None = None
-    """The best one whose checkpoint there is. The first of equal ones."""
+    """Best step that has a checkpoint; the first of equally good ones."""
 
-    def add(self, step: int, value: float, *, kept: bool = True) -> None:
-        """Take the value of the next step.
+    def add(self, step: int, value: float, *, has_checkpoint: bool = True) -> None:
+        """Add the value of the next step.
 
         Args:
-            kept: its checkpoint is there, or will be at once if this is the best. Of a run that goes on with another
-                criterion, the checkpoint of the step that would have been best may be gone.
+            has_checkpoint: the step has a checkpoint, or will get one at once if it is the best. In a run that resumes with
+                another criterion, the checkpoint of the step that would have been best may be gone.
         """
         self.values[step] = value
-        if kept and (self.step is None or self.criterion.better(value, self.values[self.step])):
+        if has_checkpoint and (self.step is None or self.criterion.better(value, self.values[self.step])):
             self.step = step
 
     @property
     def exhausted(self) -> bool:
-        """So many values in a row, as the patience says, were no better than the best before them."""
+        """True if the last `patience` values were no better than the best before them."""
         if not self.values or not self.criterion.patience:
             return False
         values = list(self.values.values())
-        first = 0
-        for place, value in enumerate(values):
-            first = place if self.criterion.better(value, values[first]) else first
-        return len(values) - 1 - first >= self.criterion.patience
+        best = 0
+        for index, value in enumerate(values):
+            best = index if self.criterion.better(value, values[best]) else best
+        return len(values) - 1 - best >= self.criterion.patience

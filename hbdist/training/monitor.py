@@ -1,8 +1,7 @@
-"""How a run is judged while it trains: the loss on held-out pairs, scores on retrieval tasks, which step is best by the one
-of them that decides, and when to stop.
+"""Training monitor: validation, evaluation on retrieval tasks, model selection and early stopping of one run.
 
-What was found stands in `validation.jsonl` and `evaluation.jsonl`, and a run that goes on reads it there: nothing of it is in a
-checkpoint.
+All results are in `validation.jsonl` and `evaluation.jsonl`, from which a resumed run reads them back; checkpoints contain
+none of them.
 """
 
 from collections.abc import Mapping
@@ -17,19 +16,19 @@ from hbdist.distributed.engine import Engine
 from hbdist.models.encoder import Encoder
 from hbdist.runs import checkpoint
 from hbdist.runs.run import Run
-from hbdist.training import evaluation as during
-from hbdist.training import validation
-from hbdist.training.model_selection import Best
+from hbdist.training.evaluation import TrainingEvaluation, describe_evaluation, tracker_values
+from hbdist.training.model_selection import ModelSelection
 from hbdist.training.step import ContrastiveStep
+from hbdist.training.validation import Validation, describe_validation
 
 VALIDATION, EVALUATION = "validation.jsonl", "evaluation.jsonl"
 
 
 class TrainingMonitor:
-    """The judge of one run, on every rank. Knows what a run that goes on has found already.
+    """Monitor of one run, on every rank. In a resumed run it starts from the logged results.
 
     Raises:
-        ConfigError: what is to be measured cannot be, or does not fit together.
+        ConfigError: the validation or evaluation cannot be done as configured.
         DataError: held-out shards or a task's files are missing or damaged.
     """
 
@@ -37,65 +36,69 @@ class TrainingMonitor:
         self.config, self.engine, self.run, self.manifest = config, engine, run, manifest
         self.checkpoints = run.folder / "checkpoints"
         criterion = Criterion.of(config)
-        self.validation = validation.Validation(config, encoder.tokenize, engine)
-        self.evaluations = during.Evaluations(config, encoder, engine)
-        self.best = Best(criterion) if criterion else None
-        self._seen: set[tuple[int, str]] = set()
+        self.validation = Validation(config, encoder.tokenize, engine)
+        self.evaluation = TrainingEvaluation(config, encoder, engine)
+        self.selection = ModelSelection(criterion) if criterion else None
+        self._measured: set[tuple[int, str]] = set()
         lines = [*run.logged(VALIDATION), *run.logged(EVALUATION)]
-        lines, kept = engine.broadcast_object((lines, checkpoint.steps(self.checkpoints)))
+        lines, saved_steps = engine.broadcast_object((lines, checkpoint.steps(self.checkpoints)))
         for line in lines:
-            # A task that has been cut otherwise since then is another one.
-            if "task" not in line or self.evaluations.know(line):
-                self._take(line, kept=line["step"] in kept)
+            # A task whose languages or questions have been cut differently since then is another task.
+            if "task" not in line or self.evaluation.covers(line):
+                self._add(line, has_checkpoint=line["step"] in saved_steps)
         if run.is_main:
-            # A run that went back to an older checkpoint has forgotten what came after it.
-            checkpoint.point_at_best(self.checkpoints, self.best.step if self.best else None)
+            # A run that went back to an older checkpoint must forget a better one that came later.
+            checkpoint.point_at_best(self.checkpoints, self.selection.step if self.selection else None)
 
-    def __call__(self, contrast: ContrastiveStep, step: int) -> None:
-        """Measure what is due after update `step` and not in the logs yet; keep the best checkpoint. A collective."""
+    def measure(self, contrastive_step: ContrastiveStep, step: int) -> None:
+        """Measure everything due after update `step` and not logged yet, and keep the best checkpoint. A collective."""
         last = self.config.steps
-        if self.config.validation.due(step, last=last) and (step, "") not in self._seen:
-            line = self.validation(contrast, step)
-            self.run.log(VALIDATION, line, validation.in_words(line))
+        if self.config.validation.due(step, last=last) and (step, "") not in self._measured:
+            line = self.validation.measure(contrastive_step, step)
+            self.run.log(VALIDATION, line, describe_validation(line))
             self.engine.track({f"validation/{name}": loss for name, loss in line["loss"].items()}, step)
-            self._take(line)
-        for task in self.evaluations.tasks if self.config.evaluation.due(step, last=last) else ():
-            if (step, task) not in self._seen:
-                self.run.save(self.engine, self.manifest, step)  # it takes a while, and a kill in it loses no step
-                line = self.evaluations(task, contrast.model, step)
-                self.run.log(EVALUATION, line, during.in_words(line))
-                self.engine.track(during.tracked(line), step)
-                self._take(line)
-        if self.best and (self.best.step == step or self.best.exhausted):
+            self._add(line)
+        for task in self.evaluation.tasks if self.config.evaluation.due(step, last=last) else ():
+            if (step, task) not in self._measured:
+                self.run.save(
+                    self.engine, self.manifest, step
+                )  # evaluation takes a while; being killed must cost no step
+                line = self.evaluation.measure(task, contrastive_step.model, step)
+                self.run.log(EVALUATION, line, describe_evaluation(line))
+                self.engine.track(tracker_values(line), step)
+                self._add(line)
+        if self.selection and (self.selection.step == step or self.selection.exhausted):
             self.run.save(self.engine, self.manifest, step)
             if self.run.is_main:
-                checkpoint.point_at_best(self.checkpoints, self.best.step)
+                checkpoint.point_at_best(self.checkpoints, self.selection.step)
 
-    def _take(self, line: Mapping[str, Any], *, kept: bool = True) -> None:
+    def _add(self, line: Mapping[str, Any], *, has_checkpoint: bool = True) -> None:
         step, task = line["step"], line.get("task", "")
-        self._seen.add((step, task))
-        if self.best and self.best.criterion.task == task:
-            self.best.add(step, self.best.criterion.value(line), kept=kept)
+        self._measured.add((step, task))
+        if self.selection and self.selection.criterion.task == task:
+            self.selection.add(step, self.selection.criterion.value(line), has_checkpoint=has_checkpoint)
 
     @property
     def exhausted(self) -> bool:
-        """What decides has not got better for as long as its patience says."""
-        return self.best is not None and self.best.exhausted
+        """True if early stopping ends the run: the criterion has not improved for as long as its patience allows."""
+        return self.selection is not None and self.selection.exhausted
 
     def exported_step(self, last: int) -> int:
-        """The step whose model is exported by a run that ends after update `last`."""
-        chosen = self.best.step if self.best and self.best.criterion.exported else None
-        return last if chosen is None else chosen
+        """Return the step whose model is exported when the run ends after update `last`."""
+        selected = self.selection.step if self.selection and self.selection.criterion.exported else None
+        return last if selected is None else selected
 
     def weights_to_export(self, weights: Mapping[str, Tensor], last: int) -> tuple[int, Mapping[str, Tensor]]:
-        """That step and its weights, given those of the last."""
+        """Return the exported step and its weights, given the weights after update `last`."""
         step = self.exported_step(last)
         if step != last:
             weights = checkpoint.load(self.checkpoints / f"{step:09d}")[1]["model"]
         return step, weights
 
-    def last_words(self, last: int) -> str:
-        """What a run that ends after update `last` has trained, and which model of it is exported."""
-        step, model = self.exported_step(last), self.run.folder / "model"
-        chosen = f" of step {step}, {self.best.criterion.label}," if self.best and self.best.criterion.exported else ""
-        return f"trained {last} steps; the model{chosen} is in {model}"
+    def summary(self, last: int) -> str:
+        """Return a sentence about a run that ends after update `last`: its steps, and which model is exported."""
+        step, model, selection = self.exported_step(last), self.run.folder / "model", self.selection
+        selected = (
+            f" of step {step}, {selection.criterion.label}," if selection and selection.criterion.exported else ""
+        )
+        return f"trained {last} steps; the model{selected} is in {model}"

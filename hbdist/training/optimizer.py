@@ -1,4 +1,4 @@
-"""AdamW's parameter groups, and the learning rate as a pure function of the step: there is no scheduler to save."""
+"""AdamW's parameter groups, and the learning rate as a pure function of the step: no scheduler has to be saved."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from hbdist.config.sections import OptimizerSection
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters; biases and norms (those with one dimension) do not decay."""
+    """Return AdamW over all trainable parameters, without weight decay for biases and norms (those with one dimension)."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -20,7 +20,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.
 
 
 def learning_rate(step: int, settings: OptimizerSection, *, steps: int) -> float:
-    """The learning rate of update `step` (from 0) of `steps`: warm-up, then as `optimizer.schedule` says."""
+    """Return the learning rate of update `step` (from 0) of `steps`: warm-up, then `optimizer.schedule`."""
     if step < settings.warmup_steps:
         return settings.lr * (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":

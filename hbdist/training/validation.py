@@ -1,4 +1,4 @@
-"""The loss on pairs that are held out of training.
+"""Validation: the loss on pairs that are held out of training.
 
 The batches are fixed: those of a schedule over the held-out shards, the same at every validation, on any number of ranks.
 """
@@ -12,7 +12,7 @@ import torch
 
 from hbdist.config.config import Config
 from hbdist.data.shards.manifest import FILE, VALIDATION, Manifest
-from hbdist.distributed.collectives import sum_over_ranks
+from hbdist.distributed.collectives import all_reduce_sum
 from hbdist.distributed.engine import Engine
 from hbdist.errors import ConfigError
 from hbdist.models.tokenizer import Tokenize
@@ -21,11 +21,11 @@ from hbdist.training.step import ContrastiveStep
 
 
 class Validation:
-    """The held-out sets of a run, on every rank. Without `validation.every` there are none.
+    """Held-out sets of a run, on every rank; none unless `validation.every` is set.
 
     Raises:
-        ConfigError: there are no held-out shards where validation is asked for.
-        DataError: they cannot be read.
+        ConfigError: there are no held-out shards, or batches are smaller than the number of ranks.
+        DataError: the held-out shards cannot be read.
     """
 
     def __init__(self, config: Config, tokenize: Tokenize, engine: Engine) -> None:
@@ -37,16 +37,16 @@ class Validation:
                 f" no pair. Set it to {engine.world} or more."
             )
         self.sets: dict[str, Batches] = {}
-        for where in held_out(config) if settings.every else ():
-            manifest = Manifest.load(where)
+        for location in held_out_shards(config) if settings.every else ():
+            manifest = Manifest.load(location)
             rates = engine.broadcast_object(measure_token_rates(manifest, tokenize))
-            own = validation_config(config, manifest, filtered=not settings.shards)
-            self.sets[name_of(where)] = Batches(
-                own, manifest, tokenize, token_rates=rates, rank=engine.rank, world=engine.world
+            set_config = validation_config(config, manifest, filtered=not settings.shards)
+            self.sets[set_name(location)] = Batches(
+                set_config, manifest, tokenize, token_rates=rates, rank=engine.rank, world=engine.world
             )
 
-    def __call__(self, contrast: ContrastiveStep, step: int) -> dict[str, Any]:
-        """A line of validation.jsonl: the mean loss on each set, the deciding one first. A collective.
+    def measure(self, contrastive_step: ContrastiveStep, step: int) -> dict[str, Any]:
+        """Return a line of validation.jsonl: the mean loss on each set, the deciding one first. A collective.
 
         Raises:
             FloatingPointError: a loss is not finite.
@@ -55,12 +55,12 @@ class Validation:
         skipped = 0
         for name, batches in self.sets.items():
             own = [batches[number] for number in range(self.config.validation.batches)]
-            loss = sum(float(contrast.without_gradient(batch).loss) for batch in own)
+            loss = sum(float(contrastive_step.evaluate(batch).loss) for batch in own)
             pairs = sum(len(batch.block_B) for batch in own)
             unreadable = sum(len(batch.counts.unreadable) for batch in own)
-            sums = torch.tensor([loss, pairs, unreadable], dtype=torch.float64, device=contrast.device)
-            total, count, left_out = sum_over_ranks(sums).tolist()
-            losses[name], skipped = total / count, skipped + int(left_out)
+            sums = torch.tensor([loss, pairs, unreadable], dtype=torch.float64, device=contrastive_step.device)
+            total, count, set_skipped = all_reduce_sum(sums).tolist()
+            losses[name], skipped = total / count, skipped + int(set_skipped)
             if not math.isfinite(losses[name]):
                 raise FloatingPointError(
                     f"the validation loss on {name} is {losses[name]} after step {step}. A lower optimizer.lr, more"
@@ -69,15 +69,15 @@ class Validation:
         return {"step": step, "loss": losses, "skipped": skipped}
 
 
-def in_words(line: Mapping[str, Any]) -> str:
-    """A line of validation.jsonl for people."""
+def describe_validation(line: Mapping[str, Any]) -> str:
+    """Return a line of validation.jsonl in words."""
     losses = ", ".join(f"{name} {loss:.4f}" for name, loss in line["loss"].items())
     skipped = f"; {line['skipped']} pairs could not be read" if line["skipped"] else ""
     return f"validation after step {line['step']}: {losses}{skipped}"
 
 
-def held_out(config: Config) -> tuple[str, ...]:
-    """Where the held-out shards are.
+def held_out_shards(config: Config) -> tuple[str, ...]:
+    """Return the locations of the held-out shards.
 
     Raises:
         ConfigError: none are named, and the training shards have none.
@@ -87,7 +87,7 @@ def held_out(config: Config) -> tuple[str, ...]:
     beside = f"{config.data.shards.rstrip('/')}/{VALIDATION}"
     if "://" not in beside and not Path(beside, FILE).is_file():
         raise ConfigError(
-            f"validation.every = {config.validation.every}, and {config.data.shards} holds nothing out. Build it with"
+            f"validation.every = {config.validation.every}, but {config.data.shards} holds nothing out. Build it with"
             " `validation = 0.01` in its recipe, which holds out that share of the ids, or name other shards in"
             " validation.shards."
         )
@@ -95,24 +95,24 @@ def held_out(config: Config) -> tuple[str, ...]:
 
 
 def validation_config(config: Config, manifest: Manifest, *, filtered: bool) -> Config:
-    """The config whose schedule gives the batches of a held-out set: the training's mixture, as far as the set has it.
+    """Return the config whose schedule gives a set's batches: the training's mixture, as far as the set supports it.
 
     Args:
-        filtered: keep to the training's languages and data sets.
+        filtered: restrict the set to the training's languages and data sets.
     """
     kinds = {group.monolingual for group in manifest.groups}
     share = config.batch.mono_share if len(kinds) == 2 else float(kinds.pop())
     batch = config.batch.model_copy(
         update={"size": config.validation.batch_size, "mono_share": share, "small_pool": "repeat"}
     )
-    data: Mapping[str, Any] = {"shards": str(manifest.root), "workers": 0}
+    data: dict[str, Any] = {"shards": str(manifest.root), "workers": 0}
     if not filtered:
-        data = {**data, "languages": (), "datasets": ()}
+        data |= {"languages": (), "datasets": ()}
     run = config.run.model_copy(update={"log_batches": False})
-    return config.model_copy(update={"run": run, "batch": batch, "data": config.data.model_copy(update=dict(data))})
+    return config.model_copy(update={"run": run, "batch": batch, "data": config.data.model_copy(update=data)})
 
 
-def name_of(where: str) -> str:
-    """What a set is called: its folder's name, or that of the shards it was held out of."""
-    *_, parent, name = ["", *where.rstrip("/").split("/")]
+def set_name(location: str) -> str:
+    """Return the name of a held-out set: that of its folder, or of the shards it was held out of."""
+    *_, parent, name = ["", *location.rstrip("/").split("/")]
     return parent if name == VALIDATION else name

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from ranks import on_ranks
 from torch import Tensor
 
-from hbdist.distributed.collectives import combine_columns, gather_rows, row_counts, sum_over_ranks, world_size
+from hbdist.distributed.collectives import all_reduce_sum, combine_columns, gather_rows, row_counts, world_size
 
 WORLD = 3
 COUNTS = {
@@ -62,7 +62,7 @@ def everything() -> dict[str, Any]:
             "int64": gather_rows(numbers_GI[start:end], known),
         }
     numbers = torch.tensor([1.5, 2.0**53 - 1 if rank == 0 else 0.0, float(rank)], dtype=torch.float64)
-    added = sum_over_ranks(numbers.requires_grad_())
+    added = all_reduce_sum(numbers.requires_grad_())
     found |= {
         "columns": combine_columns(partials()[rank]),
         "empty columns": combine_columns(torch.full((2, COLUMNS), -torch.inf)),
@@ -124,4 +124,4 @@ def test_with_one_process_each_is_the_identity() -> None:
     assert row_counts(3, one_BD.device) == [3]
     assert gather_rows(one_BD, [3]) is one_BD
     assert combine_columns(one_BD) is one_BD
-    assert torch.equal(sum_over_ranks(one_BD), one_BD)
+    assert torch.equal(all_reduce_sum(one_BD), one_BD)

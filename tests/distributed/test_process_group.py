@@ -110,8 +110,8 @@ def test_what_ranks_tell_one_another_is_the_same_on_all_of_them() -> None:
 
 DYING = """
 import os, signal
-from hbdist.distributed.process_group import joined
-with joined() as ranks:
+from hbdist.distributed.process_group import join_process_group
+with join_process_group() as ranks:
     if ranks.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     ranks.all_gather_object("all here?")

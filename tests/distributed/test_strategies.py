@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hbdist.distributed.strategies import clip, gradient_norm
+from hbdist.distributed.strategies import clip_gradients, gradient_norm
 
 
 def test_the_norm_of_a_large_gradient_is_right_to_its_last_digits() -> None:
@@ -23,5 +23,5 @@ def test_gradients_longer_than_the_limit_are_scaled_down_to_it_and_others_left_a
     for limit, expected in ((0.0, 10.0), (20.0, 10.0), (2.5, 2.5)):
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter) * 10 / 8**0.5
-        assert clip(model, limit) == pytest.approx(10, rel=1e-6)
+        assert clip_gradients(model, limit) == pytest.approx(10, rel=1e-6)
         assert gradient_norm(model.parameters()) == pytest.approx(expected, rel=1e-6)

@@ -81,10 +81,10 @@ def test_what_a_file_leaves_open_or_off_is_accepted(tmp_path: Path) -> None:
 
 
 def test_clipping_and_accumulation_are_written_out() -> None:
-    resolved = Zero.load(SHIPPED[0]).resolved(max_grad_norm=0.0)
-    assert resolved["gradient_clipping"] == 0.0  # left out, it would be 1.0
-    assert resolved["gradient_accumulation_steps"] == 1
-    assert resolved["zero_force_ds_cpu_optimizer"] is False  # left out, an AdamW would be compiled
+    settings = Zero.load(SHIPPED[0]).deepspeed_config(max_grad_norm=0.0)
+    assert settings["gradient_clipping"] == 0.0  # left out, it would be 1.0
+    assert settings["gradient_accumulation_steps"] == 1
+    assert settings["zero_force_ds_cpu_optimizer"] is False  # left out, an AdamW would be compiled
 
 
 def test_only_stages_that_reduce_in_every_backward_need_equal_numbers_of_passes() -> None:

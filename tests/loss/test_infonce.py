@@ -12,12 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hbdist.loss import infonce as loss_module
-from hbdist.loss import masks as candidates_module
-from hbdist.loss import tiles as strips
+from hbdist.loss import infonce, masks, shapes, tiles
 from hbdist.loss.infonce import info_nce
-from hbdist.loss.masks import FAR, NO_IDENTITY, Candidates
-from hbdist.memory import arithmetic as sizes
+from hbdist.loss.masks import MASKED_LOGIT, NO_IDENTITY, Candidates
 
 TEMPERATURE = 0.05
 
@@ -109,16 +106,16 @@ def slow_loss(
     return total, counted, masked, suspected
 
 
-@pytest.fixture(params=["one strip", "many strips", "clashes compared"], autouse=True)
-def _strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(params=["one tile", "many tiles", "clashes compared"], autouse=True)
+def _tiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every claim holds however the scores are cut and the clashes found."""
-    if request.param != "one strip":
-        monkeypatch.setattr(sizes, "TILE_SCORES", 1)
-        monkeypatch.setattr(sizes, "TILE_QUERIES", 3)
-        monkeypatch.setattr(strips, "PRODUCT_DOCUMENTS", 4)
-        monkeypatch.setattr(strips, "CACHED_SCORES", 13)
+    if request.param != "one tile":
+        monkeypatch.setattr(shapes, "TILE_SCORES", 1)
+        monkeypatch.setattr(shapes, "TILE_QUERIES", 3)
+        monkeypatch.setattr(tiles, "PRODUCT_DOCUMENTS", 4)
+        monkeypatch.setattr(tiles, "CACHED_SCORES", 13)
     if request.param == "clashes compared":
-        monkeypatch.setattr(candidates_module, "LISTED_CLASHES", 0)
+        monkeypatch.setattr(masks, "LISTED_CLASHES", 0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of matrices as small as these, threads only wait for one another
     yield
@@ -243,7 +240,7 @@ def test_bf16_vectors_are_scored_in_float32() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("temperature", [0.01, 2.01 / loss_module.ONE_EXP_SPAN])
+@pytest.mark.parametrize("temperature", [0.01, 2.01 / infonce.ONE_EXP_SPAN])
 def test_scores_from_one_end_to_the_other_are_safe_in_float32(temperature: float, symmetric: bool) -> None:
     """At τ = 0.01, s/τ spans 200, and float32's exp only 88 either way: a shift that suits a row fails a column."""
     generator = torch.Generator().manual_seed(0)
@@ -297,16 +294,16 @@ def test_products_are_those_of_the_vectors_brought_to_the_precision_of_the_sums(
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(5, 7, generator=generator).to(dtype) for _ in range(2))
     wide = torch.promote_types(dtype, torch.float32)
-    strip = torch.full((5, 9), 2.0 if add else torch.nan, dtype=wide)
-    strips.multiply(one, other.T, out=strip[:, 2:7], add=add)
-    torch.testing.assert_close(strip[:, 2:7], one.to(wide) @ other.T.to(wide) + (2 if add else 0))
-    assert not strips.multiplies_into(wide, dtype, torch.device("cpu"))
+    tile = torch.full((5, 9), 2.0 if add else torch.nan, dtype=wide)
+    tiles.multiply(one, other.T, out=tile[:, 2:7], add=add)
+    torch.testing.assert_close(tile[:, 2:7], one.to(wide) @ other.T.to(wide) + (2 if add else 0))
+    assert not tiles.multiplies_into(wide, dtype, torch.device("cpu"))
 
 
 def test_log_sum_exps_are_those_of_torch() -> None:
     logits = 100 * torch.randn(17, 23, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for dim in (0, 1):
-        largest, summed = strips.log_sum_exp(logits, dim=dim)
+        largest, summed = tiles.log_sum_exp(logits, dim=dim)
         assert torch.equal(largest, logits.amax(dim=dim))
         torch.testing.assert_close(summed, logits.logsumexp(dim=dim), rtol=1e-14, atol=0)
 
@@ -314,11 +311,11 @@ def test_log_sum_exps_are_those_of_torch() -> None:
 def test_one_exp_gives_the_log_sum_exps_of_rows_and_columns() -> None:
     generator = torch.Generator().manual_seed(0)
     # As far apart as they may be, with places, a row and a column of no candidates.
-    logits = loss_module.ONE_EXP_SPAN * (torch.rand(17, 23, generator=generator, dtype=torch.float64) - 0.5)
-    logits[torch.rand(17, 23, generator=generator) < 0.2] = FAR
-    logits[3] = logits[:, 5] = FAR
+    logits = infonce.ONE_EXP_SPAN * (torch.rand(17, 23, generator=generator, dtype=torch.float64) - 0.5)
+    logits[torch.rand(17, 23, generator=generator) < 0.2] = MASKED_LOGIT
+    logits[3] = logits[:, 5] = MASKED_LOGIT
     for precision, digits in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
-        largest, rows, columns = strips.log_sum_exps(logits.to(precision), columns=20)
+        largest, rows, columns = tiles.row_and_column_log_sum_exp(logits.to(precision), columns=20)
         assert torch.equal(largest, logits.to(precision).amax(dim=1))
         for found, expected in ((rows, logits.logsumexp(dim=1)), (columns, logits[:, :20].logsumexp(dim=0))):
             torch.testing.assert_close(found.double(), expected, rtol=digits, atol=digits)
@@ -339,7 +336,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_scores_are_never_whole(request: pytest.FixtureRequest) -> None:
-    if "one strip" not in request.node.name:
+    if "one tile" not in request.node.name:
         pytest.skip("the constants as they are")
     megabytes = float(
         subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, check=True, timeout=120).stdout

@@ -214,7 +214,7 @@ def test_each_text_of_a_batch_has_the_language_token_of_its_pair(models: dict[st
 
 
 def first_tokens(chunks: list[Any]) -> list[int]:
-    places = torch.cat([chunk.places_B for chunk in chunks])
+    places = torch.cat([chunk.index_B for chunk in chunks])
     return torch.cat([chunk.input_ids_BL[:, 0] for chunk in chunks])[torch.argsort(places)].tolist()
 
 

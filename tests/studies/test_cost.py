@@ -54,14 +54,14 @@ def test_one_gpu_receives_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_is_what_plan_fit_predicts(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
     from hbdist.data.shards.manifest import Manifest
-    from hbdist.memory.fit import Fit
+    from hbdist.memory.estimate import MemoryEstimate
 
     base = write_base(tmp_path, shards=tiny_shards, model=tiny_model)
     settings = Config.load(base, ["batch.size=24", f"run.folder={tmp_path / 'run'}"])
     for ranks in (1, 2):
-        fit = Fit.measure(settings, Manifest.load(tiny_shards), ranks=ranks, memory=10**11)
+        fit = MemoryEstimate.measure(settings, Manifest.load(tiny_shards), ranks=ranks, memory=10**11)
         there = fit.peak(24, settings.loss.chunk_tokens).parts
-        measured = fit.rehearsal
+        measured = fit.trial
         here = Cost(settings, ranks, measured.parameters, measured.dimensions, NOTHING).memory
         assert here
         assert {name: there[name] for name in here if name != "activations"} == {

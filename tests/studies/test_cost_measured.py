@@ -84,7 +84,7 @@ def train_one(config: Config, warm: bool = False) -> Training:
     batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
     module = TrainingModule(encoder, config)
     model = engine.prepare(module, make_optimizer(module, config.optimizer))
-    contrast = ContrastiveStep(model, config, engine, say=lambda _: None)
+    contrast = ContrastiveStep(model, config, engine, report=lambda _: None)
     steps, tokens, pairs = [], 0, 0
     for number in range(config.steps):
         batch = batches[number]

@@ -52,7 +52,9 @@ def test_what_a_chunk_keeps_follows_from_three_others(texts: int, tokens: int) -
     model = Attention()
     measured = Activations.measure(model, model, length=24)
     assert measured.per_pair > 0
-    assert measured.of(texts, tokens) == pytest.approx(saved_bytes(model, lambda: model(texts, tokens)), rel=0.03)
+    assert measured.bytes_for(texts, tokens) == pytest.approx(
+        saved_bytes(model, lambda: model(texts, tokens)), rel=0.03
+    )
 
 
 def test_counting_keeps_nothing_alive() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from hbdist.config.config import Config
-from hbdist.distributed.collectives import sum_over_ranks
+from hbdist.distributed.collectives import all_reduce_sum
 from hbdist.distributed.engine import Engine
 from hbdist.training.batch import BatchCounts, Chunk, RankBatch
 from hbdist.training.module import TrainingModule
@@ -140,10 +140,10 @@ def gradients(
         for case, config in zip(CASES, configs, strict=True):
             hard, _, masks, chunks, _ = case
             with counted_reductions():
-                step = ContrastiveStep(model, config, engine, say=print)
+                step = ContrastiveStep(model, config, engine, report=print)
                 parts = step(rank_batch(engine.rank, engine.world, hard, masks, chunks))
             gradient = [safe_get_full_grad(parameter).detach().flatten() for parameter in trained.parameters()]
-            loss = float(sum_over_ranks(parts.loss)) / PAIRS
+            loss = float(all_reduce_sum(parts.loss)) / PAIRS
             found.append(Found(torch.cat(gradient).clone(), engine.update(0.0), loss, round(sum(SENT) / size)))
     return found
 

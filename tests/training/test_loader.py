@@ -67,7 +67,7 @@ def tokens_of(batch: RankBatch) -> list[list[list[int]]]:
         found = {
             int(place): ids[mask.bool()].tolist()
             for chunk in chunks
-            for place, ids, mask in zip(chunk.places_B, chunk.input_ids_BL, chunk.attention_mask_BL, strict=True)
+            for place, ids, mask in zip(chunk.index_B, chunk.input_ids_BL, chunk.attention_mask_BL, strict=True)
         }
         assert sorted(found) == list(range(len(found)))
         texts.append([found[place] for place in range(len(found))])
@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_gets_the_rest_of_its_batches(make: Any) -> None:
 def test_chunks_keep_their_budget_and_change_nothing_else(chunk_tokens: int, make: Any) -> None:
     batch = make(loss={"chunk_tokens": chunk_tokens})[0]
     for chunk in batch.query_chunks + batch.document_chunks:
-        assert chunk.input_ids_BL.numel() <= chunk_tokens or len(chunk.places_B) == 1
+        assert chunk.input_ids_BL.numel() <= chunk_tokens or len(chunk.index_B) == 1
     assert rows_of(batch) == rows_of(make()[0])
 
 

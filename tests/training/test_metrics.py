@@ -14,7 +14,7 @@ from hbdist.config.config import Config
 from hbdist.loss.infonce import LossParts
 from hbdist.runs.progress import is_worth_a_line, progress_line
 from hbdist.training.batch import BatchCounts, RankBatch
-from hbdist.training.metrics import Meter
+from hbdist.training.metrics import StepMeter
 
 METRICS = {
     *("temperature", "suspected", "exchanged_bytes", "skipped"),
@@ -41,7 +41,7 @@ def make_parts(loss: float = 6.0, candidates: int = 12, masked: int = 4) -> Loss
 
 
 def measured(**parts: Any) -> dict[str, Any]:
-    meter = Meter(CONFIG, torch.device("cpu"))
+    meter = StepMeter(CONFIG, torch.device("cpu"))
     return meter.measure(make_batch(), make_parts(**parts), lr=1e-5, grad_norm=2.5, temperature=0.05)
 
 
@@ -82,15 +82,15 @@ def test_loss_above_chance_is_zero_where_all_candidates_score_alike(candidates: 
     assert measured(loss=chance, candidates=candidates)["loss_above_chance"] == pytest.approx(0, abs=1e-6)
 
 
-def test_waiting_passes_batches_on_and_times_only_the_wait_for_them() -> None:
+def test_timed_passes_batches_on_and_times_only_the_wait_for_them() -> None:
     def slow() -> Iterator[RankBatch]:
         for step in range(3):
             time.sleep(0.05)
             yield make_batch(step)
 
-    meter = Meter(CONFIG, torch.device("cpu"))
+    meter = StepMeter(CONFIG, torch.device("cpu"))
     seen = []
-    for batch in meter.waiting(slow()):
+    for batch in meter.timed(slow()):
         time.sleep(0.1)  # the training
         metrics = meter.measure(batch, make_parts(), lr=1e-5, grad_norm=1.0, temperature=0.05)
         seen.append(batch.step)

@@ -12,7 +12,7 @@ from hbdist.config.config import Config, difference
 from hbdist.config.criterion import Criterion
 from hbdist.errors import ConfigError
 from hbdist.runs.plan import Plan
-from hbdist.training.model_selection import Best
+from hbdist.training.model_selection import ModelSelection
 
 
 def config(steps: int = 9, **sections: dict[str, Any]) -> Config:
@@ -20,11 +20,11 @@ def config(steps: int = 9, **sections: dict[str, Any]) -> Config:
     return Config.check(values, source="test")
 
 
-def best_of(criterion: Criterion, values: list[float], kept: list[bool] | None = None) -> Best:
-    best = Best(criterion)
+def selection_of(criterion: Criterion, values: list[float], kept: list[bool] | None = None) -> ModelSelection:
+    selection = ModelSelection(criterion)
     for step, value in enumerate(values, start=1):
-        best.add(step, value, kept=kept[step - 1] if kept else True)
-    return best
+        selection.add(step, value, has_checkpoint=kept[step - 1] if kept else True)
+    return selection
 
 
 CRITERIA = [Criterion(), Criterion("multilingual.map", "xquad-r"), Criterion("bias.rank_distance", "xquad-r")]
@@ -34,14 +34,14 @@ VALUES = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1, max_size=12
 @pytest.mark.parametrize(("criterion", "good"), list(zip(CRITERIA, (min, max, min), strict=True)))
 @given(values=VALUES)
 def test_the_best_step_is_the_first_with_the_best_value(criterion: Criterion, good: Any, values: list[float]) -> None:
-    assert best_of(criterion, values).step == 1 + values.index(good(values))
+    assert selection_of(criterion, values).step == 1 + values.index(good(values))
 
 
 @given(values=VALUES, data=st.data())
 def test_only_a_step_whose_checkpoint_is_there_can_be_the_best(values: list[float], data: st.DataObject) -> None:
     kept = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
     there = [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
-    step = best_of(CRITERIA[1], values, kept).step
+    step = selection_of(CRITERIA[1], values, kept).step
     assert (step is None) == (not there)
     assert step is None or (kept[step - 1] and values[step - 1] == max(there))
 
@@ -50,12 +50,12 @@ def test_only_a_step_whose_checkpoint_is_there_can_be_the_best(values: list[floa
 def test_patience_ends_a_run_after_so_many_values_that_were_no_better_than_the_best(
     values: list[float], patience: int
 ) -> None:
-    ended = best_of(Criterion(patience=patience), values).exhausted
+    ended = selection_of(Criterion(patience=patience), values).exhausted
     assert ended == (len(values) - 1 - values.index(min(values)) >= patience)
 
 
 def test_without_patience_nothing_ends_a_run() -> None:
-    assert not best_of(Criterion(), [1.0] + [9.0] * 99).exhausted
+    assert not selection_of(Criterion(), [1.0] + [9.0] * 99).exhausted
 
 
 def test_a_metric_is_of_the_first_task_unless_it_names_one() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hbdist.config.config import Config
 from hbdist.data.shards.manifest import Manifest
-from hbdist.distributed.collectives import sum_over_ranks
+from hbdist.distributed.collectives import all_reduce_sum
 from hbdist.distributed.engine import Engine
 from hbdist.errors import DataError
 from hbdist.models.encoder import Encoder
@@ -43,9 +43,9 @@ def first_step(model: Path, shards: Path) -> tuple[list[str], Tensor, float, int
     rates = measure_token_rates(manifest, encoder.tokenize)
     batch = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)[0]
     parts = ContrastiveStep(
-        engine.prepare(trained, make_optimizer(trained, config.optimizer)), config, engine, say=print
+        engine.prepare(trained, make_optimizer(trained, config.optimizer)), config, engine, report=print
     )(batch)
-    sums = sum_over_ranks(torch.tensor([float(parts.loss.detach()), len(batch.block_B), len(batch.counts.unreadable)]))
+    sums = all_reduce_sum(torch.tensor([float(parts.loss.detach()), len(batch.block_B), len(batch.counts.unreadable)]))
     gradient = torch.cat([parameter.grad.flatten() for parameter in trained.parameters() if parameter.grad is not None])
     loss, pairs, skipped = sums.tolist()
     return batch.ids or [], gradient, loss / pairs, int(pairs), skipped

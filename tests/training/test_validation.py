@@ -12,7 +12,7 @@ from whole_runs import main_here
 from hbdist.config.config import Config
 from hbdist.data.shards.manifest import Manifest
 from hbdist.errors import ConfigError
-from hbdist.training.validation import held_out, name_of, validation_config
+from hbdist.training.validation import held_out_shards, set_name, validation_config
 
 
 def config(data: Path, **validation: object) -> Config:
@@ -28,12 +28,12 @@ def config(data: Path, **validation: object) -> Config:
 
 def test_shards_that_hold_nothing_out_are_refused(tiny_shards: Path) -> None:
     with pytest.raises(ConfigError, match=r"validation\.every = 1.*holds nothing out.*validation\.shards"):
-        held_out(config(tiny_shards))
-    assert held_out(config(tiny_shards, shards=["elsewhere"])) == ("elsewhere",)
+        held_out_shards(config(tiny_shards))
+    assert held_out_shards(config(tiny_shards, shards=["elsewhere"])) == ("elsewhere",)
 
 
 def test_a_set_is_called_after_the_shards_it_was_held_out_of() -> None:
-    assert [name_of(where) for where in ("a/b", "a/b/", "shards/mix/validation", "s3://a/mix/validation")] == [
+    assert [set_name(location) for location in ("a/b", "a/b/", "shards/mix/validation", "s3://a/mix/validation")] == [
         "b",
         "b",
         "mix",

@@ -21,8 +21,8 @@ from hbdist.config.config import Config
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
-from hbdist.memory.fit import LARGEST_BATCH, SMALLEST_CHUNK, UNITS, Fit, parse_memory
-from hbdist.memory.text_lengths import Lengths, chunk_shapes
+from hbdist.memory.estimate import LARGEST_BATCH, SMALLEST_CHUNK, UNITS, MemoryEstimate, parse_memory
+from hbdist.memory.text_lengths import TextLengths, chunk_shapes
 from hbdist.memory.trial_step import TrialStep
 from hbdist.models.encoder import Encoder
 from hbdist.training.activations import ActivationBudget, Activations
@@ -53,13 +53,13 @@ def config(tiny_model: Path, tiny_shards: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def fit(config: Config) -> Fit:
+def fit(config: Config) -> MemoryEstimate:
     manifest = Manifest.load(config.data.shards)
     rates = dict.fromkeys(manifest.languages, 0.25)
-    return Fit(config, 1, 8 * GB, MEASURED, Lengths(config, manifest, rates, ranks=1))
+    return MemoryEstimate(config, 1, 8 * GB, MEASURED, TextLengths(config, manifest, rates, ranks=1))
 
 
-def with_cache(fit: Fit, gradient_cache: str) -> Fit:
+def with_cache(fit: MemoryEstimate, gradient_cache: str) -> MemoryEstimate:
     loss = fit.config.loss.model_copy(update={"gradient_cache": gradient_cache})
     return replace(fit, config=fit.config.model_copy(update={"loss": loss}))
 
@@ -94,7 +94,7 @@ def test_estimated_lengths_are_near_those_of_real_batches(config: Config, ranks:
     encoder = Encoder.load(config.model)
     rates = measure_token_rates(manifest, encoder.tokenize)
     batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=0, world=ranks)
-    estimated = Lengths(config, manifest, rates, ranks=ranks).of_first_steps(config.batch.size)
+    estimated = TextLengths(config, manifest, rates, ranks=ranks).first_steps(config.batch.size)
     assert len(estimated) == config.steps
     for step, (query_B, document_B) in enumerate(estimated):
         batch = batches[step]
@@ -105,24 +105,26 @@ def test_estimated_lengths_are_near_those_of_real_batches(config: Config, ranks:
 def test_hard_negatives_are_as_long_as_documents(config: Config) -> None:
     manifest = Manifest.load(config.data.shards)
     loss = config.loss.model_copy(update={"hard_negatives": 2})
-    lengths = Lengths(
+    lengths = TextLengths(
         config.model_copy(update={"loss": loss}), manifest, dict.fromkeys(manifest.languages, 0.25), ranks=1
     )
-    query_B, document_B = lengths.of_first_steps(32)[0]
+    query_B, document_B = lengths.first_steps(32)[0]
     assert len(document_B) == 3 * len(query_B)
     assert np.array_equal(document_B[:32], document_B[32:64])
 
 
-def test_the_parts_add_up_to_the_peak_and_one_pass_keeps_all_chunks(fit: Fit) -> None:
+def test_the_parts_add_up_to_the_peak_and_one_pass_keeps_all_chunks(fit: MemoryEstimate) -> None:
     one, two = with_cache(fit, "never").peak(32, 256), with_cache(fit, "always").peak(32, 256)
     assert one.one_pass
     assert not two.one_pass
     assert one.bytes == sum(one.parts.values())
     shapes = [
-        shape for side_B in max(fit.lengths.of_first_steps(32), key=tokens_of) for shape in chunk_shapes(side_B, 256)
+        shape for side_B in max(fit.lengths.first_steps(32), key=tokens_of) for shape in chunk_shapes(side_B, 256)
     ]
-    assert one.parts["activations"] == pytest.approx(sum(MEASURED.activations.of(*shape) for shape in shapes), rel=0.05)
-    assert two.parts["activations"] <= max(MEASURED.activations.of(*shape) for shape in shapes) * 1.2
+    assert one.parts["activations"] == pytest.approx(
+        sum(MEASURED.activations.bytes_for(*shape) for shape in shapes), rel=0.05
+    )
+    assert two.parts["activations"] <= max(MEASURED.activations.bytes_for(*shape) for shape in shapes) * 1.2
     for name in ("parameters", "gradients", "interpreter and libraries"):
         assert one.parts[name] == two.parts[name]
 
@@ -131,7 +133,7 @@ def tokens_of(step: tuple[np.ndarray, np.ndarray]) -> int:
     return int(step[0].sum() + step[1].sum())
 
 
-def test_one_pass_grows_with_the_batch_and_two_passes_with_the_chunk(fit: Fit) -> None:
+def test_one_pass_grows_with_the_batch_and_two_passes_with_the_chunk(fit: MemoryEstimate) -> None:
     one, two = with_cache(fit, "never"), with_cache(fit, "always")
     by_batch = [one.peak(batch, 256).bytes for batch in (16, 32, 64, 128)]
     by_chunk = [two.peak(64, chunk).bytes for chunk in (128, 512, 2048)]
@@ -139,14 +141,14 @@ def test_one_pass_grows_with_the_batch_and_two_passes_with_the_chunk(fit: Fit) -
         assert all(less < more for less, more in pairwise(grows))
 
 
-def test_one_pass_is_taken_where_the_step_itself_would_take_it(fit: Fit) -> None:
+def test_one_pass_is_taken_where_the_step_itself_would_take_it(fit: MemoryEstimate) -> None:
     parameters = 4 * MEASURED.parameters
     for memory in (GB, 2 * GB, 4 * GB, 64 * GB):
         given = replace(fit, memory=memory)
         peak = given.peak(32, 256)
         # What ContrastiveStep does, at the length of the longest text.
-        length = max(int(side_B.max()) for step in fit.lengths.of_first_steps(32) for side_B in step)
-        per_token = MEASURED.activations.of(256 // length, length) / (256 // length * length)
+        length = max(int(side_B.max()) for step in fit.lengths.first_steps(32) for side_B in step)
+        per_token = MEASURED.activations.bytes_for(256 // length, length) / (256 // length * length)
         budget = ActivationBudget.of(per_token, free=memory - MEASURED.interpreter - parameters, parameters=parameters)
         if abs(peak.tokens * per_token / max(1, budget.available) - 1) > 0.1:
             assert peak.one_pass == budget.fits(peak.tokens)
@@ -154,7 +156,7 @@ def test_one_pass_is_taken_where_the_step_itself_would_take_it(fit: Fit) -> None
     assert replace(fit, memory=64 * GB).peak(32, 256).one_pass
 
 
-def test_what_is_recommended_fits_and_its_double_does_not(fit: Fit) -> None:
+def test_what_is_recommended_fits_and_its_double_does_not(fit: MemoryEstimate) -> None:
     for memory in (int(1.2 * GB), 2 * GB, 3 * GB):
         given = with_cache(replace(fit, memory=memory), "never")
         batch = given.largest_batch()
@@ -169,32 +171,30 @@ def test_what_is_recommended_fits_and_its_double_does_not(fit: Fit) -> None:
         assert chunk >= SMALLEST_CHUNK
 
 
-def test_zero_shards_what_a_rank_holds_and_stage_3_keeps_what_it_gathers(fit: Fit, tmp_path: Path) -> None:
+def test_zero_shards_what_a_rank_holds_and_stage_3_keeps_what_it_gathers(fit: MemoryEstimate, tmp_path: Path) -> None:
     def total(stage: int, ranks: int = 4, **settings: int) -> int:
         zero = Zero(tmp_path, stage, False, False, {"zero_optimization": settings})
         return replace(fit, ranks=ranks, zero=zero).without_activations()
 
     assert total(0) == replace(fit, ranks=4).without_activations()
     assert total(0) > total(1) > total(2) > total(3, stage3_max_live_parameters=0)
-    parameters = fit.rehearsal.parameters
+    parameters = fit.trial.parameters
     assert total(3) - total(3, stage3_max_live_parameters=0) == 4 * parameters
     assert total(3) - total(3, stage3_max_live_parameters=parameters // 2) == 4 * (parameters - parameters // 2)
     assert total(3, ranks=1) == total(3, ranks=1, stage3_max_live_parameters=0), "one rank gathers nothing"
 
 
-def test_what_is_offloaded_on_a_cpu_stays_in_the_same_memory(fit: Fit, tmp_path: Path) -> None:
+def test_what_is_offloaded_on_a_cpu_stays_in_the_same_memory(fit: MemoryEstimate, tmp_path: Path) -> None:
     kept, offloaded = (
         replace(fit, ranks=2, zero=Zero(tmp_path, 2, offload, False, {})).without_activations()
         for offload in (False, True)
     )
     assert kept == offloaded
-    on_gpu = replace(
-        fit, rehearsal=replace(MEASURED, device="cuda:0"), ranks=2, zero=Zero(tmp_path, 2, True, False, {})
-    )
+    on_gpu = replace(fit, trial=replace(MEASURED, device="cuda:0"), ranks=2, zero=Zero(tmp_path, 2, True, False, {}))
     assert on_gpu.without_activations() < offloaded
 
 
-def test_the_text_fits_a_screen_and_marks_what_does_not_fit(fit: Fit) -> None:
+def test_the_text_fits_a_screen_and_marks_what_does_not_fit(fit: MemoryEstimate) -> None:
     text = replace(fit, memory=int(1.1 * GB)).text()
     assert len(text.splitlines()) <= 25
     assert all(len(line) <= 130 for line in text.splitlines())
