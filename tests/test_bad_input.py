@@ -1,4 +1,4 @@
-"""The likeliest mistakes: each has its own sentence and exit status 2, and nobody sees a traceback."""
+"""Common mistakes in the input: each gives its own message and exit status 2, without a traceback."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def base(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> list[str]:
         (["engine.precision=fp16"], ["engine.precision", "bf16"]),
     ],
 )
-def test_a_mistake_has_its_sentence_and_status_2(base: list[str], overrides: list[str], sentences: list[str]) -> None:
+def test_a_mistake_gives_its_message_and_status_2(base: list[str], overrides: list[str], sentences: list[str]) -> None:
     done = main_here(*base, *overrides)
     assert done.returncode == 2, done.stderr
     for sentence in sentences:
@@ -40,7 +40,7 @@ def test_a_mistake_has_its_sentence_and_status_2(base: list[str], overrides: lis
     assert done.stderr.count("hbdist: ") == 1
 
 
-def test_the_command_ends_with_that_sentence_and_status_too(base: list[str]) -> None:
+def test_the_command_line_gives_the_same_message_and_status(base: list[str]) -> None:
     done = train(1, *base, "data.shards=nowhere")
     assert done.returncode == 2, done.stderr
     assert "nowhere" in done.stderr
@@ -48,14 +48,14 @@ def test_the_command_ends_with_that_sentence_and_status_too(base: list[str]) -> 
     assert done.stderr.count("hbdist: ") == 1
 
 
-def test_a_folder_of_another_run_is_refused_and_left_alone(base: list[str], tmp_path: Path) -> None:
+def test_a_folder_of_another_run_is_refused_and_unchanged(base: list[str], tmp_path: Path) -> None:
     assert main_here(*base).returncode == 0
     before = outcome(tmp_path / "run")
     done = main_here(*base, "loss.temperature=0.5")
     assert done.returncode == 2
     assert "holds another run: loss.temperature = 0.01 there, 0.5 here" in done.stderr
     assert outcome(tmp_path / "run") == before
-    assert main_here(*base, "loss.chunk_tokens=99").returncode == 0, "what is free on resume makes no other run"
+    assert main_here(*base, "loss.chunk_tokens=99").returncode == 0, "some settings may change on resume"
 
 
 def copy_of(shards: Path, folder: Path) -> Path:
@@ -85,12 +85,12 @@ def test_a_missing_shard_is_named(base: list[str], tiny_shards: Path, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_shard_is_named_on_two_processes_too(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_is_also_named_on_two_processes(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
     shards = copy_of(tiny_shards, tmp_path)
     for shard in shards.rglob("*.tar"):
         shard.unlink()
     done = train(2, *base, f"data.shards={shards}")
-    assert done.returncode != 0  # launchers turn every status into 1; outcome.json says it
+    assert done.returncode != 0  # launchers turn every status into 1; outcome.json has the real one
     assert "hbdist" in done.stderr
     assert ".tar" in done.stderr
     assert outcome(tmp_path / "run") == {"state": "invalid", "code": 2} | {
@@ -108,7 +108,7 @@ def test_a_manifest_that_does_not_match_is_refused(base: list[str], tiny_shards:
     assert "manifest.json" in done.stderr
 
 
-def test_other_data_than_the_checkpoints_are_refused(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
+def test_data_other_than_the_checkpoints_are_refused(base: list[str], tiny_shards: Path, tmp_path: Path) -> None:
     assert main_here(*base).returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     shards = copy_of(tiny_shards, tmp_path)
@@ -119,4 +119,4 @@ def test_other_data_than_the_checkpoints_are_refused(base: list[str], tiny_shard
     assert "fingerprint" in done.stderr
     assert f"{old.groups[0].name} is gone" in done.stderr
     after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
-    assert after == before, "a refused run leaves the folder as it was"
+    assert after == before, "a refused run leaves the folder unchanged"

@@ -1,4 +1,4 @@
-"""Whole runs: the same numbers on any number of processes, and after any interruption."""
+"""Full runs: the same numbers on any number of processes, and after any interruption."""
 
 import itertools
 import os
@@ -19,14 +19,14 @@ TINY = ["optimizer.lr=1e-3", "batch.size=16", "steps=12", "checkpoint.every=3", 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path, tiny_shards: Path) -> list[str]:
-    """Overrides that turn the demo into a run of seconds, on real text and with dropout off."""
+    """Return overrides that turn the demo into a run of seconds, on real text and without dropout."""
     sources = [f"model.name={tiny_model}", f"data.shards={tiny_shards}", "data.languages=[]", "data.datasets=[]"]
     return ["launch/train/demo.toml", "model.dropout=0", *sources, *TINY]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process that nothing happened to."""
+    """Train an uninterrupted run of one process."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     done = train(1, *tiny, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ def numbers(folder: Path, *keys: str) -> list[list[float]]:
 
 
 def assert_the_same_run(folder: Path, other: Path, *, rel: float = 5e-5) -> None:
-    # Another number of ranks adds in another order, and AdamW divides small gradients by themselves.
+    # Another number of ranks sums in another order, and AdamW divides small gradients by themselves.
     for mine, theirs in zip(
         numbers(folder, "step", "loss", "grad_norm", "lr", "masked", "accuracy"),
         numbers(other, "step", "loss", "grad_norm", "lr", "masked", "accuracy"),
@@ -73,7 +73,7 @@ def test_ten_steps_of_the_demo_are_alike_on_one_two_and_three_processes(demo_sha
 
 
 @pytest.mark.parametrize("again_on", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_run_that_lost_a_rank_goes_on_with_the_same_batches_and_losses(
+def test_a_run_that_lost_a_rank_resumes_with_the_same_batches_and_losses(
     again_on: int, tiny: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -100,7 +100,7 @@ def test_a_run_that_lost_a_rank_goes_on_with_the_same_batches_and_losses(
     assert outcome(folder)["state"] == "done"
 
 
-def test_an_interrupted_run_saves_says_so_and_goes_on(tiny: list[str], undisturbed: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_saves_reports_and_resumes(tiny: list[str], undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [*tiny, "checkpoint.every=100", "data.workers=1", f"run.folder={folder}"]
     started = subprocess.Popen(
@@ -121,7 +121,7 @@ def test_an_interrupted_run_saves_says_so_and_goes_on(tiny: list[str], undisturb
     assert_the_same_run(folder, undisturbed, rel=1e-7)
 
 
-def test_a_finished_run_is_not_done_again(tiny: list[str], undisturbed: Path) -> None:
+def test_a_finished_run_is_not_trained_again(tiny: list[str], undisturbed: Path) -> None:
     before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
     done = main_here(*tiny, f"run.folder={undisturbed}")
     assert done.returncode == 0
@@ -129,7 +129,7 @@ def test_a_finished_run_is_not_done_again(tiny: list[str], undisturbed: Path) ->
     assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_a_run_folder_holds_all_that_the_contract_names(undisturbed: Path) -> None:
+def test_a_run_folder_contains_everything_in_the_contract(undisturbed: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
     assert names >= {"config.toml", "environment.json", "plan.txt", "metrics.jsonl", "batches.jsonl", "checkpoints"}
     keys = "step loss loss_above_chance accuracy grad_norm lr pairs tokens padding masked mono_share groups seconds"
@@ -162,7 +162,7 @@ def test_dropout_follows_from_seed_and_step(tiny: list[str], tmp_path: Path) -> 
 
 
 def two_machines(by: str, *arguments: str) -> list[list[str]]:
-    """The commands on two machines with one process each; here both are this one."""
+    """Return the commands for two machines with one process each; both run on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

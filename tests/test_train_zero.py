@@ -1,4 +1,4 @@
-"""Whole runs under DeepSpeed: the numbers of one process without it, at every stage, before and after changing the stage."""
+"""Full runs under DeepSpeed: the numbers of one process without it, at every stage, before and after changing the stage."""
 
 import itertools
 import shutil
@@ -20,7 +20,7 @@ RUN = [
     "run.log_batches=true",
 ]
 CHUNKS = ["loss.chunk_tokens=150", "loss.gradient_cache=always"]
-"""Small enough that ranks make different numbers of chunks."""
+"""Chunk size small enough that ranks make different numbers of chunks."""
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,11 @@ STARTS = {
     "ZeRO-3": (2, "zero3"),
     "ZeRO-3 on four": (4, "zero3"),
 }
-"""How a run is started: processes, and the name of the files in launch/accelerate and launch/deepspeed."""
+"""Number of processes of a run, and name of its files in launch/accelerate and launch/deepspeed."""
 
 
 def start(name: str, *arguments: str, **variables: str) -> str:
-    """Train to the end; returns what it printed."""
+    """Train to the end and return the output."""
     processes, launch = STARTS[name]
     done = train(processes, *arguments, *(CHUNKS if launch else []), launch=launch or "two", **variables)
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,7 @@ def start(name: str, *arguments: str, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a run started in a way, trained once."""
+    """Return a function that returns the folder of a run with this start, trained once."""
     folders: dict[str, Path] = {}
 
     def trained(name: str) -> Path:
@@ -87,7 +87,7 @@ def test_zero_trains_what_one_process_trains(name: str, run: Callable[[str], Pat
     assert_the_same_run(run(name), run("one"))
     exported, theirs = (load_file(run(which) / "model/model.safetensors") for which in (name, "one"))
     assert exported.keys() == theirs.keys()
-    # What the attention's keys add to every score cancels: their bias has no gradient but rounding.
+    # A bias of the attention keys adds the same to every score and cancels: its gradient is only rounding.
     for parameter in exported.keys() - {key for key in exported if key.endswith("key.bias")}:
         torch.testing.assert_close(exported[parameter], theirs[parameter], rtol=0, atol=2e-3)
 
@@ -102,7 +102,7 @@ def test_offloading_changes_nothing(file: str, tiny: list[str], run: Callable[[s
 
 
 def back_to(step: int, run: Path, folder: Path) -> Path:
-    """A copy of a run as it was after a step."""
+    """Copy a run as it was after a step."""
     shutil.copytree(run, folder)
     shutil.rmtree(folder / "model")
     (folder / "outcome.json").unlink()
@@ -114,7 +114,7 @@ CHANGES = [("ZeRO-3", "one"), ("ZeRO-2", "ZeRO-3"), ("one", "ZeRO-1"), ("ZeRO-3"
 
 
 @pytest.mark.parametrize(("before", "after"), fast_and_slow(*CHANGES, fast=("ZeRO-3", "one")))
-def test_a_run_goes_on_at_another_stage_and_number_of_processes(
+def test_a_run_resumes_at_another_stage_and_number_of_processes(
     before: str, after: str, tiny: list[str], run: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = back_to(2, run(before), tmp_path / "again")
@@ -123,7 +123,7 @@ def test_a_run_goes_on_at_another_stage_and_number_of_processes(
 
 
 @pytest.mark.parametrize("name", fast_and_slow(("ZeRO-1",), ("ZeRO-2",), ("ZeRO-3",), fast=("ZeRO-3",)))
-def test_at_the_same_stage_it_goes_on_to_the_last_digit(
+def test_at_the_same_stage_a_run_resumes_exactly(
     name: str, tiny: list[str], run: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = back_to(2, run(name), tmp_path / "again")

@@ -1,4 +1,4 @@
-"""The collectives of the loss path and their gradients: three ranks against one process that holds everything."""
+"""Collectives of the loss and their gradients: three ranks compared with one process that has all rows."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ COLUMNS = 5
 
 
 def rows(counts: tuple[int, ...], *shape: int) -> Tensor:
-    """The rows of all ranks, in rank order."""
+    """Return the rows of all ranks, in rank order."""
     return torch.randn(sum(counts), *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def weights(rank: int, counts: tuple[int, ...]) -> Tensor:
-    """What rank `rank` makes of the gathered rows: another for each, so that their gradients cannot be mistaken."""
+    """Return the weights of one rank's loss, different on each rank so that gradients cannot be confused."""
     return torch.randn(sum(counts), 4, generator=torch.Generator().manual_seed(10 + rank), dtype=torch.float64)
 
 
@@ -36,7 +36,7 @@ def loss(gathered_GD: Tensor, rank: int, counts: tuple[int, ...]) -> Tensor:
 
 
 def partials() -> Tensor:
-    """Log-sum-exps of each rank: [ranks, columns]. Where a rank has no candidate of a column, −∞; large ones overflow."""
+    """Return log-sum-exps of each rank, [ranks, columns]: −∞ if a rank has no candidate for a column; large ones overflow."""
     partial_RG = torch.randn(WORLD, COLUMNS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     partial_RG[0, 1] = partial_RG[2, 1] = partial_RG[1, 3] = -torch.inf
     partial_RG[1, 2] = 2000.0
@@ -44,7 +44,7 @@ def partials() -> Tensor:
 
 
 def everything() -> dict[str, Any]:
-    """All that the tests below compare, on this rank; starting ranks takes seconds, so they are started once."""
+    """Return everything the tests below compare, on this rank; starting ranks takes seconds, so they are started once."""
     rank = dist.get_rank()
     found: dict[str, Any] = {"world": world_size()}
     for name, counts in COUNTS.items():
@@ -78,7 +78,7 @@ def found() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", COUNTS)
-def test_every_rank_gathers_the_rows_of_all_in_rank_order(case: str, found: list[dict[str, Any]]) -> None:
+def test_every_rank_gathers_all_rows_in_rank_order(case: str, found: list[dict[str, Any]]) -> None:
     counts = COUNTS[case]
     for rank in range(WORLD):
         one = found[rank][case]
@@ -91,10 +91,10 @@ def test_every_rank_gathers_the_rows_of_all_in_rank_order(case: str, found: list
 @pytest.mark.parametrize("case", COUNTS)
 def test_the_gradient_of_gathered_rows_is_that_of_the_sum_of_all_losses(case: str, found: list[dict[str, Any]]) -> None:
     counts = COUNTS[case]
-    whole_GD = rows(counts, 4).requires_grad_()
-    sum(loss(whole_GD, rank, counts) for rank in range(WORLD)).backward()  # type: ignore[union-attr]
+    full_GD = rows(counts, 4).requires_grad_()
+    sum(loss(full_GD, rank, counts) for rank in range(WORLD)).backward()  # type: ignore[union-attr]
     together = torch.cat([found[rank][case]["gradient"] for rank in range(WORLD)])
-    torch.testing.assert_close(together, whole_GD.grad)
+    torch.testing.assert_close(together, full_GD.grad)
 
 
 def test_combined_columns_are_the_log_sum_exp_over_all_ranks(found: list[dict[str, Any]]) -> None:
@@ -102,23 +102,23 @@ def test_combined_columns_are_the_log_sum_exp_over_all_ranks(found: list[dict[st
         torch.testing.assert_close(found[rank]["columns"], torch.logsumexp(partials(), dim=0), rtol=1e-14, atol=0)
 
 
-def test_columns_that_no_rank_has_anything_for_stay_empty(found: list[dict[str, Any]]) -> None:
+def test_columns_without_candidates_on_any_rank_stay_empty(found: list[dict[str, Any]]) -> None:
     for rank in range(WORLD):
         assert torch.equal(found[rank]["empty columns"], torch.full((2, COLUMNS), -torch.inf))
 
 
-def test_sums_are_those_of_all_ranks_and_have_no_gradient(found: list[dict[str, Any]]) -> None:
+def test_sums_are_over_all_ranks_and_have_no_gradient(found: list[dict[str, Any]]) -> None:
     for rank in range(WORLD):
         assert found[rank]["sum"].tolist() == [4.5, 2.0**53 - 1, 3.0]
         assert not found[rank]["sum"].requires_grad
-        assert found[rank]["numbers"][2] == rank  # what was given is left as it was
+        assert found[rank]["numbers"][2] == rank  # the input is unchanged
 
 
-def test_every_rank_knows_how_many_there_are(found: list[dict[str, Any]]) -> None:
+def test_every_rank_knows_the_world_size(found: list[dict[str, Any]]) -> None:
     assert [one["world"] for one in found] == [WORLD] * WORLD
 
 
-def test_with_one_process_each_is_the_identity() -> None:
+def test_with_one_process_each_collective_is_the_identity() -> None:
     one_BD = rows((3,), 4).requires_grad_()
     assert world_size() == 1
     assert row_counts(3, one_BD.device) == [3]

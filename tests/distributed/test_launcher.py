@@ -1,4 +1,4 @@
-"""A launcher cannot change a run behind its config's back."""
+"""A launcher cannot silently override the config."""
 
 import pytest
 from launching import ROOT
@@ -36,11 +36,11 @@ def test_a_contradicting_launcher_is_refused(environment: dict[str, str], senten
         {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "auto"},
     ],
 )
-def test_an_agreeing_launcher_is_not(environment: dict[str, str]) -> None:
+def test_an_agreeing_launcher_is_accepted(environment: dict[str, str]) -> None:
     assert check_launcher(EngineSection(), environment) is None
 
 
-def test_precision_may_be_said_twice_if_it_is_the_same() -> None:
+def test_precision_may_be_set_twice_if_equal() -> None:
     assert check_launcher(EngineSection(precision="bf16"), {"ACCELERATE_MIXED_PRECISION": "bf16"}) is None
 
 
@@ -56,7 +56,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def test_deepspeed_is_asked_for_by_the_config_or_the_launcher() -> None:
+def test_deepspeed_is_requested_by_the_config_or_the_launcher() -> None:
     assert find_zero(EngineSection(), {}) is None
     for zero in (
         find_zero(EngineSection(deepspeed=ZERO2), {}),

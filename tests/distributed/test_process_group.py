@@ -1,4 +1,4 @@
-"""ProcessGroup: who they are by a launcher's environment, and what they tell one another over real gloo processes."""
+"""Process groups: rank and world from a launcher's environment, and collectives between real gloo processes."""
 
 import os
 import re
@@ -18,13 +18,13 @@ from hbdist.errors import ConfigError, DataError
 SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "41"}
 
 
-def test_a_process_that_nobody_launched_is_alone() -> None:
+def test_a_process_without_a_launcher_is_alone() -> None:
     assert place({}) == (0, 1)
-    # As in a batch script, which runs once for all tasks.
+    # In a batch script, which runs once for all tasks.
     assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == (0, 1)
 
 
-def test_launchers_say_the_rank_and_theirs_goes_before_slurms() -> None:
+def test_a_launchers_rank_takes_precedence_over_slurms() -> None:
     assert place(SLURM) == (3, 4)
     assert place(SLURM | {"RANK": "1", "WORLD_SIZE": "2"}) == (1, 2)
 
@@ -38,7 +38,7 @@ def test_ranks_that_do_not_fit_together_are_refused(environment: dict[str, str])
         place(environment)
 
 
-def test_ranks_meet_where_the_launcher_says_else_on_slurms_first_node() -> None:
+def test_ranks_meet_at_the_launchers_address_or_on_slurms_first_node() -> None:
     assert meeting_point(SLURM | {"MASTER_ADDR": "here", "MASTER_PORT": "7"}) == ("here", "7")
     address, port = meeting_point(SLURM)
     assert address == "gpu07"
@@ -62,7 +62,7 @@ def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
 
 
-def test_one_process_alone_speaks_with_itself() -> None:
+def test_the_collectives_of_one_process_are_identities() -> None:
     ranks = ProcessGroup()
     assert ranks.is_main
     assert ranks.all_gather_object("x") == ["x"]
@@ -72,10 +72,10 @@ def test_one_process_alone_speaks_with_itself() -> None:
         raise DataError("broken")
 
 
-def speak() -> dict[str, object]:
+def call_collectives() -> dict[str, object]:
     ranks = ProcessGroup.of_training()
     own = np.array([[ranks.rank, 10]])
-    said: dict[str, object] = {
+    results: dict[str, object] = {
         "is_main": ranks.is_main,
         "sum": ranks.all_reduce_sum(own).tolist(),
         "max": ranks.all_reduce_max(own / 2).tolist(),
@@ -88,14 +88,14 @@ def speak() -> dict[str, object]:
             if ranks.rank == 1:
                 raise DataError("only rank 1 sees this")
     except DataError as error:
-        said["error"] = str(error)
+        results["error"] = str(error)
     ranks.barrier()
     assert dist.get_world_size() == ranks.world
-    return said
+    return results
 
 
-def test_what_ranks_tell_one_another_is_the_same_on_all_of_them() -> None:
-    first, second, third = on_ranks(3, speak)
+def test_collectives_give_the_same_result_on_all_ranks() -> None:
+    first, second, third = on_ranks(3, call_collectives)
     assert [one.pop("is_main") for one in (first, second, third)] == [True, False, False]
     assert [one.pop("own") for one in (first, second, third)] == [[[0, 10]], [[1, 10]], [[2, 10]]]
     assert first == second == third
@@ -131,6 +131,6 @@ def test_a_rank_that_dies_ends_the_others_which_name_it() -> None:
         )
         for rank in range(2)
     ]
-    said = [one.communicate(timeout=100)[1] for one in started]
+    errors = [one.communicate(timeout=100)[1] for one in started]
     assert [one.returncode for one in started] == [1, -9]
-    assert re.search(r"RuntimeError: rank 1 \(.*\) is gone", said[0])
+    assert re.search(r"RuntimeError: rank 1 \(.*\) is gone", errors[0])

@@ -49,8 +49,8 @@ else:
 """
 
 
-class ProcessGroup:
-    """Ranks that have joined, each of which goes on once it is told."""
+class Ranks:
+    """Ranks that have joined and wait, each until `go_on` is called for it."""
 
     def __init__(self, folder: Path, ends: list[str], *, grace: float = 0.2, go: bool = True) -> None:
         self.processes = [
@@ -64,9 +64,9 @@ class ProcessGroup:
             for rank, end in enumerate(ends)
         ]
         if go:
-            self.joined(folder)
+            self.wait_until_joined(folder)
 
-    def joined(self, folder: Path) -> None:
+    def wait_until_joined(self, folder: Path) -> None:
         (folder / "go").touch()
         for process in self.processes:
             assert process.stdout is not None
@@ -82,7 +82,7 @@ class ProcessGroup:
         stdin.flush()
 
     def end(self, rank: int) -> tuple[int, str, str]:
-        """Exit status, output and errors of a rank, which ends soon."""
+        """Wait for the end of a rank and return its exit status, output and errors."""
         process = self.processes[rank]
         out, errors = process.communicate(timeout=10)
         return process.returncode, out, errors
@@ -96,7 +96,7 @@ def _on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("killed", [2, 0])
 def test_a_killed_rank_ends_all_others_and_is_named(killed: int, tmp_path: Path) -> None:
-    ranks = ProcessGroup(tmp_path, ["wait"] * 3)
+    ranks = Ranks(tmp_path, ["wait"] * 3)
     begun = time.monotonic()
     ranks.processes[killed].send_signal(signal.SIGKILL)
     lost = f"{ranks.name(killed)} is gone: it was killed or crashed, or its machine was lost"
@@ -109,15 +109,15 @@ def test_a_killed_rank_ends_all_others_and_is_named(killed: int, tmp_path: Path)
     ranks.end(killed)
 
 
-def test_ranks_that_say_goodbye_end_nobody(tmp_path: Path) -> None:
-    ranks = ProcessGroup(tmp_path, ["leave"] * 3)
+def test_ranks_that_leave_normally_end_no_other(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, ["leave"] * 3)
     for rank in (1, 0, 2):
         ranks.go_on(rank)
         assert ranks.end(rank) == (0, "", "")
 
 
-def test_what_one_rank_failed_of_is_told_by_all(tmp_path: Path) -> None:
-    ranks = ProcessGroup(tmp_path, ["wait", "wait", "fail"])
+def test_all_ranks_report_the_failure_of_one(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, ["wait", "wait", "fail"])
     ranks.go_on(2)
     for rank in (0, 1):
         code, out, _ = ranks.end(rank)
@@ -127,7 +127,7 @@ def test_what_one_rank_failed_of_is_told_by_all(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_is_about_to_end_keeps_its_own_exit_status(tmp_path: Path) -> None:
-    ranks = ProcessGroup(tmp_path, ["own error", "wait"], grace=1.0)
+    ranks = Ranks(tmp_path, ["own error", "wait"], grace=1.0)
     ranks.go_on(0)
     ranks.processes[1].kill()
     code, out, errors = ranks.end(0)
@@ -136,8 +136,8 @@ def test_a_rank_that_is_about_to_end_keeps_its_own_exit_status(tmp_path: Path) -
     ranks.end(1)
 
 
-def test_a_stranger_at_the_door_changes_nothing(tmp_path: Path) -> None:
-    ranks = ProcessGroup(tmp_path, ["leave"] * 2, go=False)
+def test_connections_of_strangers_are_ignored(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, ["leave"] * 2, go=False)
     box = tmp_path / "box.json"
     while not box.exists():
         time.sleep(0.01)
@@ -145,7 +145,7 @@ def test_a_stranger_at_the_door_changes_nothing(tmp_path: Path) -> None:
     for greeting in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"token": "guess"}\n', b""):
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(greeting)
-    ranks.joined(tmp_path)
+    ranks.wait_until_joined(tmp_path)
     for rank in (0, 1):
         ranks.go_on(rank)
         assert ranks.end(rank) == (0, "", "")

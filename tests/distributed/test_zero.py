@@ -1,4 +1,4 @@
-"""What a DeepSpeed JSON may say, and that DeepSpeed's own defaults decide nothing."""
+"""DeepSpeed's JSON: its allowed contents, and explicit values instead of DeepSpeed's own defaults."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def written(folder: Path, values: Any) -> Path:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_what_ships_says_its_stage_and_nothing_of_the_config(path: Path) -> None:
+def test_shipped_files_set_their_stage_and_nothing_the_config_owns(path: Path) -> None:
     zero = Zero.load(path)
     assert path.stem.startswith(f"zero{zero.stage}")
     assert (zero.offload_optimizer, zero.offload_parameters) == (
@@ -51,9 +51,7 @@ def test_every_stage_ships() -> None:
         ("{", ["is not JSON"]),
     ],
 )
-def test_a_file_that_decides_what_a_config_decides_is_refused(
-    tmp_path: Path, values: Any, sentences: list[str]
-) -> None:
+def test_a_file_that_sets_what_the_config_owns_is_refused(tmp_path: Path, values: Any, sentences: list[str]) -> None:
     path = written(tmp_path, values)
     with pytest.raises(ConfigError) as error:
         Zero.load(path)
@@ -66,8 +64,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Zero.load(tmp_path / "zero9.json")
 
 
-def test_what_a_file_leaves_open_or_off_is_accepted(tmp_path: Path) -> None:
-    # As the examples of other trainers write it.
+def test_values_left_open_or_switched_off_are_accepted(tmp_path: Path) -> None:
+    # As in the examples of other trainers.
     values = {
         "train_batch_size": "auto",
         "gradient_clipping": "auto",
@@ -96,7 +94,7 @@ def test_only_stages_that_reduce_in_every_backward_need_equal_numbers_of_passes(
     }
 
 
-def test_accelerates_files_hold_no_batch_size_and_no_precision_and_name_what_ships() -> None:
+def test_accelerate_configs_set_no_batch_size_or_precision_and_name_shipped_files() -> None:
     for path in sorted((ROOT / "launch/accelerate").glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]

@@ -1,4 +1,4 @@
-"""The loss over ranks, under real DDP, against a plain loss of the whole batch on one process, in float64."""
+"""Contrastive loss over ranks, under real DDP, compared with a plain loss of the full batch on one process, in float64."""
 
 import inspect
 import textwrap
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hbdist.loss.contrastive import contrastive_loss
 from hbdist.loss.masks import NO_IDENTITY
 
-HELD = {1: (11,), 2: (7, 4), 4: (5, 0, 2, 4)}
+SHARES = {1: (11,), 2: (7, 4), 4: (5, 0, 2, 4)}
 PAIRS, HARD, SIZE = 11, 2, 6
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class Encoder(nn.Module):
-    """A linear map and a learned τ."""
+    """Linear map with a learned τ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def encoder() -> Encoder:
 
 
 def texts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, documents, hard negatives, two kinds of identities of the whole batch."""
+    """Return queries, documents, hard negatives and two kinds of identities of the full batch."""
     generator = torch.Generator().manual_seed(1)
     query, document = (torch.randn(PAIRS, SIZE, generator=generator, dtype=torch.float64) for _ in range(2))
     negatives = torch.randn(PAIRS, HARD, SIZE, generator=generator, dtype=torch.float64)
@@ -53,7 +53,7 @@ def texts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def run(model: nn.Module, case: dict[str, Any], rows: slice, loss: Any) -> Tensor:
-    """The loss of some rows of the batch, by `loss`, with its gradient in the model."""
+    """Return the loss of some rows of the batch, computed by `loss`, and leave its gradient in the model."""
     query, document, negatives, identity = (part[rows] for part in texts())
     model.zero_grad()
     vectors, tau = model(torch.cat([query, document, negatives.flatten(0, 1)]))
@@ -81,7 +81,7 @@ def plain_loss(
     identity: Tensor | None,
     margin: float | None,
 ) -> Tensor:
-    """The mean loss of the whole batch, from whole matrices."""
+    """Return the mean loss of the full batch, computed from full matrices."""
     query, document = normalize(query, dim=1), normalize(document, dim=1)
     own = torch.arange(len(query))
     masked = torch.zeros(len(query), len(query), dtype=torch.bool)
@@ -106,15 +106,15 @@ def gradient(model: nn.Module) -> Tensor:
 
 
 def on_rank(world: int) -> dict[str, Any]:
-    """All that the tests below compare, on this rank; starting ranks takes seconds, so they are started once."""
-    held, rank = HELD[world], dist.get_rank()
-    rows = slice(sum(held[:rank]), sum(held[: rank + 1]))
+    """Return everything the tests below compare, on this rank; starting ranks takes seconds, so they are started once."""
+    share, rank = SHARES[world], dist.get_rank()
+    rows = slice(sum(share[:rank]), sum(share[: rank + 1]))
     model = DistributedDataParallel(encoder())
     found = {name: (run(model, case, rows, contrastive_loss), gradient(model)) for name, case in CASES.items()}
     return found | {"documented": documented_loop(rows)}
 
 
-@pytest.fixture(scope="module", params=HELD)
+@pytest.fixture(scope="module", params=SHARES)
 def found(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return on_ranks(request.param, on_rank, request.param)
 
@@ -131,7 +131,7 @@ def test_ddp_on_any_number_of_ranks_gives_the_gradient_of_the_whole_batch(
     torch.testing.assert_close(mean, loss, rtol=1e-10, atol=0)
 
 
-def test_the_cases_differ() -> None:
+def test_the_cases_give_different_losses() -> None:
     losses = [float(run(encoder(), case, slice(None), plain_loss)) for case in CASES.values()]
     assert len({round(loss, 6) for loss in losses}) == len(CASES)
 
@@ -145,7 +145,7 @@ def test_one_process_needs_no_process_group(case: str) -> None:
 
 
 def documented_loop(rows: slice) -> list[float]:
-    """The losses of the loop that the documentation shows, run on this rank with its rows."""
+    """Return the losses of the documented loop, run on this rank with its rows."""
     text = inspect.getdoc(contrastive_loss) or ""
     _, _, after = text.partition("::\n")
     example = textwrap.dedent(
@@ -172,17 +172,17 @@ def test_the_documented_loop_runs_and_learns(found: list[dict[str, Any]]) -> Non
     assert means[2] < means[1] < means[0]
 
 
-def test_vectors_are_taken_as_they_are_if_asked() -> None:
+def test_vectors_are_not_normalised_on_request() -> None:
     query, document, _, _ = texts()
-    as_they_are = contrastive_loss(query, document, temperature=1.0, normalize=False)
-    torch.testing.assert_close(as_they_are, cross_entropy(query @ document.T, torch.arange(PAIRS)))
+    unnormalised = contrastive_loss(query, document, temperature=1.0, normalize=False)
+    torch.testing.assert_close(unnormalised, cross_entropy(query @ document.T, torch.arange(PAIRS)))
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
         ({"query": torch.zeros(3)}, r"query is float32 \[3\]"),
-        ({"query": torch.zeros(3, 4, dtype=torch.int64)}, r"query is int64 \[3, 4\]; give vectors"),
+        ({"query": torch.zeros(3, 4, dtype=torch.int64)}, r"query is int64 \[3, 4\]; expected vectors"),
         ({"document": torch.zeros(3, 5)}, r"document is float32 \[3, 5\] and query float32 \[3, 4\]"),
         ({"document": torch.zeros(3, 4).bfloat16()}, "document is bfloat16"),
         ({"negatives": torch.zeros(3, 4)}, r"negatives is float32 \[3, 4\]"),
@@ -191,10 +191,10 @@ def test_vectors_are_taken_as_they_are_if_asked() -> None:
         ({"identity": torch.zeros(2, dtype=torch.int64)}, "for 3 documents"),
         ({"temperature": 0}, "temperature is 0; give a number above 0"),
         ({"temperature": torch.ones(2)}, r"temperature is float32 \[2\]"),
-        ({"query": torch.zeros(0, 4), "document": torch.zeros(0, 4)}, "no rank holds a pair"),
+        ({"query": torch.zeros(0, 4), "document": torch.zeros(0, 4)}, "no rank has a pair"),
     ],
 )
-def test_what_is_wrong_is_said(changed: dict[str, Any], sentence: str) -> None:
+def test_wrong_input_is_named(changed: dict[str, Any], sentence: str) -> None:
     given = {"query": torch.ones(3, 4), "document": torch.ones(3, 4)} | changed
     with pytest.raises(ValueError, match=sentence):
         contrastive_loss(given.pop("query"), given.pop("document"), **given)

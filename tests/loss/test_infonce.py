@@ -1,4 +1,4 @@
-"""The loss against a plain float64 reference that knows nothing of tensors in bulk."""
+"""InfoNCE loss compared with a plain float64 reference that computes one number at a time."""
 
 import math
 import subprocess
@@ -20,7 +20,7 @@ TEMPERATURE = 0.05
 
 
 def random_problem(seed: int, pairs: int, hard: int, *, same: bool = True) -> dict[str, Tensor]:
-    """Random unit vectors in float64; with `same`, identities and blocks that clash now and then."""
+    """Return random unit vectors in float64; with `same`, some identities and blocks clash."""
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape: int) -> Tensor:
@@ -28,7 +28,7 @@ def random_problem(seed: int, pairs: int, hard: int, *, same: bool = True) -> di
 
     spread = 4 if same else 10**6
     identity = torch.randint(1, spread * pairs + 1, (pairs, 3), generator=generator)
-    identity[:, 1] *= torch.randint(0, 2, (pairs,), generator=generator)  # a passage id is not always there
+    identity[:, 1] *= torch.randint(0, 2, (pairs,), generator=generator)  # not every document has a passage id
     negative_identity = torch.zeros(pairs * hard, 3, dtype=torch.int64)
     negative_identity[:, 2] = torch.randint(0, spread * pairs, (pairs * hard,), generator=generator)
     block = torch.randint(0, 2, (pairs,), generator=generator)
@@ -57,7 +57,7 @@ def candidates_of(problem: dict[str, Tensor]) -> Candidates:
 def slow_loss(
     problem: dict[str, Tensor], *, block_scope: bool, symmetric: bool, margin: float | None = None
 ) -> tuple[float, int, int, int]:
-    """The equation, one number at a time: sum of losses, candidates, masked, suspected."""
+    """Compute the equation one number at a time: sum of losses, candidates, masked, suspected."""
     p = {name: tensor.detach().numpy() for name, tensor in problem.items()}
     pairs = range(len(p["query"]))
 
@@ -108,7 +108,7 @@ def slow_loss(
 
 @pytest.fixture(params=["one tile", "many tiles", "clashes compared"], autouse=True)
 def _tiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every claim holds however the scores are cut and the clashes found."""
+    """Run every test with different tiles and both ways of finding clashes."""
     if request.param != "one tile":
         monkeypatch.setattr(shapes, "TILE_SCORES", 1)
         monkeypatch.setattr(shapes, "TILE_QUERIES", 3)
@@ -117,7 +117,7 @@ def _tiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "clashes compared":
         monkeypatch.setattr(masks, "LISTED_CLASHES", 0)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of matrices as small as these, threads only wait for one another
+    torch.set_num_threads(1)  # with matrices this small, threads only wait for one another
     yield
     torch.set_num_threads(threads)
 
@@ -130,7 +130,7 @@ def _tiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     symmetric=st.booleans(),
     margin=st.sampled_from([None, 0.0, 0.3]),
 )
-def test_the_loss_is_the_equation_whatever_masks_scopes_and_negatives(
+def test_the_loss_equals_the_equation_for_any_masks_scopes_and_negatives(
     seed: int, pairs: int, hard: int, block_scope: bool, symmetric: bool, margin: float | None
 ) -> None:
     problem = random_problem(seed, pairs, hard)
@@ -155,7 +155,7 @@ def test_the_loss_is_the_equation_whatever_masks_scopes_and_negatives(
     symmetric=st.booleans(),
     margin=st.sampled_from([None, 0.3]),
 )
-def test_the_gradient_is_that_of_finite_differences(
+def test_the_gradient_matches_finite_differences(
     seed: int, block_scope: bool, symmetric: bool, margin: float | None
 ) -> None:
     problem = random_problem(seed, 4, 1)
@@ -176,7 +176,7 @@ def test_the_gradient_is_that_of_finite_differences(
     assert torch.autograd.gradcheck(loss, [*inputs, temperature])
 
 
-def test_translations_and_copies_of_the_own_document_are_no_negatives() -> None:
+def test_translations_and_copies_of_the_own_document_are_not_negatives() -> None:
     problem = random_problem(0, 4, 0, same=False)
     alone = info_nce(problem["query"], torch.arange(4), candidates_of(problem), temperature=TEMPERATURE)
     assert int(alone.masked) == 0
@@ -202,7 +202,7 @@ def test_accuracy_counts_a_tie_as_a_miss() -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("noise", [0.9, 0.5, 0.1])
 def test_float32_gradients_are_right_early_and_late_in_training(noise: float, symmetric: bool) -> None:
-    """Late in training p_ii is nearly 1, and 1 − p_ii taken literally is rounding noise: plain float32 is off by percents."""
+    """Late in training p_ii is nearly 1, and 1 − p_ii computed directly is rounding noise: plain float32 is off by percents."""
     generator = torch.Generator().manual_seed(0)
     query = torch.nn.functional.normalize(torch.randn(96, 64, generator=generator, dtype=torch.float64), dim=1)
     drift = noise * torch.randn(96, 64, generator=generator, dtype=torch.float64) / 8
@@ -241,8 +241,8 @@ def test_bf16_vectors_are_scored_in_float32() -> None:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("temperature", [0.01, 2.01 / infonce.ONE_EXP_SPAN])
-def test_scores_from_one_end_to_the_other_are_safe_in_float32(temperature: float, symmetric: bool) -> None:
-    """At τ = 0.01, s/τ spans 200, and float32's exp only 88 either way: a shift that suits a row fails a column."""
+def test_the_widest_range_of_scores_is_safe_in_float32(temperature: float, symmetric: bool) -> None:
+    """With τ = 0.01, s/τ spans 200 but float32's exp only 88 either way: a shift that suits a row fails a column."""
     generator = torch.Generator().manual_seed(0)
     angle = torch.rand(40, 2, generator=generator, dtype=torch.float64) * 2 * math.pi
     problem = random_problem(0, 40, 0, same=False)
@@ -260,7 +260,7 @@ def test_scores_from_one_end_to_the_other_are_safe_in_float32(temperature: float
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_a_graph_that_is_kept_gives_the_same_gradient_again(symmetric: bool) -> None:
+def test_a_retained_graph_gives_the_same_gradient_again(symmetric: bool) -> None:
     problem = random_problem(3, 9, 2)
     inputs = [problem[name].requires_grad_() for name in ("query", "positive", "negative")]
     combine = (lambda column: column) if symmetric else None
@@ -290,7 +290,7 @@ def test_the_loss_is_the_same_under_autocast_and_without_gradients() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("add", [False, True])
-def test_products_are_those_of_the_vectors_brought_to_the_precision_of_the_sums(dtype: torch.dtype, add: bool) -> None:
+def test_products_equal_those_of_vectors_cast_to_the_precision_of_the_sums(dtype: torch.dtype, add: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(5, 7, generator=generator).to(dtype) for _ in range(2))
     wide = torch.promote_types(dtype, torch.float32)
@@ -300,7 +300,7 @@ def test_products_are_those_of_the_vectors_brought_to_the_precision_of_the_sums(
     assert not tiles.multiplies_into(wide, dtype, torch.device("cpu"))
 
 
-def test_log_sum_exps_are_those_of_torch() -> None:
+def test_log_sum_exp_equals_that_of_torch() -> None:
     logits = 100 * torch.randn(17, 23, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for dim in (0, 1):
         largest, summed = tiles.log_sum_exp(logits, dim=dim)
@@ -310,7 +310,7 @@ def test_log_sum_exps_are_those_of_torch() -> None:
 
 def test_one_exp_gives_the_log_sum_exps_of_rows_and_columns() -> None:
     generator = torch.Generator().manual_seed(0)
-    # As far apart as they may be, with places, a row and a column of no candidates.
+    # As far apart as allowed, with single masked logits and a fully masked row and column.
     logits = infonce.ONE_EXP_SPAN * (torch.rand(17, 23, generator=generator, dtype=torch.float64) - 0.5)
     logits[torch.rand(17, 23, generator=generator) < 0.2] = MASKED_LOGIT
     logits[3] = logits[:, 5] = MASKED_LOGIT
@@ -335,9 +335,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-def test_scores_are_never_whole(request: pytest.FixtureRequest) -> None:
+def test_the_full_score_matrix_never_exists(request: pytest.FixtureRequest) -> None:
     if "one tile" not in request.node.name:
-        pytest.skip("the constants as they are")
+        pytest.skip("only with the real constants")
     megabytes = float(
         subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, check=True, timeout=120).stdout
     )

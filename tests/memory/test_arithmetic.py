@@ -1,4 +1,4 @@
-"""What parameters, vectors and scores take is arithmetic: the formulas of the papers, and the tensors that there really are."""
+"""Arithmetic of memory: the formulas of the papers, and the sizes of real tensors."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ PARAMETERS, RANKS, STAGES = st.integers(1, 10**10), st.integers(1, 512), st.inte
 
 
 @given(PARAMETERS)
-def test_a_rank_that_holds_all_takes_16_bytes_a_parameter(parameters: int) -> None:
+def test_a_rank_with_full_copies_takes_16_bytes_per_parameter(parameters: int) -> None:
     for ranks in (1, 8):
         states = state_bytes(parameters, stage=0, ranks=ranks)
         assert (states.parameters, states.gradients, states.optimizer) == (
@@ -29,21 +29,21 @@ def test_the_formulas_of_the_paper_for_64_ranks() -> None:
 
 
 @given(PARAMETERS, RANKS, st.integers(1, 3))
-def test_shares_of_all_ranks_hold_everything_once(parameters: int, ranks: int, stage: int) -> None:
+def test_the_shards_of_all_ranks_contain_everything_once(parameters: int, ranks: int, stage: int) -> None:
     states = state_bytes(parameters, stage=stage, ranks=ranks)
-    for part, whole, sharded_from in (
+    for part, full, sharded_from in (
         (states.optimizer, 12 * parameters, 1),
         (states.gradients, 4 * parameters, 2),
         (states.parameters, 4 * parameters, 3),
     ):
         if stage >= sharded_from:
-            assert whole <= ranks * part < whole + 12 * ranks
+            assert full <= ranks * part < full + 12 * ranks
         else:
-            assert part == whole
+            assert part == full
 
 
 @given(PARAMETERS, RANKS, STAGES)
-def test_offloading_takes_away_and_adds_nothing(parameters: int, ranks: int, stage: int) -> None:
+def test_offloading_only_removes_bytes(parameters: int, ranks: int, stage: int) -> None:
     kept = state_bytes(parameters, stage=stage, ranks=ranks)
     offloaded = state_bytes(parameters, stage=stage, ranks=ranks, offload_optimizer=True)
     assert offloaded.optimizer == 0
@@ -58,7 +58,7 @@ def total(states: States) -> int:
 
 
 @given(st.integers(1, 3000), st.integers(1, 30_000))
-def test_the_scores_in_memory_are_those_that_the_loss_makes_room_for(queries: int, documents: int) -> None:
+def test_score_bytes_equal_the_buffer_of_the_loss(queries: int, documents: int) -> None:
     query_BD, document_GD = torch.empty(queries, 1), torch.empty(documents, 1)
     scores = Scores(query_BD, (document_GD, document_GD[:0]), torch.ones(()), masks=None)
     assert scores.buffer_bC.nbytes == score_bytes(queries, documents)

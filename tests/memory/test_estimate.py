@@ -1,4 +1,4 @@
-"""What `hbdist plan --fit` predicts: its arithmetic, what it refuses, and real training beside it."""
+"""Memory estimate of `hbdist plan --fit`: its arithmetic, refused input, and comparison with real training."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def with_cache(fit: MemoryEstimate, gradient_cache: str) -> MemoryEstimate:
 
 
 @given(st.integers(1, 9999), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
-def test_a_size_is_its_number_times_its_unit(number: int, unit: str, between: str) -> None:
+def test_a_size_is_a_number_times_a_unit(number: int, unit: str, between: str) -> None:
     assert parse_memory(f"{number}{between}{unit.lower()}") == number * UNITS[unit]
 
 
@@ -81,7 +81,7 @@ def test_a_size_without_a_known_unit_is_refused(text: str) -> None:
 
 
 @given(st.lists(st.integers(2, 128), min_size=1, max_size=80), st.integers(1, 600))
-def test_the_shapes_of_chunks_hold_all_texts_and_no_more_tokens_than_allowed(tokens: list[int], limit: int) -> None:
+def test_chunk_shapes_contain_all_texts_and_no_more_tokens_than_allowed(tokens: list[int], limit: int) -> None:
     shapes = chunk_shapes(np.array(tokens), limit)
     assert sum(texts for texts, _ in shapes) == len(tokens)
     assert all(texts * length <= limit or texts == 1 for texts, length in shapes)
@@ -102,7 +102,7 @@ def test_estimated_lengths_are_near_those_of_real_batches(config: Config, ranks:
         assert query_B.sum() + document_B.sum() == pytest.approx(batch.counts.tokens, rel=0.15)
 
 
-def test_hard_negatives_are_as_long_as_documents(config: Config) -> None:
+def test_hard_negatives_count_as_long_as_documents(config: Config) -> None:
     manifest = Manifest.load(config.data.shards)
     loss = config.loss.model_copy(update={"hard_negatives": 2})
     lengths = TextLengths(
@@ -141,12 +141,12 @@ def test_one_pass_grows_with_the_batch_and_two_passes_with_the_chunk(fit: Memory
         assert all(less < more for less, more in pairwise(grows))
 
 
-def test_one_pass_is_taken_where_the_step_itself_would_take_it(fit: MemoryEstimate) -> None:
+def test_one_pass_is_predicted_when_the_step_itself_takes_it(fit: MemoryEstimate) -> None:
     parameters = 4 * MEASURED.parameters
     for memory in (GB, 2 * GB, 4 * GB, 64 * GB):
         given = replace(fit, memory=memory)
         peak = given.peak(32, 256)
-        # What ContrastiveStep does, at the length of the longest text.
+        # As ContrastiveStep does, at the length of the longest text.
         length = max(int(side_B.max()) for step in fit.lengths.first_steps(32) for side_B in step)
         per_token = MEASURED.activations.bytes_for(256 // length, length) / (256 // length * length)
         budget = ActivationBudget.of(per_token, free=memory - MEASURED.interpreter - parameters, parameters=parameters)
@@ -156,7 +156,7 @@ def test_one_pass_is_taken_where_the_step_itself_would_take_it(fit: MemoryEstima
     assert replace(fit, memory=64 * GB).peak(32, 256).one_pass
 
 
-def test_what_is_recommended_fits_and_its_double_does_not(fit: MemoryEstimate) -> None:
+def test_the_recommendation_fits_and_twice_as_much_does_not(fit: MemoryEstimate) -> None:
     for memory in (int(1.2 * GB), 2 * GB, 3 * GB):
         given = with_cache(replace(fit, memory=memory), "never")
         batch = given.largest_batch()
@@ -171,7 +171,7 @@ def test_what_is_recommended_fits_and_its_double_does_not(fit: MemoryEstimate) -
         assert chunk >= SMALLEST_CHUNK
 
 
-def test_zero_shards_what_a_rank_holds_and_stage_3_keeps_what_it_gathers(fit: MemoryEstimate, tmp_path: Path) -> None:
+def test_zero_shards_the_states_and_stage_3_keeps_gathered_parameters(fit: MemoryEstimate, tmp_path: Path) -> None:
     def total(stage: int, ranks: int = 4, **settings: int) -> int:
         zero = Zero(tmp_path, stage, False, False, {"zero_optimization": settings})
         return replace(fit, ranks=ranks, zero=zero).without_activations()
@@ -184,7 +184,7 @@ def test_zero_shards_what_a_rank_holds_and_stage_3_keeps_what_it_gathers(fit: Me
     assert total(3, ranks=1) == total(3, ranks=1, stage3_max_live_parameters=0), "one rank gathers nothing"
 
 
-def test_what_is_offloaded_on_a_cpu_stays_in_the_same_memory(fit: MemoryEstimate, tmp_path: Path) -> None:
+def test_states_offloaded_on_a_cpu_stay_in_the_same_memory(fit: MemoryEstimate, tmp_path: Path) -> None:
     kept, offloaded = (
         replace(fit, ranks=2, zero=Zero(tmp_path, 2, offload, False, {})).without_activations()
         for offload in (False, True)
@@ -216,27 +216,29 @@ def sources(tiny_model: Path, tiny_shards: Path) -> list[str]:
     return [f"model.name={tiny_model}", f"data.shards={tiny_shards}", "data.languages=[]", "batch.size=8"]
 
 
-def test_an_unknown_unit(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_unit_is_refused(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "--memory '80 gigs' is not a size" in refused(capsys, *sources, "--fit", "--memory", "80 gigs")
 
 
-def test_memory_without_fit(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_without_fit_is_refused(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "Add --fit" in refused(capsys, *sources, "--memory", "80GB")
 
 
-def test_shards_that_are_not_there(sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_shards_are_refused(sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "hbdist build" in refused(capsys, *sources, f"data.shards={tmp_path}", "--fit")
 
 
-def test_a_model_that_is_not_there(sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_is_refused(sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot be loaded" in refused(capsys, *sources, f"model.name={tmp_path}", "--fit")
 
 
-def test_a_batch_smaller_than_the_ranks(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_smaller_than_the_number_of_ranks_is_refused(
+    sources: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "less than the 9 ranks" in refused(capsys, *sources, "--fit", "--ranks", "9")
 
 
-def test_memory_for_less_than_the_model(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_less_memory_than_the_model_needs_is_refused(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, *sources, "--fit", "--memory", "10MB")
     assert "0.01 GB for a rank is too little" in message
     assert "engine.deepspeed" in message
@@ -252,7 +254,7 @@ def test_without_fit_no_torch_is_loaded(sources: list[str]) -> None:
 
 
 def small_model(folder: Path) -> Path:
-    """A random DistilBERT of 22 million parameters: another architecture than the model that ships, with its tokenizer."""
+    """Write a random DistilBERT of 22 million parameters: another architecture than the shipped model, with its tokenizer."""
     from transformers import DistilBertConfig, DistilBertModel
 
     shipped = ROOT / "models" / "me5-small-demo"
@@ -269,7 +271,7 @@ def small_model(folder: Path) -> Path:
 
 
 def predicted_and_measured(arguments: list[str], run: Path) -> tuple[float, float]:
-    """GB at the peak: as `hbdist plan --fit` says, and of real training."""
+    """Return the peak in GB as predicted by `hbdist plan --fit`, and as measured in real training."""
     planned = subprocess.run(
         [sys.executable, "-m", "hbdist", "plan", *arguments, "--fit"],
         cwd=ROOT,
@@ -292,7 +294,7 @@ def test_the_predicted_peak_is_that_of_real_training(tiny_shards: Path, tmp_path
     sources = [f"model.name={small_model(tmp_path / 'model')}", f"data.shards={tiny_shards}", "data.languages=[]"]
     arguments = ["launch/train/demo.toml", *sources, "batch.size=32", "loss.chunk_tokens=512", "steps=2"]
     predicted, measured = predicted_and_measured([*arguments, "loss.gradient_cache=never"], tmp_path / "run")
-    # With other tests on the same cores both vary by some percent; the slow test below holds the claim of 15 %.
+    # With other tests on the same cores both vary by a few percent; the slow test below checks the claim of 15 %.
     assert predicted == pytest.approx(measured, rel=0.25)
 
 

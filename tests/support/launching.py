@@ -1,4 +1,4 @@
-"""Start training as a user does: real processes, real launchers, real files. Used by the tests of whole runs."""
+"""Training started as a user does it: real processes, real launchers, real files. Used by the tests of full runs."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 240
-"""Seconds; loading torch in three processes on two busy cores takes a while."""
+"""Timeout in seconds; loading torch in three processes on two busy cores takes a while."""
 
 
 def command(processes: int, *arguments: str, launch: str = "two") -> list[str]:
-    """The command line that trains on this many processes, by launch/accelerate/LAUNCH.yaml."""
+    """Return the command line that trains on this many processes, by launch/accelerate/LAUNCH.yaml."""
     script = [str(ROOT / "hbdist/train.py"), *arguments]
     if processes == 1:
         return [sys.executable, *script]
@@ -23,14 +23,14 @@ def command(processes: int, *arguments: str, launch: str = "two") -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """As a user's, with as many threads a process as keep two cores from being fought over."""
+    """Return a user's environment, with one thread per process so that processes do not compete for cores."""
     return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
 def train(
     processes: int, *arguments: str, launch: str = "two", timeout: float = TIMEOUT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Train to the end; the caller looks at the exit status."""
+    """Train to the end and return the process; the caller checks its exit status."""
     return subprocess.run(
         command(processes, *arguments, launch=launch),
         cwd=ROOT,
@@ -43,10 +43,10 @@ def train(
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file."""
+    """Return the objects of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """How a run ended."""
+    """Return the outcome of a run."""
     return json.loads((folder / "outcome.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Real processes for tests: run a function on W gloo ranks and get each rank's return value through a file."""
+"""Real processes for tests: a function runs on W gloo ranks, and each rank's return value is read from a file."""
 
 import os
 import tempfile
@@ -12,15 +12,15 @@ import torch.multiprocessing as mp
 
 
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(*arguments)` on each of `world` ranks; returns what each returned. Any failure fails the test."""
+    """Call `function(*arguments)` on each of `world` ranks and return all results. Any failure fails the test."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_one, (world, folder, function, arguments), nprocs=world, start_method="spawn")
+        mp.start_processes(_run_rank, (world, folder, function, arguments), nprocs=world, start_method="spawn")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _one(rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run_rank(rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    # What a launcher tells its processes, for those functions that start an engine.
+    # The variables a launcher sets, for functions that start an engine.
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     os.environ["DS_ACCELERATOR"] = "cpu"
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)

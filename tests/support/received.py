@@ -1,4 +1,4 @@
-"""What collectives bring to a process: counted where all of them pass, and read off its own sockets."""
+"""Bytes that a process receives in collectives: counted in torch's dispatcher, and read from its own sockets."""
 
 import os
 import socket
@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 SILENT = ("barrier", "monitored_barrier_")
 BYTES_RECEIVED = 128
-"""Where Linux's struct tcp_info has tcpi_bytes_received, a number of 64 bits."""
+"""Offset of tcpi_bytes_received, a 64-bit number, in Linux's struct tcp_info."""
 
 
 class Received(TorchDispatchMode):
-    """Bytes that each collective has brought to this rank, as a ring of ranks moves them.
+    """Counter of the bytes this rank receives in each collective, as a ring of ranks moves them.
 
-    Collectives of DDP and DeepSpeed too, which go past torch's Python functions but not past its dispatcher.
+    Includes collectives of DDP and DeepSpeed, which bypass torch's Python functions but not its dispatcher.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Received(TorchDispatchMode):
         elif name == "broadcast_":
             self.bytes["broadcast"] += _size(arguments[0]) * (dist.get_rank() != arguments[2])
         elif name not in SILENT:
-            raise NotImplementedError(f"c10d::{name} is called, whose bytes are not counted here")
+            raise NotImplementedError(f"c10d::{name} was called, whose bytes are not counted here")
 
 
 def _size(tensors: Any) -> int:
@@ -51,7 +51,7 @@ def _size(tensors: Any) -> int:
 
 
 def bytes_from_sockets() -> int:
-    """Bytes that the TCP connections of this process have received so far, those that are open now (Linux)."""
+    """Return the bytes received so far by the TCP connections of this process that are open now (Linux)."""
     total = 0
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -61,6 +61,6 @@ def bytes_from_sockets() -> int:
                 if one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM:
                     info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED + 8)
                     total += struct.unpack_from("Q", info, BYTES_RECEIVED)[0]
-        except OSError:  # closed since it was listed
+        except OSError:  # closed in the meantime
             continue
     return total

@@ -1,4 +1,4 @@
-"""Whole runs as tests see them: trained in this process, watched while they are underway, compared when they have ended."""
+"""Full runs for tests: trained in this process, watched while they run, compared when they have ended."""
 
 import io
 import os
@@ -14,27 +14,27 @@ from launching import TIMEOUT, lines, outcome
 
 
 def main_here(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """As `launching.train(1, …)`, in this process, which has imported torch already; with one thread, as there."""
+    """Run `launching.train(1, …)` in this process, which has already imported torch; also with one thread."""
     import torch
 
     from hbdist.train import main
 
-    printed, said, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
+    output, errors, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # Accelerate leaves word of this process's device in the environment, which later processes of the tests would inherit.
-        with patch.dict(os.environ), redirect_stdout(printed), redirect_stderr(said):
+        # Accelerate writes this process's device into the environment, which later processes of the tests would inherit.
+        with patch.dict(os.environ), redirect_stdout(output), redirect_stderr(errors):
             code = main(arguments)
     finally:
         torch.set_num_threads(threads)
-    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), said.getvalue())
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def train_here(folder: Path, arguments: Sequence[str]) -> Path:
-    """Train in this process; returns the run's folder.
+    """Train in this process and return the run's folder.
 
     Args:
-        arguments: a config and overrides.
+        arguments: config file and overrides.
     """
     done = main_here(*arguments, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def train_here(folder: Path, arguments: Sequence[str]) -> Path:
 def wait_for(condition: Callable[[], object], what: str, *, timeout: float = TIMEOUT) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.01)
 
 
@@ -59,18 +59,18 @@ def wait_for_steps(folder: Path, steps: int) -> None:
 
 
 def newest_checkpoint(folder: Path) -> int:
-    """The step that a run would go on from."""
+    """Return the step a run would resume from."""
     return int((folder / "checkpoints" / "latest").read_text())
 
 
 def pid_of_rank(folder: Path, rank: int) -> int:
-    """The process that is this rank of the run in this folder."""
+    """Return the process id of a rank of the run in this folder."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            told, said = (path / "environ").read_bytes().split(b"\0"), (path / "cmdline").read_bytes()
+            variables, command = (path / "environ").read_bytes().split(b"\0"), (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if f"run.folder={folder}".encode() in said and f"RANK={rank}".encode() in told:
+        if f"run.folder={folder}".encode() in command and f"RANK={rank}".encode() in variables:
             return int(path.name)
     raise AssertionError(f"no process with RANK={rank} trains in {folder}")
 
@@ -80,7 +80,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def assert_the_same_run(folder: Path, other: Path) -> None:
-    """Both are done, with the same batches, losses and model."""
+    """Assert that both are done, with the same batches, losses and model."""
     assert outcome(folder)["state"] == "done"
     assert steps_done(folder) == steps_done(other)
     assert_the_same_steps(folder, other)
@@ -88,14 +88,14 @@ def assert_the_same_run(folder: Path, other: Path) -> None:
 
 
 def assert_the_same_steps(folder: Path, other: Path) -> None:
-    """The same batches and losses, as far as the other has come. Another number of ranks adds in another order, no more."""
+    """Assert the same batches and losses as far as the other has come, up to the order of summation."""
     steps = steps_done(other)
     assert losses(folder)[:steps] == pytest.approx(losses(other), rel=1e-5)
     assert lines(folder / "batches.jsonl")[:steps] == lines(other / "batches.jsonl")
 
 
 def assert_the_same_model(folder: Path, other: Path) -> None:
-    """Weight by weight as vectors: AdamW makes a whole step of a single number whose gradient is nothing but rounding."""
+    """Compare each weight as a vector: AdamW makes a full step for a single number whose gradient is only rounding."""
     from safetensors.torch import load_file
 
     mine, theirs = (load_file(one / "model" / "model.safetensors") for one in (folder, other))

@@ -1,4 +1,4 @@
-"""What autograd keeps is counted, not guessed."""
+"""Bytes saved by autograd are counted, not guessed."""
 
 import weakref
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hbdist.training.activations import ActivationBudget, Activations, free_bytes, saved_bytes
 
 
-def test_saved_bytes_are_those_that_backward_needs() -> None:
+def test_saved_bytes_are_those_backward_needs() -> None:
     layer = nn.Linear(8, 16, bias=False)
     inputs = torch.randn(10, 8)
     # A linear layer keeps its input (the weight is a parameter), tanh its output.
@@ -24,7 +24,7 @@ def test_memory_that_two_operations_share_counts_once() -> None:
     assert saved_bytes(layer, lambda: layer(inputs) + layer(inputs)) == 4 * 10 * 8
 
 
-def test_activations_grow_with_the_tokens_and_stop_fitting() -> None:
+def test_activations_grow_with_the_tokens_until_they_no_longer_fit() -> None:
     layer, inputs = nn.Linear(8, 16, bias=False), torch.randn(10, 8)
     budget = ActivationBudget.measure(layer, lambda: layer(inputs).tanh(), tokens=10, device=torch.device("cpu"))
     assert budget.bytes_per_token == 4 * (8 + 16)
@@ -37,7 +37,7 @@ def test_there_is_free_memory() -> None:
 
 
 class Attention(nn.Module):
-    """Dropout makes attention keep its scores, so that what is kept grows with the square of the length."""
+    """Layer with dropout, so that attention saves its scores and memory grows with the square of the length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
 
 @given(st.integers(1, 9), st.integers(2, 40))
-def test_what_a_chunk_keeps_follows_from_three_others(texts: int, tokens: int) -> None:
+def test_the_bytes_of_a_chunk_follow_from_three_others(texts: int, tokens: int) -> None:
     model = Attention()
     measured = Activations.measure(model, model, length=24)
     assert measured.per_pair > 0

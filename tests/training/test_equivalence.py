@@ -1,7 +1,7 @@
-"""The second promise: the gradient of W ranks is the gradient of one process that holds the whole global batch.
+"""Equivalence: the gradient of W ranks is the gradient of one process with the full global batch.
 
-Real gloo processes, the engine and the step that training takes, DistributedDataParallel and DeepSpeed at all stages of ZeRO,
-compared with one process in float64. In float32 the bound is rounding; where a backend computes in float64 too, it is 1e-10.
+Real gloo processes with the engine and step of training, under DistributedDataParallel and DeepSpeed at all stages of ZeRO,
+are compared with one process in float64. In float32 the bound is rounding; if the strategy computes in float64 too, 1e-10.
 """
 
 import itertools
@@ -37,7 +37,7 @@ BACKENDS = {"DDP": DDP, "ZeRO-0": 0, "ZeRO-1": 1, "ZeRO-2": 2, "ZeRO-3": 3}
 
 
 class WordEncoder(nn.Module):
-    """A mean of word vectors through a small network, normalised."""
+    """Small network on the mean of word vectors, with normalised output."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -55,16 +55,16 @@ class WordEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Found:
-    """What one case gave, on one rank."""
+    """Results of one case on one rank."""
 
     gradient: Tensor
-    """Of all parameters, τ's with them, one after another."""
+    """Gradient of all parameters including τ, concatenated."""
     norm: float
-    """As the engine reports it."""
+    """Norm reported by the engine."""
     loss: float
     """Mean over the global batch."""
     sent: int
-    """Numbers that went into gradient reductions, in parameters of the model."""
+    """Number of elements in gradient reductions, in multiples of the model's size."""
 
 
 def make_config(case: tuple[Any, ...], stage: int, folder: Path, precision: str = "fp32") -> Config:
@@ -87,7 +87,7 @@ def make_config(case: tuple[Any, ...], stage: int, folder: Path, precision: str 
 
 
 def rank_batch(rank: int, world: int, hard: int, masks: str, chunks: int) -> RankBatch:
-    """This rank's share of one fixed global batch: every world-th pair, so that shares differ in size."""
+    """Return this rank's share of one fixed global batch: every world-th pair, so that shares differ in size."""
     generator = torch.Generator().manual_seed(1)
     query = torch.randint(0, WORDS, (PAIRS, LENGTH), generator=generator)
     document = torch.randint(0, WORDS, (PAIRS, LENGTH), generator=generator)
@@ -99,8 +99,8 @@ def rank_batch(rank: int, world: int, hard: int, masks: str, chunks: int) -> Ran
         identity[5, 1] = identity[9, 1] = identity[12, 1] = 777  # one passage, on several ranks
         identity[3, 0] = identity[4, 0] = 778
         if hard:
-            negative_identity[2, 0, 2] = identity[7, 2]  # someone's own document is another's hard negative
-            negative_identity[6, 1, 2] = 0  # a place without a hard negative
+            negative_identity[2, 0, 2] = identity[7, 2]  # a pair's own document is another pair's hard negative
+            negative_identity[6, 1, 2] = 0  # a missing hard negative
     mine = torch.arange(rank, PAIRS, world)
     block = torch.arange(PAIRS) % 3
     return RankBatch(
@@ -117,15 +117,15 @@ def rank_batch(rank: int, world: int, hard: int, masks: str, chunks: int) -> Ran
 
 
 def make_chunks(ids_NL: Tensor, chunks: int) -> list[Chunk]:
-    """At most so many; a rank with fewer texts makes fewer, so that ranks differ."""
-    places = torch.randperm(len(ids_NL), generator=torch.Generator().manual_seed(2)).chunk(chunks)
-    return [Chunk(ids_NL[place], torch.ones_like(ids_NL[place]), place) for place in places]
+    """Return at most this many chunks; a rank with fewer texts makes fewer, so that ranks differ."""
+    parts = torch.randperm(len(ids_NL), generator=torch.Generator().manual_seed(2)).chunk(chunks)
+    return [Chunk(ids_NL[index_B], torch.ones_like(ids_NL[index_B]), index_B) for index_B in parts]
 
 
 def gradients(
     stage: int = DDP, dtype: torch.dtype = torch.float64, dropout: float = 0.0, precision: str = "fp32"
 ) -> list[Found]:
-    """Every case, one after another on one engine: updates with a learning rate of zero only clear the gradient."""
+    """Return the results of all cases on one engine: updates with a learning rate of zero only clear the gradient."""
     from deepspeed.utils import safe_get_full_grad
 
     environment = dict(os.environ)
@@ -149,18 +149,18 @@ def gradients(
 
 
 SENT: list[int] = []
-"""Sizes of what was summed over the ranks in the step under way, on this rank."""
+"""Sizes of the tensors summed over ranks in the current step, on this rank."""
 
 
 def count_ddp(model: nn.Module) -> None:
-    """DDP's own reductions go past torch's functions; those of this hook, which does the same, do not."""
+    """Replace DDP's own reductions, which bypass torch's functions, by an equal hook that does not."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model.register_comm_hook(None, allreduce_hook)
 
 
 @contextmanager
 def counted_reductions() -> Iterator[None]:
-    """Count what goes through torch's functions meanwhile (the loss's own vectors are a hundredth of the parameters)."""
+    """Count tensors passed to torch's functions inside (the loss's own vectors are a hundredth of the parameters)."""
     SENT.clear()
     names = ("all_reduce", "reduce", "reduce_scatter_tensor", "reduce_scatter_single")
     known = {name: getattr(torch.distributed, name) for name in names if hasattr(torch.distributed, name)}
@@ -183,7 +183,7 @@ def counted_reductions() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def alone() -> list[Found]:
-    """One process, one pass, float64: what all others are compared with."""
+    """Run the reference for all comparisons: one process, one pass, float64."""
     (found,) = on_ranks(1, gradients)
     return found
 
@@ -209,15 +209,15 @@ def test_the_gradient_of_many_ranks_is_that_of_one(world: int, backend: str, alo
             assert mine.loss == pytest.approx(expected.loss, rel=1e-5), case
             if world > 1 and backend != "ZeRO-3":
                 hard, _, masks, chunks, cache = case
-                # The others keep pace with the rank that has the most.
+                # All ranks make as many passes as the rank with the most chunks.
                 most = max(len(rank_batch(rank, world, hard, masks, chunks).chunks) for rank in range(world))
                 passes = most if backend == "ZeRO-2" and cache == "always" else 1
                 assert mine.sent == passes, f"{case}: the gradient was reduced {mine.sent} times"
 
 
 @pytest.mark.parametrize("world", [3, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
-def test_in_float64_it_is_the_same_to_the_last_digits(world: int, alone: list[Found]) -> None:
-    # DDP alone: DeepSpeed reduces no float64, and keeps what AdamW updates in float32.
+def test_in_float64_the_gradient_is_the_same_to_the_last_digits(world: int, alone: list[Found]) -> None:
+    # Only DDP: DeepSpeed cannot reduce float64, and keeps the updated parameters in float32.
     for found in on_ranks(world, gradients, DDP, torch.float64):
         for case, mine, expected in zip(CASES, found, alone, strict=True):
             error = float((mine.gradient - expected.gradient).norm() / expected.gradient.norm())
@@ -238,7 +238,7 @@ def test_bfloat16_on_many_ranks_is_no_worse_than_on_one(backend: str, alone: lis
 
 
 def test_the_cases_differ_from_one_another(alone: list[Found]) -> None:
-    # Or the tests above could pass with masks, blocks and negatives ignored everywhere.
+    # Otherwise the tests above could pass with masks, blocks and negatives ignored everywhere.
     by_case = {case[:3]: found.gradient for case, found in zip(CASES, alone, strict=True)}
     for one, other in itertools.combinations(by_case, 2):
         assert (by_case[one] - by_case[other]).norm() > 1e-3, f"{one} equals {other}"
@@ -246,13 +246,13 @@ def test_the_cases_differ_from_one_another(alone: list[Found]) -> None:
 
 def test_dropout_is_the_same_in_both_passes(alone: list[Found]) -> None:
     (found,) = on_ranks(1, gradients, DDP, torch.float64, 0.3)
-    for place in range(0, len(CASES), 2):
-        torch.testing.assert_close(found[place + 1].gradient, found[place].gradient, rtol=1e-12, atol=1e-14)
-        assert (found[place].gradient - alone[place].gradient).norm() > 1e-3, "there was no dropout"
+    for index in range(0, len(CASES), 2):
+        torch.testing.assert_close(found[index + 1].gradient, found[index].gradient, rtol=1e-12, atol=1e-14)
+        assert (found[index].gradient - alone[index].gradient).norm() > 1e-3, "there was no dropout"
 
 
 def not_finite(stage: int) -> tuple[str, bool]:
-    """(what the engine says to a gradient that is not finite, whether the parameters stayed as they were)."""
+    """Return the engine's error for a gradient that is not finite, and whether the parameters are unchanged."""
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(CASES[0], stage, Path(folder))
         engine = Engine.start(config)
@@ -274,6 +274,6 @@ def not_finite(stage: int) -> tuple[str, bool]:
     "backend", ["DDP", "ZeRO-1", *(pytest.param(f"ZeRO-{stage}", marks=pytest.mark.slow) for stage in (0, 2, 3))]
 )
 def test_a_gradient_that_is_not_finite_is_refused_and_nothing_updated(backend: str) -> None:
-    for said, unchanged in on_ranks(2, not_finite, BACKENDS[backend]):
-        assert "the gradient's norm is" in said
+    for message, unchanged in on_ranks(2, not_finite, BACKENDS[backend]):
+        assert "the gradient's norm is" in message
         assert unchanged

@@ -1,4 +1,4 @@
-"""Evaluation during training: the scores of the exported model on any ranks, nothing measured twice, the best model kept."""
+"""Evaluation during training: scores equal those of the exported model, nothing is measured twice, the best model is kept."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ PASSAGES = ["evaluation.tasks=['xquad-r']", "evaluation.languages=['en','th']", 
 
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small task on disk: en, de and th lines that are translations of one another."""
+    """Write a small task: en, de and th lines that are translations of one another."""
     folder = tmp_path_factory.mktemp("task") / "news"
     folder.mkdir()
     for language in ("de", "en", "th"):
@@ -58,7 +58,7 @@ def scores(folder: Path, step: int, task: str) -> dict[str, Any]:
 
 
 def numbers(value: Any, path: str = "") -> dict[str, float]:
-    """All numbers of scores.json but the times."""
+    """Return all numbers of scores.json except times."""
     if isinstance(value, dict):
         return {
             name: number
@@ -72,7 +72,7 @@ def numbers(value: Any, path: str = "") -> dict[str, float]:
 def evaluated_again(
     model: Path, name: str, out: Path, languages: Sequence[str] = (), questions: int | None = None
 ) -> Any:
-    """What `hbdist evaluate` finds of a model's folder."""
+    """Return the scores that `hbdist evaluate` gives a model's folder."""
     from hbdist.evaluation.evaluate import evaluate_to
     from hbdist.evaluation.tasks.registry import load_task
     from hbdist.models.encoder import Encoder, settings_of
@@ -82,7 +82,7 @@ def evaluated_again(
 
 
 @pytest.mark.parametrize(("processes", "launch"), [(2, "two"), pytest.param(2, "zero3", marks=pytest.mark.slow)])
-def test_scores_in_training_are_those_of_the_exported_model(
+def test_scores_in_training_equal_those_of_the_exported_model(
     processes: int, launch: str, tiny: list[str], tmp_path: Path
 ) -> None:
     # 2,286 sentences: the ranks have different numbers of parts, and of chunks in a part.
@@ -116,10 +116,10 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_what_one_rank_meets_while_all_encode_ends_all_of_them_soon(
+def test_an_error_of_one_rank_while_all_encode_soon_ends_all_ranks(
     tiny: list[str], sentences: str, tmp_path: Path
 ) -> None:
-    """Vectors lie on disk, and rank 1 has a file in the place of its folder. Rank 0 has three parts to encode with it."""
+    """Vectors are kept on disk, and rank 1 has a file where its folder should be. Rank 0 has three parts to encode."""
     (tmp_path / "1").write_text("")
     script = tmp_path / "one_rank.py"
     script.write_text(ONE_RANK_WITHOUT_ROOM)
@@ -130,10 +130,10 @@ def test_what_one_rank_meets_while_all_encode_ends_all_of_them_soon(
         launched, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         try:
-            # Were they to wait for one another, it would be until the collective's time-out, half an hour.
+            # If they waited for one another, it would be until the collective times out, half an hour.
             _, said = process.communicate(timeout=150)
         except subprocess.TimeoutExpired:
-            for path in tmp_path.glob("*.pid"):  # the launcher's end would not be theirs
+            for path in tmp_path.glob("*.pid"):  # ending the launcher would not end them
                 os.kill(int(path.read_text()), signal.SIGKILL)
             raise
     assert outcome(tmp_path / "run")["state"] == "invalid"
@@ -149,7 +149,7 @@ def settings(sentences: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: list[str], sentences: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process with two tasks."""
+    """Train a run of one process with two tasks."""
     return trained(1, [*tiny, *settings(sentences)], tmp_path_factory.mktemp("undisturbed") / "run")
 
 
@@ -162,7 +162,7 @@ def test_a_run_killed_while_it_evaluates_repeats_no_step_and_no_evaluation(
 ) -> None:
     folder = tmp_path / "run"
     arguments = [*tiny, *settings(sentences), "checkpoint.every=99", f"run.folder={folder}"]
-    # In a group of its own: what stands between this process and the training goes with it.
+    # In a group of its own, so that processes between this one and the training are killed too.
     started = subprocess.Popen(
         command(1, *arguments),
         cwd=ROOT,
@@ -199,7 +199,7 @@ def wait_for_line(path: Path, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.005)
 
 
-def test_a_task_that_is_cut_otherwise_is_measured_anew_when_the_run_goes_on(
+def test_a_task_that_is_cut_differently_is_measured_again_when_the_run_resumes(
     tiny: list[str], sentences: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -219,7 +219,7 @@ def test_a_task_that_is_cut_otherwise_is_measured_anew_when_the_run_goes_on(
 
 @pytest.fixture(scope="module")
 def worsening(tiny: list[str], sentences: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose learning rate soon makes it worse, judged by the cross-lingual ranks."""
+    """Train a run whose learning rate soon makes it worse, measured by cross-lingual MRR."""
     judged = ["evaluation.metric=cross_lingual.mrr", "evaluation.patience=2", "evaluation.every=1", "checkpoint.keep=1"]
     arguments = [*tiny, f"evaluation.tasks=['{sentences}']", "steps=20", "optimizer.lr=0.03", *judged]
     return trained(1, arguments, tmp_path_factory.mktemp("worsening") / "run")
@@ -274,7 +274,7 @@ def test_tasks_that_cannot_be_measured_are_refused(
         load_tasks(section(**values))
 
 
-def test_the_scores_that_can_decide_are_those_that_will_be_measured(sentences: str) -> None:
+def test_only_scores_that_will_be_measured_can_decide(sentences: str) -> None:
     from hbdist.training.evaluation import load_tasks, score_names
 
     tasks = load_tasks(section(tasks=["xquad-r", sentences], languages=["en", "th"], questions=5))

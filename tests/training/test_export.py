@@ -1,4 +1,4 @@
-"""The exported model: loaded by others it gives the same vectors, and its card trains it again."""
+"""Exported model: other libraries get the same vectors from it, and the config in its card trains it again."""
 
 import re
 import tomllib
@@ -32,7 +32,7 @@ def make_config(model: Path, pooling: str = "mean") -> Config:
 
 @pytest.fixture(scope="module", params=["mean", "cls"])
 def exported(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(encoder, its config, its exported folder), for both ways of pooling."""
+    """Return an encoder, its config and its exported folder, for both kinds of pooling."""
     config = make_config(tiny_model, request.param)
     encoder = Encoder.load(config.model).eval()
     folder = tmp_path_factory.mktemp("run") / "model"
@@ -59,7 +59,7 @@ def test_auto_model_gives_the_same_vectors_after_pooling(exported: Any) -> None:
     np.testing.assert_allclose(vectors_BD, encoder.encode(TEXTS, "query"), atol=1e-5)
 
 
-def test_hbdist_finds_how_to_use_it_in_the_folder(exported: Any) -> None:
+def test_hbdist_reads_the_settings_from_the_folder(exported: Any) -> None:
     encoder, config, folder = exported
     found = settings_of(str(folder))
     for key in ("pooling", "query_prefix", "document_prefix"):
@@ -69,14 +69,14 @@ def test_hbdist_finds_how_to_use_it_in_the_folder(exported: Any) -> None:
         np.testing.assert_allclose(again.encode(TEXTS, kind), encoder.encode(TEXTS, kind), atol=1e-6)
 
 
-def test_the_card_holds_the_config_as_toml(exported: Any) -> None:
+def test_the_card_contains_the_config_as_toml(exported: Any) -> None:
     _, config, folder = exported
     card = (folder / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```toml\n(.*?)^```$", card, re.M | re.S)
     assert Config.check(tomllib.loads(block), source="the card") == config
 
 
-def test_the_card_says_what_the_model_is(exported: Any) -> None:
+def test_the_card_describes_the_model(exported: Any) -> None:
     _, config, folder = exported
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
@@ -85,7 +85,7 @@ def test_the_card_says_what_the_model_is(exported: Any) -> None:
         assert fact in card
 
 
-def test_an_export_replaces_the_folder_whole(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_export_replaces_the_folder_completely(tiny_model: Path, tmp_path: Path) -> None:
     config = make_config(tiny_model)
     encoder = Encoder.load(config.model)
     (tmp_path / "model" / "1_Old").mkdir(parents=True)
@@ -100,7 +100,7 @@ def test_an_export_replaces_the_folder_whole(tiny_model: Path, tmp_path: Path) -
     assert again == first
 
 
-def test_the_encoder_can_go_on_after_its_export(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_encoder_is_unchanged_by_its_export(tiny_model: Path, tmp_path: Path) -> None:
     config = make_config(tiny_model)
     encoder = Encoder.load(config.model)
     before = encoder.encode(TEXTS, "query")

@@ -1,4 +1,4 @@
-"""A rank's batch: its part of the global batch, who is whose translation, and what is counted."""
+"""Batches of one rank: its share of the global batch, identities, hard negatives and counts."""
 
 import shutil
 from collections import Counter
@@ -43,7 +43,7 @@ def token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def make(manifest: Manifest, tokenize: Tokenize, token_rates: dict[str, float]) -> Any:
-    """Makes the `Batches` of one rank."""
+    """Return a function that makes the `Batches` of one rank."""
 
     def of(rank: int = 0, world: int = 1, *, of_manifest: Manifest = manifest, **sections: Any) -> Batches:
         values: dict[str, Any] = {"steps": 3, "batch": {"size": 13}, "model": {"name": "tiny"}} | sections
@@ -55,27 +55,27 @@ def make(manifest: Manifest, tokenize: Tokenize, token_rates: dict[str, float]) 
 
 
 def pairs_of(batches: Batches, step: int) -> list[Pair]:
-    """The pairs of the global batch, in its order: that of the only rank of one."""
+    """Return the pairs of the global batch, in its order, which is also that of a single rank."""
     whole = batches.schedule.batch(step)
     return batches.reader.read(whole.group, whole.row)
 
 
 def tokens_of(batch: RankBatch) -> list[list[list[int]]]:
-    """The real tokens of this rank's queries, and of its documents, in the order of their places."""
+    """Return the real tokens of this rank's queries and of its documents, each in order."""
     texts = []
     for chunks in (batch.query_chunks, batch.document_chunks):
         found = {
-            int(place): ids[mask.bool()].tolist()
+            int(index): ids[mask.bool()].tolist()
             for chunk in chunks
-            for place, ids, mask in zip(chunk.index_B, chunk.input_ids_BL, chunk.attention_mask_BL, strict=True)
+            for index, ids, mask in zip(chunk.index_B, chunk.input_ids_BL, chunk.attention_mask_BL, strict=True)
         }
         assert sorted(found) == list(range(len(found)))
-        texts.append([found[place] for place in range(len(found))])
+        texts.append([found[index] for index in range(len(found))])
     return texts
 
 
 def rows_of(batch: RankBatch) -> list[tuple[Any, ...]]:
-    """Each pair of this rank as (identities, query, document)."""
+    """Return each pair of this rank as (identities, query, document)."""
     queries, documents = tokens_of(batch)
     identities = batch.identity_BI.tolist()
     return [
@@ -85,7 +85,7 @@ def rows_of(batch: RankBatch) -> list[tuple[Any, ...]]:
 
 
 def same(one: RankBatch, other: RankBatch) -> bool:
-    """To the bit."""
+    """Return True if both batches are equal bit for bit."""
     tensors = ("identity_BI", "block_B", "negative_identity_NI", "negative_block_N")
     chunks = [(batch.query_chunks + batch.document_chunks) for batch in (one, other)]
     return (
@@ -108,7 +108,7 @@ def same(one: RankBatch, other: RankBatch) -> bool:
     mono_share=st.sampled_from([0.0, 0.5, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_the_parts_of_the_ranks_are_the_global_batch(
+def test_the_shares_of_the_ranks_make_up_the_global_batch(
     make: Any, world: int, step: int, size: int, mono_share: float, seed: int
 ) -> None:
     sections = {"seed": seed, "batch": {"size": size, "mono_share": mono_share}}
@@ -120,7 +120,7 @@ def test_the_parts_of_the_ranks_are_the_global_batch(
     assert together == sorted(rows_of(make(**sections)[step]))
 
 
-def test_the_only_rank_holds_the_pairs_of_the_schedule(make: Any, tokenize: Tokenize) -> None:
+def test_a_single_rank_has_the_pairs_of_the_schedule(make: Any, tokenize: Tokenize) -> None:
     batches = make()
     queries, documents = tokens_of(batches[7])
     pairs = pairs_of(batches, 7)
@@ -151,7 +151,7 @@ def test_a_worker_gives_the_same_batches(make: Any) -> None:
     assert all(same(one, other) for one, other in zip(alone, ahead, strict=True))
 
 
-def test_a_run_that_goes_on_gets_the_rest_of_its_batches(make: Any) -> None:
+def test_a_resumed_run_gets_the_rest_of_its_batches(make: Any) -> None:
     whole, rest = list(make().from_step(0)), list(make().from_step(2))
     assert [batch.step for batch in whole] == [0, 1, 2]
     assert same(rest[0], whole[2])
@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_gets_the_rest_of_its_batches(make: Any) -> None:
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 100, 10**6])
-def test_chunks_keep_their_budget_and_change_nothing_else(chunk_tokens: int, make: Any) -> None:
+def test_chunks_stay_within_their_budget_and_change_nothing_else(chunk_tokens: int, make: Any) -> None:
     batch = make(loss={"chunk_tokens": chunk_tokens})[0]
     for chunk in batch.query_chunks + batch.document_chunks:
         assert chunk.input_ids_BL.numel() <= chunk_tokens or len(chunk.index_B) == 1
@@ -181,7 +181,7 @@ def test_identities_are_equal_where_items_passages_texts_or_queries_are(make: An
     def some(condition: Any) -> bool:
         return any(condition(one, other) for one in pairs for other in pairs)
 
-    # All of them would hold of a batch without such pairs.
+    # All of the above would also be true of a batch without such pairs.
     assert some(lambda one, other: one.id == other.id and one.document_lang != other.document_lang)
     assert some(lambda one, other: one.id != other.id and one.document_id == other.document_id)
     assert some(lambda one, other: one.query_lang != other.query_lang and one.document == other.document)
@@ -192,7 +192,7 @@ MADE = {"data": {"datasets": ["made"]}, "batch": {"size": 24, "mono_share": 1.0}
 
 
 def hard_negatives(batches: Batches, step: int) -> dict[str, list[str]]:
-    """id → texts of its hard negatives, read back from the tokens; empty where there is none."""
+    """Return id → texts of its hard negatives, decoded from the tokens; empty if there is none."""
     batch = batches[step]
     pairs, hard = pairs_of(batches, step), batches.config.loss.hard_negatives
     _, documents = tokens_of(batch)
@@ -201,7 +201,7 @@ def hard_negatives(batches: Batches, step: int) -> dict[str, list[str]]:
         tokenizer.decode(ids, skip_special_tokens=True).removeprefix(prefix).strip() for ids in documents[len(pairs) :]
     ]
     assert len(texts) == hard * len(pairs) == len(batch.negative_identity_NI) == len(batch.negative_block_N)
-    return {pair.id: texts[place * hard : (place + 1) * hard] for place, pair in enumerate(pairs)}
+    return {pair.id: texts[index * hard : (index + 1) * hard] for index, pair in enumerate(pairs)}
 
 
 @pytest.mark.parametrize("hard", [1, 2, 4])
@@ -217,7 +217,7 @@ def test_hard_negatives_are_drawn_from_those_of_the_pair(hard: int, make: Any) -
 
 def test_hard_negatives_are_drawn_by_key(make: Any) -> None:
     def drawn(seed: int) -> dict[str, list[str]]:
-        # Large enough to hold every pair of a language.
+        # Large enough for every pair of a language.
         sections = MADE | {
             "batch": {"size": 60, "mono_share": 1.0},
             "data": {"datasets": ["made"], "languages": ["en"]},
@@ -240,7 +240,7 @@ def test_hard_negatives_do_not_depend_on_the_ranks(make: Any) -> None:
     assert sorted(apart) == sorted(known(make(**sections)[4]))
 
 
-def test_hard_negatives_are_known_by_their_text_and_missing_ones_by_nothing(make: Any) -> None:
+def test_hard_negatives_have_a_text_identity_and_missing_ones_have_none(make: Any) -> None:
     batches = make(loss={"hard_negatives": 3}, **MADE)
     batch, drawn = batches[0], hard_negatives(batches, 0)
     texts = [text for texts in drawn.values() for text in texts]
@@ -253,7 +253,7 @@ def test_hard_negatives_are_known_by_their_text_and_missing_ones_by_nothing(make
     assert torch.equal(batch.negative_block_N, batch.block_B.repeat_interleave(3))
 
 
-def test_a_hard_negative_is_the_document_that_has_its_text(
+def test_a_hard_negative_has_the_identity_of_the_document_with_its_text(
     make: Any, tokenize: Tokenize, token_rates: dict[str, float], tmp_path: Path
 ) -> None:
     from hbdist.data.build.build import build
@@ -270,7 +270,7 @@ def test_a_hard_negative_is_the_document_that_has_its_text(
 
 
 @pytest.mark.parametrize("world", [1, 3])
-def test_counts_are_what_a_recount_finds(world: int, make: Any, tokenize: Tokenize) -> None:
+def test_counts_equal_a_recount(world: int, make: Any, tokenize: Tokenize) -> None:
     sections = {"batch": {"size": 40, "mix": "blocks", "mono_share": 0.25}, "loss": {"hard_negatives": 1}}
     pairs = pairs_of(make(**sections), 2)
     truncated = 0
@@ -294,7 +294,7 @@ def test_repeats_of_a_small_pool_are_counted(make: Any) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 5])
-def test_ids_are_those_of_the_global_batch_and_logged_once(world: int, make: Any) -> None:
+def test_ids_are_those_of_the_global_batch_and_only_on_rank_0(world: int, make: Any) -> None:
     sections: dict[str, Any] = {"run": {"log_batches": True}}
     logged = [make(rank, world, **sections)[3].ids for rank in range(world)]
     pairs = pairs_of(make(), 3)
@@ -303,7 +303,7 @@ def test_ids_are_those_of_the_global_batch_and_logged_once(world: int, make: Any
     assert make()[3].ids is None
 
 
-def test_token_rates_are_those_of_a_plain_count(
+def test_token_rates_equal_a_plain_count(
     manifest: Manifest, tokenize: Tokenize, token_rates: dict[str, float], make: Any
 ) -> None:
     assert token_rates.keys() == {"en", "de", "th"}

@@ -1,4 +1,4 @@
-"""What a step measured: the keys of metrics.jsonl, their values, and the line people see."""
+"""Metrics of a step: the keys of metrics.jsonl, their values, and the progress line."""
 
 import math
 import time
@@ -21,7 +21,7 @@ METRICS = {
     *("step", "loss", "loss_above_chance", "accuracy", "grad_norm", "lr", "pairs", "tokens", "padding", "masked"),
     *("repeats", "truncated", "mono_share", "groups", "seconds", "data_seconds", "peak_bytes"),
 }
-"""The contract of metrics.jsonl: other programs read these."""
+"""Keys of metrics.jsonl, a contract with other programs."""
 CONFIG = Config.check(
     {"steps": 9, "data": {"shards": "s"}, "model": {"name": "m"}, "batch": {"size": 4}}, source="test"
 )
@@ -49,7 +49,7 @@ def test_metrics_have_the_keys_of_the_contract() -> None:
     assert set(measured()) == METRICS
 
 
-def test_metrics_of_a_case_made_by_hand() -> None:
+def test_metrics_of_a_handmade_case_are_exact() -> None:
     metrics = measured()
     exact = {key: metrics[key] for key in METRICS - {"seconds", "data_seconds", "peak_bytes"}}
     assert exact == {
@@ -77,12 +77,12 @@ def test_metrics_of_a_case_made_by_hand() -> None:
 
 
 @given(candidates=st.integers(4, 4000))
-def test_loss_above_chance_is_zero_where_all_candidates_score_alike(candidates: int) -> None:
+def test_loss_above_chance_is_zero_if_all_candidates_score_alike(candidates: int) -> None:
     chance = 4 * math.log(candidates / 4)
     assert measured(loss=chance, candidates=candidates)["loss_above_chance"] == pytest.approx(0, abs=1e-6)
 
 
-def test_timed_passes_batches_on_and_times_only_the_wait_for_them() -> None:
+def test_timed_yields_the_batches_and_measures_only_the_wait_for_them() -> None:
     def slow() -> Iterator[RankBatch]:
         for step in range(3):
             time.sleep(0.05)
@@ -98,7 +98,7 @@ def test_timed_passes_batches_on_and_times_only_the_wait_for_them() -> None:
     assert seen == [0, 1, 2]
 
 
-def test_lines_thin_out() -> None:
+def test_lines_become_rarer() -> None:
     shown = [step for step in range(1, 2001) if is_worth_a_line(step, 2000)]
     assert shown == [*range(1, 51), *range(60, 501, 10), *range(600, 2001, 100)]
 
@@ -112,7 +112,7 @@ def line(**changes: Any) -> str:
     return progress_line(measured() | {"seconds": 0.5, "data_seconds": 0.1} | changes, steps=1000, rate=2.0)
 
 
-def test_the_line_says_what_was_measured() -> None:
+def test_the_line_shows_the_measurements() -> None:
     shown = " ".join(line(step=400, peak_bytes=3_210_000_000, loss=2.0, loss_above_chance=-0.5, lr=2e-5).split())
     for part in (
         *("step 400/1000 40%", "mixed", "loss 2.000", "-0.50 to chance", "acc 75%", "|g| 2.50", "lr 2.0e-05"),
@@ -134,7 +134,7 @@ def test_the_line_says_what_was_measured() -> None:
     peak_bytes=st.integers(0, 10**11),
     mono_share=st.sampled_from([0, 0.5, 1]),
 )
-def test_columns_stay_where_they_are(**metrics: Any) -> None:
+def test_columns_keep_their_positions(**metrics: Any) -> None:
     labels = ("loss", "to chance", "acc", "|g|", "lr", "pairs/s", "tok/s", "pad", "GB", "data", "eta")
     one, other = line(), line(**metrics)
     assert [other.index(label) for label in labels] == [one.index(label) for label in labels]

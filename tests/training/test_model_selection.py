@@ -1,4 +1,4 @@
-"""Which step is best, when to stop, and what a config may ask for."""
+"""Model selection and early stopping, and the settings a config may combine."""
 
 from pathlib import Path
 from typing import Any
@@ -38,27 +38,25 @@ def test_the_best_step_is_the_first_with_the_best_value(criterion: Criterion, go
 
 
 @given(values=VALUES, data=st.data())
-def test_only_a_step_whose_checkpoint_is_there_can_be_the_best(values: list[float], data: st.DataObject) -> None:
+def test_only_a_step_with_a_checkpoint_can_be_the_best(values: list[float], data: st.DataObject) -> None:
     kept = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
-    there = [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
+    saved = [value for value, is_kept in zip(values, kept, strict=True) if is_kept]
     step = selection_of(CRITERIA[1], values, kept).step
-    assert (step is None) == (not there)
-    assert step is None or (kept[step - 1] and values[step - 1] == max(there))
+    assert (step is None) == (not saved)
+    assert step is None or (kept[step - 1] and values[step - 1] == max(saved))
 
 
 @given(values=VALUES, patience=st.integers(1, 5))
-def test_patience_ends_a_run_after_so_many_values_that_were_no_better_than_the_best(
-    values: list[float], patience: int
-) -> None:
+def test_patience_ends_a_run_after_that_many_values_no_better_than_the_best(values: list[float], patience: int) -> None:
     ended = selection_of(Criterion(patience=patience), values).exhausted
     assert ended == (len(values) - 1 - values.index(min(values)) >= patience)
 
 
-def test_without_patience_nothing_ends_a_run() -> None:
+def test_without_patience_a_run_is_never_stopped_early() -> None:
     assert not selection_of(Criterion(), [1.0] + [9.0] * 99).exhausted
 
 
-def test_a_metric_is_of_the_first_task_unless_it_names_one() -> None:
+def test_a_metric_belongs_to_the_first_task_unless_it_names_one() -> None:
     tasks = {"every": 3, "tasks": ["xquad-r", "beir:data/nf:corpus"]}
     first = Criterion.of(config(evaluation={**tasks, "metric": "multilingual.map"}))
     named = Criterion.of(config(evaluation={**tasks, "metric": "beir:data/nf:corpus:monolingual.ndcg@10"}))
@@ -93,17 +91,17 @@ def test_a_metric_is_of_the_first_task_unless_it_names_one() -> None:
         ),
     ],
 )
-def test_what_cannot_decide_is_refused_by_the_plan(sections: dict[str, Any], sentence: str) -> None:
+def test_criteria_that_cannot_decide_are_refused_by_the_plan(sections: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Plan.of(config(**sections), MANIFEST)
 
 
-def test_evaluation_is_free_to_change_when_a_run_goes_on() -> None:
+def test_evaluation_may_change_when_a_run_resumes() -> None:
     changed = {"every": 3, "tasks": ["mlqa-r"], "questions": 7, "metric": "multilingual.map", "patience": 1}
     assert difference(config(), config(evaluation=changed)) == {}
 
 
-def test_the_plan_says_when_what_is_measured_and_which_model_follows() -> None:
+def test_the_plan_states_measurements_and_the_exported_model() -> None:
     evaluation = {"every": 4, "languages": ["en", "ar"], "questions": 50, "metric": "multilingual.map", "patience": 2}
     text = Plan.of(config(evaluation=evaluation, validation={"every": 3}), MANIFEST).text()
     assert "validation     every 3 steps and at the end\n" in text

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, and which parameters decay."""
+"""Learning rate as a function of the step, and weight decay of the parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def test_rates_are_positive_and_at_most_lr(steps: int, warmup: int, schedule: st
 
 
 @given(steps=st.integers(2, 200), schedule=schedules, data=st.data())
-def test_warm_up_rises_by_equal_parts_to_lr(steps: int, schedule: str, data: st.DataObject) -> None:
+def test_warm_up_rises_linearly_to_lr(steps: int, schedule: str, data: st.DataObject) -> None:
     warmup = data.draw(st.integers(1, steps - 1))
     made = rates(steps, warmup_steps=warmup, schedule=schedule)
     assert made[:warmup] == pytest.approx([2.0 * (step + 1) / warmup for step in range(warmup)])
@@ -45,13 +45,13 @@ def test_a_constant_rate_stays() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_falling_rate_would_be_zero_one_step_after_the_last(schedule: Any) -> None:
-    # Zero at the last update itself would be an update that does nothing.
+    # A rate of zero at the last update would make it useless.
     section = OptimizerSection(lr=2.0, warmup_steps=3, schedule=schedule)
     assert learning_rate(20, section, steps=20) == pytest.approx(0, abs=1e-12)
     assert learning_rate(19, section, steps=20) > 0
 
 
-def test_a_linear_rate_falls_by_equal_parts() -> None:
+def test_a_linear_rate_falls_linearly() -> None:
     assert rates(6, warmup_steps=2, schedule="linear") == pytest.approx([1.0, 2.0, 2.0, 1.5, 1.0, 0.5])
 
 

@@ -1,4 +1,4 @@
-"""A pair that cannot be read is left out of its batch on every rank, and the rest is exact."""
+"""Skipped pairs: an unreadable pair is left out of its batch on every rank, and the rest is exact."""
 
 import shutil
 from pathlib import Path
@@ -52,7 +52,7 @@ def first_step(model: Path, shards: Path) -> tuple[list[str], Tensor, float, int
 
 
 def damaged(shards: Path, to: Path, ids: list[str]) -> Path:
-    """The same folder, in which these pairs cannot be decoded."""
+    """Copy a folder of shards so that these pairs cannot be decoded."""
     shutil.copytree(shards, to)
     for name in ids:
         dataset, pair, number = name.split("/", 2)
@@ -63,7 +63,7 @@ def damaged(shards: Path, to: Path, ids: list[str]) -> Path:
 
 
 @pytest.mark.slow
-def test_many_ranks_leave_out_what_one_leaves_out(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
+def test_many_ranks_skip_the_same_pairs_as_one(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
     ((whole, *_),) = on_ranks(1, first_step, tiny_model, tiny_shards)
     broken = damaged(tiny_shards, tmp_path / "broken", whole[1:4])
     ((ids, gradient, loss, pairs, skipped),) = on_ranks(1, first_step, tiny_model, broken)
@@ -77,7 +77,7 @@ def test_many_ranks_leave_out_what_one_leaves_out(tiny_model: Path, tiny_shards:
         assert float((theirs - gradient).norm() / gradient.norm()) < 1e-5
 
 
-def test_a_rank_without_a_pair_stops(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_rank_without_a_readable_pair_stops(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(shutil.copytree(tiny_shards, tmp_path / "none"))
     for path in (tmp_path / "none").rglob("*.tar"):
         path.write_bytes(bytes(path.stat().st_size))

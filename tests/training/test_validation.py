@@ -1,4 +1,4 @@
-"""Validation in real runs: the same loss on any number of ranks, the best model exported, an end when nothing gets better."""
+"""Validation in real runs: the same loss on any number of ranks, export of the best model, early stopping."""
 
 import shutil
 from pathlib import Path
@@ -26,13 +26,13 @@ def config(data: Path, **validation: object) -> Config:
     return Config.check(values, source="test")
 
 
-def test_shards_that_hold_nothing_out_are_refused(tiny_shards: Path) -> None:
+def test_shards_without_held_out_pairs_are_refused(tiny_shards: Path) -> None:
     with pytest.raises(ConfigError, match=r"validation\.every = 1.*holds nothing out.*validation\.shards"):
         held_out_shards(config(tiny_shards))
     assert held_out_shards(config(tiny_shards, shards=["elsewhere"])) == ("elsewhere",)
 
 
-def test_a_set_is_called_after_the_shards_it_was_held_out_of() -> None:
+def test_a_set_is_named_after_the_shards_it_was_held_out_of() -> None:
     assert [set_name(location) for location in ("a/b", "a/b/", "shards/mix/validation", "s3://a/mix/validation")] == [
         "b",
         "b",
@@ -41,7 +41,7 @@ def test_a_set_is_called_after_the_shards_it_was_held_out_of() -> None:
     ]
 
 
-def test_a_set_without_cross_lingual_pairs_is_validated_on_monolingual_ones(tiny_shards: Path) -> None:
+def test_a_set_without_cross_lingual_pairs_is_validated_on_monolingual_pairs(tiny_shards: Path) -> None:
     manifest = Manifest.load(tiny_shards)
     alone = Manifest(tiny_shards, tuple(group for group in manifest.groups if group.monolingual))
     asked = config(tiny_shards)
@@ -49,7 +49,7 @@ def test_a_set_without_cross_lingual_pairs_is_validated_on_monolingual_ones(tiny
     assert validation_config(asked, alone, filtered=True).batch.mono_share == 1
 
 
-def test_other_sets_are_not_cut_to_the_languages_of_the_training(tiny_shards: Path) -> None:
+def test_other_sets_are_not_filtered_by_the_languages_of_the_training(tiny_shards: Path) -> None:
     manifest = Manifest.load(tiny_shards)
     assert validation_config(config(tiny_shards), manifest, filtered=True).data.languages == ("en",)
     other = validation_config(config(tiny_shards), manifest, filtered=False)
@@ -66,7 +66,7 @@ def tiny(tiny_model: Path, tiny_shards: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose learning rate soon makes it worse, stopped by its patience."""
+    """Train a run whose learning rate soon makes it worse, until early stopping ends it."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     done = main_here(*tiny, *WORSE, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
@@ -105,14 +105,14 @@ def test_a_stopped_run_that_starts_again_trains_no_further(alone: Path, tiny: li
     assert (folder / "model/model.safetensors").read_bytes() == (alone / "model/model.safetensors").read_bytes()
 
 
-def test_a_run_that_goes_back_forgets_the_best_that_came_later(alone: Path, tiny: list[str], tmp_path: Path) -> None:
+def test_a_run_that_goes_back_forgets_a_best_step_that_came_later(alone: Path, tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(alone, folder)
     shutil.rmtree(folder / "model")
     (folder / "outcome.json").unlink()
     best = (folder / "checkpoints/best").read_text()
     shutil.copytree(folder / "checkpoints" / best, folder / f"checkpoints/{int(best) + 50:09d}")
-    (folder / "checkpoints/best").write_text(f"{int(best) + 50:09d}")  # as a later one would stand there
+    (folder / "checkpoints/best").write_text(f"{int(best) + 50:09d}")  # as if a later step had been the best
     (folder / "checkpoints/latest").write_text(best)
     done = main_here(*tiny, *WORSE, f"run.folder={folder}")
     assert done.returncode == 0, done.stderr
@@ -131,7 +131,7 @@ def test_a_batch_too_small_for_the_ranks_is_refused_before_the_first_step(tiny: 
     assert not (folder / "metrics.jsonl").exists()
 
 
-def test_validation_and_evaluation_leave_the_training_as_it_was(tiny: list[str], tmp_path: Path) -> None:
+def test_validation_and_evaluation_do_not_change_the_training(tiny: list[str], tmp_path: Path) -> None:
     task = ["evaluation.languages=['en']", "evaluation.questions=3"]
     for every in (0, 1):
         looked = [f"validation.every={every}", f"evaluation.every={every}", f"run.folder={tmp_path / str(every)}"]
