@@ -139,10 +139,10 @@ def unmasked(folder: str, size: int, rows: int, batches: int) -> dict[str, float
                 own = np.arange(mine) + rank * mine
                 same_BG = text_G[own][:, None] == text_G[None, :]
                 same_BG[np.arange(mine), own] = False
-                place_M = masks_of(identity_GI, rank, mine).place_M
-                assert place_M is not None, "more clashes than are listed"
+                clash_M = masks_of(identity_GI, rank, mine).clash_M
+                assert clash_M is not None, "more clashes than are listed"
                 found[name] += same_BG.sum() / batches
-                same_BG.reshape(-1)[place_M.numpy()] = False
+                same_BG.reshape(-1)[clash_M.numpy()] = False
                 found[f"{name}_left"] += same_BG.sum() / batches
     return {name: float(value) for name, value in found.items()}
 

@@ -122,7 +122,7 @@ class TrainingEncoder:
         languages: Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """Return unit vectors of texts in the order given: float32 [N, D]. A collective.
+        """Return the unit vectors of texts, in their order: float32 [N, D]. A collective.
 
         Raises:
             FloatingPointError: a vector of any rank is not finite.
@@ -132,19 +132,21 @@ class TrainingEncoder:
         pad_id, device = self.tokenize.pad_token_id, self.engine.device
         passes = len(make_chunks(ids, encoding_chunk_tokens(device)))
         fillers = self.engine.all_reduce_max(passes) - passes if self.engine.lockstep else 0
-        vector_ND = encode_ids(self._forward, ids, pad_id, dimensions=self.dimensions, device=device, progress=progress)
+        embedding_ND = encode_ids(
+            self._forward, ids, pad_id, dimensions=self.dimensions, device=device, progress=progress
+        )
         for _ in range(fillers):
             self._forward(*(tensor.to(device) for tensor in pad([[pad_id]], pad_id)))
-        if self.engine.any_rank(not np.isfinite(vector_ND).all()):
+        if self.engine.any_rank(not np.isfinite(embedding_ND).all()):
             raise FloatingPointError(
                 "the model gives vectors that are not finite. A lower optimizer.lr, more optimizer.warmup_steps or a higher"
                 " loss.temperature usually helps."
             )
-        return vector_ND
+        return embedding_ND
 
     def _forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
-        vector_BD: Tensor = self.model(input_ids_BL, attention_mask_BL)[0]
-        return vector_BD
+        embedding_BD: Tensor = self.model(input_ids_BL, attention_mask_BL)[0]
+        return embedding_BD
 
 
 def load_tasks(settings: EvaluationSection) -> dict[str, RetrievalTask]:
