@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hbdist.data.build.staging import BROKEN_UNICODE, EMPTY_DOCUMENT, EMPTY_NEGATIVE, EMPTY_QUERY, REPEATED_ID
-from hbdist.data.formats.lines import BLANK_LINE, json_records
+from hbdist.data.formats.json_files import json_records
+from hbdist.data.formats.lines import BLANK_LINE, REMEDY
 from hbdist.data.shards.groups import check_language
-from hbdist.data.sources.rows import ANYTHING, FIELDS, Row, row_of
+from hbdist.data.sources.rows import EMPTY_NEGATIVE, EXPECTED, FIELDS, REPEATED_ID, Row, row_of, unusable
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import sha256
 
 LANGUAGE_FIELDS = ("query_lang", "document_lang", "lang")
-EXPECTED = "an object with query and document"
 
 
 class Example(NamedTuple):
@@ -93,9 +92,9 @@ def read_examples(
         try:
             example = _example(values, number, language)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; expected {EXPECTED}. Correct the line.") from None
+            raise DataError(f"{path}, line {number}: {error}; expected {EXPECTED}. {REMEDY}") from None
         identifier = str(example.row.id)
-        if reason := _find_fault(example.row) or (REPEATED_ID if identifier in seen else ""):
+        if reason := unusable(example.row) or (REPEATED_ID if identifier in seen else ""):
             left_out[reason] += 1
             continue
         yield example
@@ -103,22 +102,9 @@ def read_examples(
 
 
 def _example(values: Mapping[str, Any], number: int, language: str) -> Example:
-    row = row_of(values, {}, ANYTHING)
+    row = row_of(values, {}, {})
     assert isinstance(row, Row)  # there is no condition that could exclude it
     default = values.get("lang") or language
     query_lang, document_lang = values.get("query_lang") or default, values.get("document_lang") or default
     identifier = row.id if row.id is not None else str(number)
     return Example(row._replace(id=identifier), check_language(str(query_lang)), check_language(str(document_lang)))
-
-
-def _find_fault(row: Row) -> str:
-    """Return the reason why a row cannot be used; empty if it can."""
-    if not row.query.strip():
-        return EMPTY_QUERY
-    if not row.document.strip():
-        return EMPTY_DOCUMENT
-    try:
-        "".join((str(row.id), row.query, row.document, row.document_id or "", *row.negatives)).encode()
-    except UnicodeEncodeError:
-        return BROKEN_UNICODE
-    return ""

@@ -1,6 +1,5 @@
 """What of the training data is in an evaluation set, and so must not be trained on."""
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 from hbdist.data.build.recipe import Decontaminate
 from hbdist.data.build.text_keys import is_spaceless, words_of
-from hbdist.data.formats.lines import json_records, numbered_lines
+from hbdist.data.formats.json_files import json_records
+from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.data.sources.rows import Row
 from hbdist.errors import DataError
 
@@ -74,16 +74,11 @@ def _texts_of(path: Path) -> Iterator[tuple[str, bool]]:
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         yield from _texts_of_lines(path)
         return
-    try:
-        articles = json.loads("".join(line for _, line in numbered_lines(path)))["data"]
-        for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
+    remedy = "Correct [decontaminate] files: expected SQuAD's JSON, or JSON lines in a file called .jsonl or .jsonl.gz."
+    with squad_errors(path, "data → paragraphs → context and qas", remedy=remedy):
+        for _, paragraph in read_paragraphs(path, remedy=remedy):
             yield paragraph["context"], False
             yield from ((question["question"], True) for question in paragraph["qas"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: {type(error).__name__} {error}; expected SQuAD's format, data → paragraphs → qas, or JSON lines in "
-            "a file called .jsonl or .jsonl.gz. Correct [decontaminate] files."
-        ) from None
 
 
 def _texts_of_lines(path: Path) -> Iterator[tuple[str, bool]]:

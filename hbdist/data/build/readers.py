@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hbdist.data.build.recipe import DatasetRecipe
+from hbdist.data.sources.corpora import beir_files, read_beir, read_msmarco
 from hbdist.data.sources.files import read_jsonl, read_lines, read_squad
 from hbdist.data.sources.libraries import read_datasets, read_ir_datasets
-from hbdist.data.sources.qrels import beir_file, read_beir, read_msmarco
 from hbdist.data.sources.rows import Row
 
 
@@ -55,11 +55,6 @@ def read(dataset: DatasetRecipe, language: str, *, scratch: Path) -> Iterator[Ro
 def files_of(dataset: DatasetRecipe) -> list[Path]:
     """All files that the readers of this dataset will open, in the recipe's order, each once."""
     if dataset.reader == "beir":
-        split = f"{dataset.split}.tsv"
-        parts = [
-            [beir_file(folder, "corpus"), beir_file(folder, "queries"), folder / "qrels" / split]
-            for folder in dataset.files.values()
-        ]
-        return [file for folder in parts for file in folder]
+        return [file for folder in dataset.files.values() for file in beir_files(folder, dataset.split)]
     shared = [file for file in (dataset.triples, dataset.qrels) if file]
     return list(dict.fromkeys([*dataset.files.values(), *dataset.queries.values(), *shared]))

@@ -20,15 +20,10 @@ from hbdist.data.build.decontamination import CONTAMINATED_NEGATIVE, Contaminati
 from hbdist.data.build.readers import read
 from hbdist.data.build.recipe import DatasetRecipe, Recipe
 from hbdist.data.build.text_keys import KEY, digest, normalised, share_of, short_digest
-from hbdist.data.sources.rows import Row
+from hbdist.data.sources.rows import EMPTY_NEGATIVE, REPEATED_ID, Row, unusable
 from hbdist.errors import DataError
 from hbdist.utils.workers import count
 
-EMPTY_QUERY = "empty query"
-EMPTY_DOCUMENT = "empty document"
-EMPTY_NEGATIVE = "empty negative"
-BROKEN_UNICODE = "broken Unicode"
-REPEATED_ID = "repeated id"
 SHORT_QUERY, LONG_QUERY = "query too short", "query too long"
 SHORT_DOCUMENT, LONG_DOCUMENT = "document too short", "document too long"
 
@@ -155,14 +150,8 @@ def first_of(key_N: NDArray[np.void]) -> NDArray[np.int64]:
 
 def _usable(row: Row, plan: Recipe, dropped: Counter[str]) -> Row | str:
     """The row without its empty negatives, or why it cannot be used."""
-    if not row.query.strip():
-        return EMPTY_QUERY
-    if not row.document.strip():
-        return EMPTY_DOCUMENT
-    try:
-        "".join((row.id or "", row.query, row.document, row.document_id or "", *row.negatives)).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: JSON can spell it, UTF-8 cannot
-        return BROKEN_UNICODE
+    if reason := unusable(row):
+        return reason
     (least, most), length = plan.limits.query_characters, len(row.query)
     if not least <= length <= most:
         return SHORT_QUERY if length < least else LONG_QUERY

@@ -1,34 +1,41 @@
-"""SQuAD's JSON: paragraphs, plain or gzipped."""
+"""SQuAD's JSON: articles of paragraphs, and the questions about each."""
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hbdist.data.formats.json_files import read_json
+from hbdist.data.formats.lines import REMEDY
 from hbdist.errors import DataError
 
 
-def paragraphs(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All paragraphs of all articles."""
-    return (paragraph for article in document["data"] for paragraph in article["paragraphs"])
+def read_paragraphs(path: Path, *, remedy: str = REMEDY) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield all paragraphs of a file, plain or gzipped, each with its position "article.paragraph", from "0.0".
 
-
-def read_json(path: Path, again: str) -> dict[str, Any]:
-    """JSON, plain or gzipped.
+    To be used within `squad_errors`, which also covers what the caller takes out of a paragraph.
 
     Raises:
-        DataError: it is not.
+        DataError: the file cannot be read as JSON.
+    """
+    for a, article in enumerate(read_json(path, remedy=remedy)["data"]):
+        for p, paragraph in enumerate(article["paragraphs"]):
+            yield f"{a}.{p}", paragraph
+
+
+@contextmanager
+def squad_errors(path: Path, needed: str, *, remedy: str = REMEDY) -> Iterator[None]:
+    """Turn the errors of indexing into something that is not SQuAD's JSON into one for the user.
+
+    Args:
+        needed: the fields that the caller uses.
+
+    Raises:
+        DataError: a field is missing or of another type.
     """
     try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}. {again}") from None
-
-
-def plain_or_gzipped(*paths: Path) -> Path | None:
-    """The first of these that is a file, itself or with .gz behind its name."""
-    both = (one for path in paths for one in (path, path.with_name(path.name + ".gz")))
-    return next((path for path in both if path.is_file()), None)
+        yield
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"{path} is not SQuAD JSON with {needed}: {error!r}. {remedy}") from None

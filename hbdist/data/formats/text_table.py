@@ -1,39 +1,36 @@
-"""Collections of texts by id, on disk: a search takes one seek, and memory holds 24 bytes a text, not the text.
+"""Texts on disk by id: a lookup takes one seek, and memory holds 24 bytes per text instead of the text.
 
-Shape suffixes: N texts of the table · K ids asked for.
+Shape suffixes: N texts of the table · K ids to look up.
 """
 
 import hashlib
-import json
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hbdist.data.formats.lines import byte_lines, damage
+from hbdist.data.formats.lines import REMEDY, byte_lines, damage
+from hbdist.data.formats.texts import Parse
 from hbdist.errors import DataError
-
-Parse = Callable[[str], tuple[str, str]]
-"""A line → (id, text). Raises ValueError, with what is wrong with the line."""
 
 
 class TextTable:
-    """The texts of one file by their ids. A plain file is read where it lies, a gzipped one is unpacked first.
+    """Index of the texts of one file by id. A gzipped file is decompressed to disk first.
 
-    Ids are known by 64 bits of a digest: of ten million, two have the same in three of a million collections, and are
-    then counted as repeated.
+    Ids are compared by 64 bits of a digest: among ten million ids, a collision occurs in three of a million files. Of
+    two ids that collide, the second counts as a repetition of the first.
 
     Args:
-        path: one text a line.
-        parse: what is in a line.
-        expected: a line as it should be, for the error.
-        scratch: a folder for the unpacked file.
+        path: a file with one text per line.
+        parse: the function that splits a line into id and text.
+        expected: a description of a correct line, for the error message.
+        scratch: a folder for the decompressed file.
 
     Raises:
         DataError: the file is damaged, or a line is not as expected.
@@ -42,7 +39,7 @@ class TextTable:
     def __init__(self, path: Path, *, parse: Parse, expected: str, scratch: Path) -> None:
         self.path, self.parse = path, parse
         hashes, offsets, sizes, position = array("Q"), array("q"), array("q"), 0
-        with self._unpacking(scratch) as copy:
+        with self._plain_copy(scratch) as copy:
             for number, line in byte_lines(path):
                 if line.strip():
                     hashes.append(_hash(self._parsed(line, number, expected)[0]))
@@ -58,11 +55,11 @@ class TextTable:
         self.hash_N = hash_N[order_N]
         self.offset_N, self.size_N = (np.asarray(column, np.int64)[order_N] for column in (offsets, sizes))
         self.repeated = int((np.diff(self.hash_N) == 0).sum())
-        """Lines whose id an earlier line has; the earlier one counts."""
+        """Number of lines that repeat the id of an earlier line. The earlier line counts."""
 
     @contextmanager
-    def _unpacking(self, scratch: Path) -> Iterator[IO[bytes] | None]:
-        """A file to copy the lines to, where the source itself cannot be read at an offset."""
+    def _plain_copy(self, scratch: Path) -> Iterator[IO[bytes] | None]:
+        """Open the file to copy the lines to if the source is gzipped and cannot be read at an offset."""
         if self.path.suffix != ".gz":
             self.plain = self.path
             yield None
@@ -77,44 +74,23 @@ class TextTable:
         except UnicodeDecodeError as error:
             raise damage(self.path, number - 1, error) from None
         except ValueError as error:
-            raise DataError(
-                f"{self.path}, line {number}: {error}; expected {expected}. Mend the line, or correct the recipe."
-            ) from None
+            raise DataError(f"{self.path}, line {number}: {error}; expected {expected}. {REMEDY}") from None
 
     def __len__(self) -> int:
         return len(self.hash_N)
 
-    def places(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Where these ids are, for `entry`: int64 [K]; −1 where there is none."""
+    def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the positions of these ids, for `entry`: int64 [K]; −1 for an id that the table lacks."""
         if not len(self):
             return np.full(len(ids), -1)
         hash_K = np.fromiter(map(_hash, ids), np.uint64, len(ids))
-        place_K = np.minimum(np.searchsorted(self.hash_N, hash_K), len(self) - 1)
-        return np.where(self.hash_N[place_K] == hash_K, place_K, -1)
+        position_K = np.minimum(np.searchsorted(self.hash_N, hash_K), len(self) - 1)
+        return np.where(self.hash_N[position_K] == hash_K, position_K, -1)
 
-    def entry(self, place: int) -> tuple[str, str]:
-        """Id and text at a place."""
-        return self.parse(_text(os.pread(self.file, int(self.size_N[place]), int(self.offset_N[place]))))
-
-
-def tsv_entry(line: str) -> tuple[str, str]:
-    """MS MARCO's `id <tab> text`."""
-    identifier, tab, text = line.rstrip("\r\n").partition("\t")
-    if not tab:
-        raise ValueError(f"found no tab in {line.strip()[:40]!r}")
-    return identifier, text
-
-
-def beir_entry(line: str) -> tuple[str, str]:
-    """BEIR's object with `_id`, `text` and, where there is one, `title`, which is put before the text."""
-    values: Any = json.loads(line)
-    if not isinstance(values, dict):
-        raise ValueError(f"found a {type(values).__name__}")
-    for name in ("_id", "text"):
-        if not isinstance(values.get(name), str):
-            raise ValueError(f"found no text under {name} among {', '.join(values) or 'no fields'}")
-    title = values.get("title") or ""
-    return values["_id"], f"{title} {values['text']}".strip()
+    def entry(self, position: int) -> tuple[str, str]:
+        """Return id and text at a position."""
+        line = os.pread(self.file, int(self.size_N[position]), int(self.offset_N[position]))
+        return self.parse(_text(line))
 
 
 def _text(line: bytes) -> str:

@@ -1,1 +1,1 @@
-"""Source formats: one small reader each. A reader turns one language of a dataset into rows, in the source's order."""
+"""Source formats: one reader each, from one language of a dataset to rows in the source's order."""

@@ -1,12 +1,13 @@
-"""Readers of single files: JSON lines, SQuAD's JSON, and the lines of a parallel text."""
+"""Readers of single files: JSON lines, SQuAD's JSON, and the lines of parallel text."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from hbdist.data.formats.lines import BLANK_LINE, json_records, numbered_lines
-from hbdist.data.sources.rows import ANYTHING, Field, Row, identifier, row_of, text_at
+from hbdist.data.formats.json_files import json_records
+from hbdist.data.formats.lines import BLANK_LINE, numbered_lines
+from hbdist.data.formats.squad import read_paragraphs, squad_errors
+from hbdist.data.sources.rows import EXPECTED, Field, Row, identifier, row_of, text_at
 from hbdist.errors import DataError
 
 NO_ANSWER = "no answer"
@@ -14,51 +15,47 @@ NO_SENTENCE = "no sentence holds the answer"
 Document = Literal["paragraph", "sentence", "sentence and paragraph"]
 
 
-def read_jsonl(path: Path, *, fields: Mapping[Field, str], where: Mapping[str, Any] = ANYTHING) -> Iterator[Row | str]:
-    """The rows of JSON lines; `fields` says what those of ours are called there that have another name.
+def read_jsonl(path: Path, *, fields: Mapping[Field, str], where: Mapping[str, Any]) -> Iterator[Row | str]:
+    """Yield the rows of JSON lines.
+
+    Args:
+        fields: our name of a field → its name in the file, where the two differ.
+        where: field of the file → the value that it must have.
 
     Raises:
-        DataError: the file is damaged, or a line of it is no JSON object with the fields of a row.
+        DataError: the file is damaged, or a line is not a JSON object with the fields of a row.
     """
-    for number, values in json_records(path, expected="an object with query and document"):
+    for number, values in json_records(path, expected=EXPECTED):
         try:
             yield BLANK_LINE if values is None else row_of(values, fields, where)
         except ValueError as error:
             raise DataError(
-                f"{path}, line {number}: {error}; expected an object with query and document. Mend the line, or "
+                f"{path}, line {number}: {error}; expected {EXPECTED}. Mend the line, or "
                 'name the fields in the recipe: fields = { document = "…" }.'
             ) from None
 
 
 def read_squad(path: Path, *, document: Document) -> Iterator[Row | str]:
-    """The questions of SQuAD-format JSON, each with its paragraph, or with the sentence its first answer begins in.
+    """Yield each question of SQuAD's JSON with its paragraph, or with the sentence in which its first answer begins.
 
-    Sentences are those of the paragraph's `sentence_breaks`, as XQuAD-R has them. "sentence and paragraph" is LAReQA's
+    Sentences are those of the paragraph's `sentence_breaks`, as in XQuAD-R. "sentence and paragraph" is LAReQA's
     second variant (arXiv 2004.05484): the sentence, a line break, and the whole paragraph. A document's id is its
-    position (article.paragraph[.sentence]), so that translations of it share the id.
+    position (article.paragraph[.sentence]), so that its translations share the id.
 
     Raises:
-        DataError: the file is damaged or not in SQuAD's format, or has no `sentence_breaks` where sentences are asked
-            for.
+        DataError: the file is damaged or not in SQuAD's format, or lacks the `sentence_breaks` that sentences need.
     """
-    text = "".join(line for _, line in numbered_lines(path))
-    try:
-        articles = json.loads(text)["data"]
-        for a, article in enumerate(articles):
-            for p, paragraph in enumerate(article["paragraphs"]):
-                for question in paragraph["qas"]:
-                    yield _question(question, paragraph=paragraph, place=f"{a}.{p}", document=document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: {type(error).__name__} {error}; expected SQuAD's format, data → paragraphs → qas. Choose another "
-            "reader in the recipe, or mend the file."
-        ) from None
+    needed = "data → paragraphs → context and qas" + ("" if document == "paragraph" else ", and sentence_breaks")
+    with squad_errors(path, needed):
+        for position, paragraph in read_paragraphs(path):
+            for question in paragraph["qas"]:
+                yield _question(question, paragraph=paragraph, position=position, document=document)
 
 
 def read_lines(path: Path) -> Iterator[Row | str]:
-    """Each line of a text as both query and document, with its number as id.
+    """Yield each line of a text as both query and document, with its number as id.
 
-    Of a parallel text only cross-lingual groups are built: a line with its translation.
+    Only cross-lingual groups are built from parallel text: a line with its translation.
 
     Raises:
         DataError: the file is damaged.
@@ -69,18 +66,18 @@ def read_lines(path: Path) -> Iterator[Row | str]:
 
 
 def _question(
-    question: Mapping[str, Any], *, paragraph: Mapping[str, Any], place: str, document: Document
+    question: Mapping[str, Any], *, paragraph: Mapping[str, Any], position: str, document: Document
 ) -> Row | str:
     if question.get("is_impossible") or not question["answers"]:
         return NO_ANSWER
     name, text, context = identifier(question, "id"), text_at(question, "question"), text_at(paragraph, "context")
     if document == "paragraph":
-        return Row(name, text, context, place)
-    start = question["answers"][0]["answer_start"]
-    for number, (begin, end) in enumerate(paragraph["sentence_breaks"]):
-        # An answer may run past the end of its sentence; where it begins decides.
-        if begin <= start < end:
-            sentence = context[begin:end]
+        return Row(name, text, context, position)
+    answer = question["answers"][0]["answer_start"]
+    for number, (start, end) in enumerate(paragraph["sentence_breaks"]):
+        # An answer may extend past the end of its sentence; where it begins decides.
+        if start <= answer < end:
+            sentence = context[start:end]
             shown = sentence if document == "sentence" else f"{sentence}\n{context}"
-            return Row(name, text, shown, f"{place}.{number}")
+            return Row(name, text, shown, f"{position}.{number}")
     return NO_SENTENCE

@@ -1,4 +1,4 @@
-"""Readers of what other packages bring: Hugging Face `datasets` and `ir_datasets`, both optional."""
+"""Readers that use other packages: Hugging Face `datasets` and `ir_datasets`, both optional."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -6,13 +6,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.formats.text_table import TextTable, beir_entry
-from hbdist.data.sources.qrels import BEIR_LINE, NOT_RELEVANT, rows_of_pairs, rows_of_triples
+from hbdist.data.formats.text_table import TextTable
+from hbdist.data.formats.texts import BEIR_LINE, beir_entry
+from hbdist.data.sources.corpora import NOT_RELEVANT, rows_of_pairs, rows_of_triples
 from hbdist.data.sources.rows import Field, Row, SourceUnavailableError, row_of
 from hbdist.errors import ConfigError, DataError
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-"""Suffix of a local file → what `datasets` calls its format."""
+"""Suffix of a local file → name of its format in `datasets`."""
 
 
 def read_datasets(
@@ -24,26 +25,24 @@ def read_datasets(
     where: Mapping[str, Any],
     scratch: Path,
 ) -> Iterator[Row | str]:
-    """The rows of a Hugging Face dataset, streamed from its Arrow files on disk.
+    """Yield the rows of a Hugging Face dataset, streamed from its Arrow files on disk.
 
     Args:
         source: "name" or "name:config" on the hub, or a local parquet, CSV or JSON file.
 
     Raises:
         ConfigError: the package `datasets` is not installed.
-        SourceUnavailableError: it cannot load the source.
-        DataError: a row has not the fields of a row.
+        SourceUnavailableError: `datasets` cannot load the source.
+        DataError: a record lacks the fields of a row.
     """
     package = _package("datasets")
     if isinstance(source, Path):
-        format = FORMATS[source.suffix]
-        arguments: dict[str, Any] = {"path": format, "data_files": str(source), "split": "train"}
+        arguments: dict[str, Any] = {"path": FORMATS[source.suffix], "data_files": str(source), "split": "train"}
         arguments["cache_dir"] = str(scratch)
     else:
         name, _, config = source.partition(":")
         arguments = {"path": name, "name": config or None, "split": split, "revision": revision}
-    loaded = _called("datasets", source, package.load_dataset, **arguments)
-    for number, values in enumerate(loaded, 1):
+    for number, values in enumerate(_load("datasets", source, package.load_dataset, **arguments), 1):
         try:
             yield row_of(values, fields, where)
         except ValueError as error:
@@ -54,27 +53,22 @@ def read_datasets(
 
 
 def read_ir_datasets(source: str, *, negatives: int, scratch: Path) -> Iterator[Row | str]:
-    """The relevant pairs of an `ir_datasets` id, such as mmarco/v2/de/train.
+    """Yield the relevant pairs of an `ir_datasets` id, such as mmarco/v2/de/train.
 
-    Where it has docpairs, they are the pairs, with at most `negatives` hard negatives each; else its qrels above 0 are.
+    They come from its docpairs, with at most `negatives` hard negatives each, or without docpairs from its qrels above 0.
 
     Raises:
-        ConfigError: the package `ir_datasets` is not installed, or the source is no training set.
-        SourceUnavailableError: it cannot load the source.
+        ConfigError: the package `ir_datasets` is not installed, or the source is not a training set.
+        SourceUnavailableError: `ir_datasets` cannot load the source.
     """
-    dataset = _called("ir_datasets", source, _package("ir_datasets").load, source)
+    dataset = _load("ir_datasets", source, _package("ir_datasets").load, source)
     if not (dataset.has_docs() and dataset.has_queries() and (dataset.has_docpairs() or dataset.has_qrels())):
         raise ConfigError(
             f"{source} of ir_datasets lacks documents, queries or qrels; expected an id that has all, such as "
             "mmarco/v2/de/train. Choose one of its parts."
         )
-    queries, documents = (
-        _table(texts, scratch / f"{name}.jsonl")
-        for name, texts in (
-            ("queries", ((query.query_id, query.default_text()) for query in dataset.queries_iter())),
-            ("documents", ((document.doc_id, document.default_text()) for document in dataset.docs_iter())),
-        )
-    )
+    queries = _table(((query.query_id, query.default_text()) for query in dataset.queries_iter()), scratch / "queries")
+    documents = _table(((doc.doc_id, doc.default_text()) for doc in dataset.docs_iter()), scratch / "documents")
     if dataset.has_docpairs():
         triples = ((pair.query_id, pair.doc_id_a, pair.doc_id_b) for pair in dataset.docpairs_iter())
         yield from rows_of_triples(queries, documents, triples, negatives=negatives)
@@ -102,10 +96,10 @@ def _package(name: str) -> Any:
         ) from None
 
 
-def _called(package: str, source: str | Path, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _load(package: str, source: str | Path, load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
-        return function(*args, **kwargs)
-    except Exception as error:  # whatever the package, or the network under it, raises
+        return load(*args, **kwargs)
+    except Exception as error:  # anything that the package, or the network it uses, raises
         raise SourceUnavailableError(
             f"{package} cannot load {source}: {type(error).__name__}: {error} Correct the name in the recipe, or fetch "
             "it where there is a network and build again."

@@ -1,42 +1,48 @@
-"""What every reader yields, and how readers open files and take fields from a record.
+"""Rows, which all readers yield, and access to the fields of a record.
 
-A reader yields, for every record, its `Row`, or the reason (a text) why there is none, so that whoever reads can count.
+For every record of a source, a reader yields its `Row`, or the reason (a text) why there is none, to be counted.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from hbdist.errors import ConfigError
 
 Field = Literal["id", "query", "document", "document_id", "negatives"]
 FIELDS: tuple[Field, ...] = ("id", "query", "document", "document_id", "negatives")
+EXPECTED = "an object with query and document"
+
 OTHER_VALUE = "not where"
-
-
-ANYTHING: Mapping[str, Any] = MappingProxyType({})
-"""A `where` that asks nothing."""
+EMPTY_QUERY = "empty query"
+EMPTY_DOCUMENT = "empty document"
+EMPTY_NEGATIVE = "empty negative"
+BROKEN_UNICODE = "broken Unicode"
+REPEATED_ID = "repeated id"
 
 
 class SourceUnavailableError(ConfigError):
-    """A source that another package fetches cannot be had, perhaps only now: what is built so far is kept."""
+    """A source that another package fetches is unavailable, perhaps temporarily: finished work is kept."""
 
 
 class Row(NamedTuple):
-    """A query and its document in one language, as the source has them."""
+    """A query and its document in one language, as in the source."""
 
     id: str | None
-    """The item: rows of one id are never each other's negatives."""
+    """Id of the item: rows with the same id are never each other's negatives."""
     query: str
     document: str
     document_id: str | None = None
     negatives: tuple[str, ...] = ()
     key: str | None = None
-    """What finds the row's translation in another language of a parallel dataset; unset: the id."""
+    """Key that the row shares with its translations in a parallel dataset; unset: the id."""
 
 
 def row_of(values: Mapping[str, Any], fields: Mapping[Field, str], where: Mapping[str, Any]) -> Row | str:
-    """The row of a record whose fields are called as in `fields` (others as ours), if it is as `where` says.
+    """Return the row of a record, or `OTHER_VALUE` if the record does not meet the condition.
+
+    Args:
+        fields: our name of a field → its name in the record, where the two differ.
+        where: field of the record → the value that it must have.
 
     Raises:
         ValueError: a field is missing or of another type.
@@ -44,8 +50,9 @@ def row_of(values: Mapping[str, Any], fields: Mapping[Field, str], where: Mappin
     if any(value_at(values, name) != value for name, value in where.items()):
         return OTHER_VALUE
     name: dict[Field, str] = {field: fields.get(field, field) for field in FIELDS}
-    found = value_at(values, name["negatives"], default=None)
-    negatives = () if found is None else found
+    negatives = value_at(values, name["negatives"], default=None)
+    if negatives is None:
+        negatives = ()
     if not isinstance(negatives, list | tuple) or not all(isinstance(text, str) for text in negatives):
         raise ValueError(f"found a {name['negatives']} that is not a list of texts")
     return Row(
@@ -57,14 +64,27 @@ def row_of(values: Mapping[str, Any], fields: Mapping[Field, str], where: Mappin
     )
 
 
+def unusable(row: Row) -> str:
+    """Return the reason why the texts of a row cannot be used; empty if they can."""
+    if not row.query.strip():
+        return EMPTY_QUERY
+    if not row.document.strip():
+        return EMPTY_DOCUMENT
+    try:
+        "".join((row.id or "", row.query, row.document, row.document_id or "", *row.negatives)).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can express and UTF-8 cannot
+        return BROKEN_UNICODE
+    return ""
+
+
 _REQUIRED = object()
 
 
 def value_at(values: Mapping[str, Any], name: str, default: Any = _REQUIRED) -> Any:
-    """The field `name`, or, where there is none of that name, `a.b`: field b of the object a.
+    """Return the field `name`; without a field of this name, `a.b` is field b of the object a.
 
     Raises:
-        ValueError: there is no such field, and no default.
+        ValueError: there is neither such a field nor a default.
     """
     if name in values:
         return values[name]
@@ -77,10 +97,10 @@ def value_at(values: Mapping[str, Any], name: str, default: Any = _REQUIRED) -> 
 
 
 def text_at(values: Mapping[str, Any], name: str) -> str:
-    """The text of a field; empty where it is null.
+    """Return the text of a field; empty if it is null.
 
     Raises:
-        ValueError: there is no such field, or it is no text.
+        ValueError: the field is missing, or not a text.
     """
     value = value_at(values, name)
     if value is None:
@@ -91,14 +111,14 @@ def text_at(values: Mapping[str, Any], name: str) -> str:
 
 
 def identifier(values: Mapping[str, Any], name: str) -> str | None:
-    """The field as an id: a text, or a whole number written out; None where there is none.
+    """Return a field as an id: a text, or the digits of a whole number; None if the field is missing or null.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the field is something else.
     """
     value = value_at(values, name, default=None)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueError(f"found {name} = {value!r}, which is neither text nor whole number")
+    raise ValueError(f"found {name} = {value!r}, which is neither a text nor a whole number")

@@ -7,8 +7,9 @@ The corpus is read from disk, never all in memory.
 
 from pathlib import Path
 
-from hbdist.data.formats.judgements import Judged, beir_judgements, json_object, numbered_lines
-from hbdist.data.formats.squad import plain_or_gzipped
+from hbdist.data.formats.lines import plain_or_gzipped
+from hbdist.data.formats.qrels import Qrels, read_qrels
+from hbdist.data.formats.texts import BEIR_LINE, beir_entry, read_texts
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
@@ -21,7 +22,6 @@ UNDETERMINED = "und"
 NO_RELEVANT = "no document judged relevant"
 NO_JUDGEMENT = "no judgement in the split"
 _SOURCE = "Give another folder, or get the data set again from github.com/beir-cellar/beir."
-_LINE = 'an object such as {"_id": "7", "text": "…"}'
 
 
 def load_beir(folder: Path, *, split: str = "test") -> RetrievalTask:
@@ -37,14 +37,14 @@ def load_beir(folder: Path, *, split: str = "test") -> RetrievalTask:
         DataError: a file is missing or damaged, or a judged document or query is not there.
     """
     folders = _folders(folder)
-    judged = {language: beir_judgements(_qrels(one, split), again=_SOURCE) for language, one in folders.items()}
+    judged = {language: read_qrels(_qrels(one, split), "beir", remedy=_SOURCE) for language, one in folders.items()}
     wanted = {
         # A document with the id of a query is looked up too: it is not ranked for it.
         language: {*part, *(doc for docs in part.values() for doc in docs)}
         for language, part in judged.items()
     }
     corpora = {language: [_file(one, "corpus")] for language, one in folders.items()}
-    candidates = Corpus.read(corpora, parse=_entry, wanted=wanted, expected=_LINE)
+    candidates = Corpus.read(corpora, parse=_entry, wanted=wanted, expected=BEIR_LINE)
     queries: list[Query] = []
     relevance: dict[str, tuple[int, ...]] = {}
     grades: dict[str, tuple[int, ...]] = {}
@@ -52,7 +52,7 @@ def load_beir(folder: Path, *, split: str = "test") -> RetrievalTask:
     left_out = {NO_JUDGEMENT: 0, NO_RELEVANT: 0}
     for language, one in sorted(folders.items()):
         places = candidates.places(language)
-        texts = _texts(_file(one, "queries"))
+        texts = read_texts(_file(one, "queries"), parse=_entry, expected=BEIR_LINE, remedy=_SOURCE)
         _check(one, judged[language], set(texts), set(places))
         for identifier, text in texts.items():
             documents = judged[language].get(identifier)
@@ -108,27 +108,13 @@ def _qrels(folder: Path, split: str) -> Path:
 
 
 def _entry(line: str) -> tuple[str, str]:
-    values = json_object(line.removeprefix("\ufeff"), ("_id", "text"))
-    if not values["_id"] or len(values["_id"].split()) != 1:
-        raise ValueError(f"found the id {values['_id']!r}, which TREC files cannot hold")
-    return values["_id"], f"{values.get('title') or ''} {values['text']}".strip()
+    identifier, text = beir_entry(line.removeprefix("\ufeff"))
+    if len(identifier.split()) != 1:
+        raise ValueError(f"found the id {identifier!r}, which TREC files cannot hold")
+    return identifier, text
 
 
-def _texts(path: Path) -> dict[str, str]:
-    """The queries by id, in their order."""
-    texts: dict[str, str] = {}
-    for number, line in numbered_lines(path, _SOURCE):
-        try:
-            identifier, text = _entry(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; expected {_LINE}. {_SOURCE}") from None
-        if identifier in texts:
-            raise DataError(f"{path}, line {number}: the id {identifier} is there twice. {_SOURCE}")
-        texts[identifier] = text
-    return texts
-
-
-def _check(folder: Path, judged: Judged, queries: set[str], documents: set[str]) -> None:
+def _check(folder: Path, judged: Qrels, queries: set[str], documents: set[str]) -> None:
     relevant = {doc for docs in judged.values() for doc in docs}
     for what, missing in (("queries", set(judged) - queries), ("relevant documents", relevant - documents)):
         if missing:

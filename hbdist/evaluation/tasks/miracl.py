@@ -17,8 +17,10 @@ from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.formats.judgements import json_object, trec_judgements, tsv_texts
-from hbdist.data.formats.squad import plain_or_gzipped
+from hbdist.data.formats.json_files import json_object
+from hbdist.data.formats.lines import plain_or_gzipped
+from hbdist.data.formats.qrels import read_qrels
+from hbdist.data.formats.texts import TSV_LINE, read_texts, tsv_entry
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
@@ -75,7 +77,7 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
             f"{folder} holds no corpus of MIRACL{wanted}; expected folders such as miracl-corpus-v1.0-sw with"
             f" docs-0.jsonl.gz. It has {', '.join(corpora) or 'none'}. {_SOURCE}"
         )
-    judged = {language: trec_judgements(_file(folder, "qrels", language), again=_SOURCE) for language in read}
+    judged = {language: read_qrels(_file(folder, "qrels", language), "trec", remedy=_SOURCE) for language in read}
     relevant_ids = {language: {doc for docs in part.values() for doc in docs} for language, part in judged.items()}
     candidates = Corpus.read(
         read,
@@ -91,11 +93,11 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
         for question, docs in part.items()
     }
     queries = [
-        Query(f"{language}:{question}", metric_label, text)
+        Query(f"{language}:{question}", spoken, text)
         for language in read
-        for metric_label, path in _topics(folder, language)
-        if not languages or metric_label in languages
-        for question, text in tsv_texts(path, again=_SOURCE).items()
+        for spoken, path in _topics(folder, language)
+        if not languages or spoken in languages
+        for question, text in read_texts(path, parse=_topic, expected=TSV_LINE, remedy=_SOURCE).items()
     ]
     answered = [query for query in queries if relevance.get(query.id)]
     _check(folder, relevance, answered)
@@ -117,6 +119,13 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
 def _passage(line: str) -> tuple[str, str]:
     values = json_object(line, ("docid", "title", "text"))
     return values["docid"], f"{values['title']} {values['text']}".strip()
+
+
+def _topic(line: str) -> tuple[str, str]:
+    identifier, text = tsv_entry(line)
+    if not text.strip():
+        raise ValueError(f"found no text in {line[:40]!r}")
+    return identifier, text
 
 
 def _corpus(folder: Path, language: str) -> list[Path]:

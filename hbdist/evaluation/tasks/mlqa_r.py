@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.formats.squad import paragraphs, plain_or_gzipped, read_json
+from hbdist.data.formats.lines import plain_or_gzipped
+from hbdist.data.formats.squad import read_paragraphs
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.sentences import sentence_breaks
@@ -49,7 +50,7 @@ def load_mlqa_r(folder: Path = DEFAULT_FOLDER) -> RetrievalTask:
     for language, path in paths.items():
         breaks = _published if published else partial(_own, language=language)
         questions, sentences, answers = read_sentences(
-            path, language, breaks=breaks, needed="context, answers and ids", again=_SOURCE
+            path, language, breaks=breaks, needed="context, answers and ids", remedy=_SOURCE
         )
         different = len({question.id for question in questions})
         expected = (LAREQA_CANDIDATES if published else CANDIDATES)[language]
@@ -84,7 +85,7 @@ def _own(paragraph: dict[str, Any], *, language: str) -> list[tuple[int, int]]:
 def _published_count(path: Path) -> int:
     """How many sentences the file itself has."""
     try:
-        return sum(len(one.get("sentence_breaks", ())) for one in paragraphs(read_json(path, _SOURCE)))
+        return sum(len(one.get("sentence_breaks", ())) for _, one in read_paragraphs(path, remedy=_SOURCE))
     except (KeyError, TypeError, AttributeError):
         return 0  # read_sentences says what is wrong with it
 

@@ -7,7 +7,9 @@ would look for itself. recall@1 is the usual accuracy, of one direction; equal s
 
 from pathlib import Path
 
-from hbdist.data.formats.judgements import json_object, numbered_lines
+from hbdist.data.formats.json_files import json_object
+from hbdist.data.formats.lines import nonblank_lines
+from hbdist.data.formats.texts import read_texts
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
@@ -69,7 +71,11 @@ def _files(folder: Path) -> dict[str, dict[str, str]]:
         if kind in ("txt", "jsonl") and language:
             if language in texts:
                 raise DataError(f"{folder} has two files of {language}; expected one. {_SOURCE}")
-            texts[language] = _lines(path) if kind == "txt" else _objects(path)
+            texts[language] = (
+                _lines(path)
+                if kind == "txt"
+                else read_texts(path, parse=_object, expected="an object with id and text", remedy=_SOURCE)
+            )
             kinds.add(kind)
     if len(kinds) > 1:
         raise DataError(f"{folder} has both .txt and .jsonl files; expected one kind. {_SOURCE}")
@@ -81,29 +87,23 @@ def _files(folder: Path) -> dict[str, dict[str, str]]:
 
 def _lines(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, line in numbered_lines(path, _SOURCE):
+    for number, line in nonblank_lines(path, remedy=_SOURCE):
         if number > len(texts) + 1:
             raise DataError(f"{path}, line {number - 1}: found a blank line; each must hold a sentence. {_SOURCE}")
         texts[f"{number - 1:06d}"] = line.strip()
     return texts
 
 
-def _objects(path: Path) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for number, line in numbered_lines(path, _SOURCE):
-        try:
-            values = json_object(line, ("text",))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; expected an object with id and text. {_SOURCE}") from None
-        identifier = str(values.get("id", ""))
-        if len(identifier.split()) != 1 or identifier in texts:
-            raise DataError(f"{path}, line {number}: found the id {identifier!r}; expected one of its own. {_SOURCE}")
-        texts[identifier] = values["text"]
-    return texts
+def _object(line: str) -> tuple[str, str]:
+    values = json_object(line, ("text",))
+    identifier = str(values.get("id", ""))
+    if len(identifier.split()) != 1:
+        raise ValueError(f"found the id {identifier!r}")
+    return identifier, values["text"]
 
 
 def _columns(path: Path) -> dict[str, dict[str, str]]:
-    lines = numbered_lines(path, _SOURCE)
+    lines = nonblank_lines(path, remedy=_SOURCE)
     _, first = next(lines, (0, ""))
     languages = first.split("\t")
     if len(set(languages)) != len(languages) or not all(len(language.split()) == 1 for language in languages):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.formats.squad import paragraphs, read_json
+from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query
@@ -14,7 +14,7 @@ Break = Callable[[dict[str, Any]], Sequence[Sequence[int]]]
 
 
 def read_sentences(
-    path: Path, language: str, *, breaks: Break, needed: str, with_paragraph: bool = False, again: str
+    path: Path, language: str, *, breaks: Break, needed: str, with_paragraph: bool = False, remedy: str
 ) -> tuple[list[Query], list[Candidate], list[int]]:
     """The questions, the sentences, and for each question the place of its answer among the sentences.
 
@@ -24,7 +24,7 @@ def read_sentences(
         breaks: where the sentences are.
         needed: what a paragraph must have, for errors.
         with_paragraph: a candidate is its sentence, a line break, and the whole paragraph.
-        again: how to get the file again, for errors.
+        remedy: how to get the file again, for errors.
 
     Raises:
         DataError: the file is damaged or not SQuAD's JSON, or no single sentence holds the beginning of an answer.
@@ -32,8 +32,8 @@ def read_sentences(
     questions: list[Query] = []
     sentences: list[Candidate] = []
     answers: list[int] = []
-    try:
-        for number, paragraph in enumerate(paragraphs(read_json(path, again))):
+    with squad_errors(path, needed, remedy=remedy):
+        for number, (_, paragraph) in enumerate(read_paragraphs(path, remedy=remedy)):
             base, context, edges = len(sentences), paragraph["context"], breaks(paragraph)
             for i, (start, end) in enumerate(edges):
                 text = f"{context[start:end]}\n{context}" if with_paragraph else context[start:end]
@@ -45,10 +45,8 @@ def read_sentences(
                 if len(holders) != 1:
                     raise DataError(
                         f"{path}: the answer of question {entry['id']} starts in {len(holders)} sentences; one is"
-                        f" expected. {again}"
+                        f" expected. {remedy}"
                     )
                 questions.append(Query(entry["id"], language, entry["question"]))
                 answers.append(base + holders[0])
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path} is not SQuAD JSON with {needed}: {error!r}. {again}") from None
     return questions, sentences, answers

@@ -7,7 +7,8 @@ high. Questions are not translations of one another, so there is neither a cross
 
 from pathlib import Path
 
-from hbdist.data.formats.squad import paragraphs, plain_or_gzipped, read_json
+from hbdist.data.formats.lines import plain_or_gzipped
+from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
@@ -47,15 +48,13 @@ def load_tydiqa(folder: Path = DEFAULT_FOLDER) -> RetrievalTask:
     queries: dict[str, list[Query]] = {language: [] for language in QUESTIONS}
     passages: dict[str, dict[str, int]] = {language: {} for language in QUESTIONS}
     answers: dict[str, tuple[str, int]] = {}
-    try:
-        for paragraph in paragraphs(read_json(path, _SOURCE)):
+    with squad_errors(path, "TyDi QA's questions", remedy=_SOURCE):
+        for _, paragraph in read_paragraphs(path, remedy=_SOURCE):
             for entry in paragraph["qas"]:
                 language = _CODES[entry["id"].partition("-")[0]]
                 number = passages[language].setdefault(paragraph["context"], len(passages[language]))
                 queries[language].append(Query(entry["id"], language, entry["question"]))
                 answers[entry["id"]] = language, number
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not TyDi QA's SQuAD JSON: {error!r}. {_SOURCE}") from None
     found = {language: len(part) for language, part in queries.items()}
     if found != QUESTIONS or len(answers) != sum(QUESTIONS.values()):
         raise DataError(

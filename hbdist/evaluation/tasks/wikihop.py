@@ -21,7 +21,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from hbdist.data.formats.squad import plain_or_gzipped, read_json
+from hbdist.data.formats.json_files import read_json
+from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
@@ -141,7 +142,7 @@ def question(relation: str, subject: str) -> str:
 
 def _samples(path: Path, texts: dict[str, int]) -> list[_Sample]:
     """The samples; `texts` becomes the distinct passages and their places."""
-    document: Any = read_json(path, _SOURCE)
+    document: Any = read_json(path, remedy=_SOURCE)
     samples = []
     try:
         for entry in document:

@@ -7,7 +7,7 @@ Sentence and paragraph, as LAReQA's own models see it: the sentence, a line brea
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.formats.squad import plain_or_gzipped
+from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.squad import read_sentences
@@ -54,7 +54,7 @@ def load_xquad_r(folder: Path = DEFAULT_FOLDER, *, with_paragraph: bool = False)
     for language in CANDIDATES:
         path = _find(folder, language)
         questions, sentences, answers = read_sentences(
-            path, language, breaks=_published, needed="sentence_breaks", with_paragraph=with_paragraph, again=_SOURCE
+            path, language, breaks=_published, needed="sentence_breaks", with_paragraph=with_paragraph, remedy=_SOURCE
         )
         _check(path, language, questions, sentences)
         if relevance and list(relevance) != [question.id for question in questions]:

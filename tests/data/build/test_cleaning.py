@@ -134,7 +134,7 @@ def test_runs_are_found_as_a_plain_search_finds_them(
     [
         ("t.jsonl", '{"id": 1}', r"t\.jsonl, line 1: found no text among id; expected some of query, question"),
         ("t.jsonl", "{", r"t\.jsonl, line 1: .*expected an object with a question or a passage"),
-        ("t.json", "{}", r"t\.json: KeyError 'data'; expected SQuAD's format"),
+        ("t.json", "{}", r"t\.json is not SQuAD JSON with .*KeyError\('data'\).*expected SQuAD's JSON"),
     ],
 )
 def test_an_evaluation_set_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:

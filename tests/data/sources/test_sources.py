@@ -14,7 +14,7 @@ from shard_sources import parallel, row, write_jsonl
 
 from hbdist.data.build.build import build
 from hbdist.data.shards.read import Pair
-from hbdist.data.sources.qrels import read_msmarco
+from hbdist.data.sources.corpora import read_msmarco
 from hbdist.errors import ConfigError, DataError
 
 # -- JSON lines
@@ -87,7 +87,7 @@ def test_squad_gives_each_question_the_sentence_of_its_first_answer(tmp_path: Pa
 
 def test_squad_without_sentences_says_so(tmp_path: Path) -> None:
     source = json.loads(json.dumps(SQUAD).replace("sentence_breaks", "other"))
-    with pytest.raises(DataError, match=r"sentence_breaks.*expected SQuAD's format"):
+    with pytest.raises(DataError, match=r"not SQuAD JSON with .*sentence_breaks"):
         build(squad(tmp_path, 'document = "sentence"', source), tmp_path / "out", workers=1)
 
 
@@ -115,7 +115,7 @@ def test_a_truncated_gzip_is_named_from_a_worker_too(tmp_path: Path) -> None:
     path = parallel(tmp_path, {language: [row(n, language) for n in range(99)] for language in ("en", "de")})
     source = tmp_path / "de.jsonl.gz"
     source.write_bytes(source.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"de\.jsonl\.gz is damaged after line .*Fetch the file again"):
+    with pytest.raises(DataError, match=r"de\.jsonl\.gz is damaged after line .*fetch it again"):
         build(path, tmp_path / "out", workers=2)
 
 

@@ -154,7 +154,7 @@ def test_columns_of_a_table_correspond_and_may_be_empty(tmp_path):
         ({"de_txt": "eins\n"}, "has sentences in de; expected two or more"),
         ({"README": "x"}, "has sentences in no language"),
         ({"de_jsonl": jsonl(a="x"), "en_jsonl": jsonl(b="y")}, "no sentence in two languages"),
-        ({"de_jsonl": jsonl(a="x") * 2, "en_jsonl": jsonl(a="y")}, r"de\.jsonl, line 2: found the id 'a'"),
+        ({"de_jsonl": jsonl(a="x") * 2, "en_jsonl": jsonl(a="y")}, r"de\.jsonl, line 2: the id a occurs twice"),
         ({"de_jsonl": '{"id": 1}\n', "en_jsonl": jsonl(a="y")}, r"de\.jsonl, line 1: found no text under text"),
     ],
 )

@@ -1,0 +1,58 @@
+"""JSON files and JSON lines, plain or gzipped."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hbdist.data.formats.lines import REMEDY, numbered_lines
+from hbdist.errors import DataError
+
+
+def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
+    """Return the content of a JSON file, decompressed if its name ends in .gz.
+
+    Raises:
+        DataError: the file cannot be read, or is not JSON.
+    """
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}. {remedy}") from None
+
+
+def json_object(line: str, texts: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the JSON object in a line.
+
+    Args:
+        texts: the names of fields that must be texts.
+
+    Raises:
+        ValueError: the line is not a JSON object, or a text is missing.
+    """
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError(f"found a {type(values).__name__}")
+    for name in texts:
+        if not isinstance(values.get(name), str):
+            raise ValueError(f"found no text under {name} among {', '.join(values) or 'no fields'}")
+    return values
+
+
+def json_records(path: Path, *, expected: str, remedy: str = REMEDY) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield the objects of JSON lines with their line numbers from 1; None for a blank line.
+
+    Args:
+        expected: a description of a correct line, for the error message.
+
+    Raises:
+        DataError: the file is damaged, or a line is not a JSON object.
+    """
+    for number, line in numbered_lines(path, remedy=remedy):
+        try:
+            yield number, json_object(line) if line.strip() else None
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: {error}; expected {expected}. {remedy}") from None
