@@ -1,42 +1,52 @@
-"""Independent tasks over the cores of one machine, their results in the order of the tasks."""
+"""Pool of processes for independent tasks on one machine; results come in the order of the tasks."""
 
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import closing
 from multiprocessing import Value
 from typing import Any, TypeVar
 
 Progress = Callable[[int, int, str], None]
-"""Called as progress(done, total, what) from the calling process, after each task."""
+"""Function called as progress(done, total, task) in the calling process, after each task."""
 Beat = Callable[[int], None]
-"""Called every few seconds with the sum of what tasks have told `count` so far, over all processes."""
+"""Function called at least every `BEAT_S` with the number of items that all tasks together have counted so far."""
 
 BEAT_S = 2.0
+"""Most seconds between two beats."""
 ORPHAN_S = 0.2
-"""How often a process looks whether the one that started it still lives."""
+"""Seconds between two checks that the process that started this one is still alive."""
+BLOCK = 1000
+"""Number of items that a task counts at a time."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """A progress that shows nothing."""
+    """Show no progress."""
 
 
-def unheard(counted: int) -> None:
-    """A beat that does nothing."""
+def no_beat(items: int) -> None:
+    """Ignore a beat."""
 
 
 def available_cores() -> int:
-    """Cores this process may use: under SLURM or in a container fewer than the machine has."""
+    """Return the number of cores this process may use: under Slurm or in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count(amount: int) -> None:
-    """Tell, from inside a task, that this much more of it is done."""
-    _tell(amount)
+def counted(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items, inside a task, and report how many there have been."""
+    number = 0
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % BLOCK == 0:
+            _report(BLOCK)
+    _report(number % BLOCK)
 
 
 def in_parallel(
@@ -45,84 +55,72 @@ def in_parallel(
     *,
     workers: int | None = None,
     progress: Progress = silent,
-    beat: Beat = unheard,
+    beat: Beat = no_beat,
 ) -> list[Result]:
-    """`[function(task) for task in tasks]`, over `workers` processes (unset: one a core).
+    """Return `[function(task) for task in tasks]`, computed by `workers` processes (unset: one per core).
 
-    The processes end with the one that started them, however it ends.
+    The processes end when the one that started them does, however it ends.
 
     Raises:
-        Whatever `function` raises; tasks that have not started by then never do.
+        Exception: whatever `function` raises; tasks that have not started by then never start.
     """
     workers = min(workers or available_cores(), len(tasks))
-    if workers <= 1:
-        return _in_this_process(function, tasks, progress=progress, beat=beat)
-    counter = Value("q", 0)
-    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(), counter)) as executor:
-        futures = [executor.submit(function, task) for task in tasks]
-        results: list[Result] = []
-        try:
-            for task, future in zip(tasks, futures, strict=True):
-                results.append(_awaited(future, lambda: beat(counter.value)))
-                beat(counter.value)
-                progress(len(results), len(tasks), str(task))
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-        return results
-
-
-def _awaited(future: Future[Result], beat: Callable[[], None]) -> Result:
-    while True:
-        try:
-            return future.result(timeout=BEAT_S)
-        except TimeoutError:
-            if future.done():  # the task's own
-                raise
-            beat()
-
-
-def _in_this_process(
-    function: Callable[[Task], Result], tasks: Sequence[Task], *, progress: Progress, beat: Beat
-) -> list[Result]:
-    global _tell
-    counted, next_beat = 0, time.monotonic() + BEAT_S
-
-    def tell(amount: int) -> None:
-        nonlocal counted, next_beat
-        counted += amount
-        if time.monotonic() >= next_beat:
-            beat(counted)
-            next_beat = time.monotonic() + BEAT_S
-
+    running = _in_this_process(function, tasks, beat) if workers <= 1 else _in_pool(workers, function, tasks, beat)
     results: list[Result] = []
-    before, _tell = _tell, tell
-    try:
-        for task in tasks:
-            results.append(function(task))
-            beat(counted)
+    with closing(running):
+        for task, result in zip(tasks, running, strict=True):
+            results.append(result)
             progress(len(results), len(tasks), str(task))
-    finally:
-        _tell = before
     return results
 
 
-def _start_worker(parent: int, counter: Any) -> None:
-    global _tell
+def _in_this_process(function: Callable[[Task], Result], tasks: Sequence[Task], beat: Beat) -> Generator[Result]:
+    global _report
+    total = 0
 
-    def tell(amount: int) -> None:
-        with counter.get_lock():
-            counter.value += amount
+    def report(items: int) -> None:
+        nonlocal total
+        total += items
+        beat(total)
 
-    _tell = tell
+    before, _report = _report, report
+    try:
+        yield from map(function, tasks)
+    finally:
+        _report = before
+
+
+def _in_pool(workers: int, function: Callable[[Task], Result], tasks: Sequence[Task], beat: Beat) -> Generator[Result]:
+    total = Value("q", 0)
+    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(), total)) as executor:
+        futures = [executor.submit(function, task) for task in tasks]
+        try:
+            for future in futures:
+                while wait([future], timeout=BEAT_S).not_done:
+                    beat(total.value)
+                beat(total.value)
+                yield future.result()
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(parent: int, total: Any) -> None:
+    global _report
+
+    def report(items: int) -> None:
+        with total.get_lock():
+            total.value += items
+
+    _report = report
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """A pool's process waits for ever for a parent that was killed; and what it still writes nobody asked for."""
+    """End this process when its parent is gone: a pool's process would wait for a killed parent forever."""
     while os.getppid() == parent:
         time.sleep(ORPHAN_S)
     os._exit(1)
 
 
-_tell: Callable[[int], None] = unheard
+_report: Callable[[int], None] = no_beat

@@ -1,12 +1,11 @@
-"""What of the training data is in an evaluation set, and so must not be trained on."""
+"""Decontamination: training texts that occur in an evaluation set must not be trained on."""
 
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from hbdist.data.build.recipe import Decontaminate
-from hbdist.data.build.text_keys import is_spaceless, words_of
+from hbdist.data.build.text_keys import is_spaceless, split_words
 from hbdist.data.formats.json_files import json_records
 from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.data.sources.rows import Row
@@ -20,40 +19,41 @@ QUESTIONS = ("query", "question")
 PASSAGES = ("document", "passage", "context", "text", "sentence")
 
 
-class Contamination:
-    """The texts of evaluation sets, to look training texts up in.
+class ContaminationFilter:
+    """Index of the texts of evaluation sets, to look training texts up in.
 
-    A text is contaminated if it is, as a whole, a question or a short passage, or shares a run of N words with a passage
-    (N characters, where most are of a script without spaces). Case, punctuation and forms that NFKC unites do not count.
-    The runs of all passages are held in memory: this is for sets of thousands of passages, not for collections.
+    A text is contaminated if the whole text is a question or a short passage, or if it shares a run of N words with a
+    passage (of N characters, if most of them are of a script without spaces). Case, punctuation and differences that
+    NFKC removes are ignored. The runs of all passages are kept in memory: the index is meant for thousands of passages,
+    not for a corpus.
 
     Raises:
-        DataError: a file is damaged, or holds neither SQuAD's JSON nor JSON lines with a question or a passage.
+        DataError: a file is damaged, or is neither SQuAD's JSON nor JSON lines with a question or a passage.
     """
 
     def __init__(self, settings: Decontaminate) -> None:
         self.settings = settings
-        self.wholes: set[str] = set()
+        self.short_texts: set[str] = set()
         self.runs: set[str] = set()
         for file in settings.files:
             for text, is_question in _texts_of(file):
-                words = words_of(text)
+                words = split_words(text)
                 runs = [] if is_question else list(self._runs(text, words))
                 self.runs.update(runs)
                 if not runs:
-                    self.wholes.add(" ".join(words))
-        self.wholes.discard("")
+                    self.short_texts.add(" ".join(words))
+        self.short_texts.discard("")
 
-    def holds(self, text: str) -> bool:
-        """Whether the text is contaminated."""
-        words = words_of(text)
-        return " ".join(words) in self.wholes or not self.runs.isdisjoint(self._runs(text, words))
+    def matches(self, text: str) -> bool:
+        """Check whether the text is contaminated."""
+        words = split_words(text)
+        return " ".join(words) in self.short_texts or not self.runs.isdisjoint(self._runs(text, words))
 
-    def fault(self, row: Row) -> str:
-        """Why the row must not be trained on; empty if it may be."""
-        if self.holds(row.query):
+    def reason(self, row: Row) -> str:
+        """Return the reason why the row must not be trained on; empty if it may be."""
+        if self.matches(row.query):
             return CONTAMINATED_QUERY
-        return CONTAMINATED_DOCUMENT if self.holds(row.document) else ""
+        return CONTAMINATED_DOCUMENT if self.matches(row.document) else ""
 
     def _runs(self, text: str, words: list[str]) -> Iterator[str]:
         if is_spaceless(text):
@@ -64,13 +64,13 @@ class Contamination:
 
 
 @lru_cache(1)
-def contamination_of(settings: Decontaminate, inputs: str) -> Contamination:
-    """The same for all tasks of a process; `inputs` is a digest of the files' contents."""
-    return Contamination(settings)
+def cached_filter(settings: Decontaminate, inputs: str) -> ContaminationFilter:
+    """Return the filter that all tasks of a process share; `inputs` is a digest of the files' contents."""
+    return ContaminationFilter(settings)
 
 
 def _texts_of(path: Path) -> Iterator[tuple[str, bool]]:
-    """The texts of an evaluation set, each with whether it is a question."""
+    """Yield the texts of an evaluation set, each with whether it is a question."""
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         yield from _texts_of_lines(path)
         return
@@ -83,9 +83,10 @@ def _texts_of(path: Path) -> Iterator[tuple[str, bool]]:
 
 def _texts_of_lines(path: Path) -> Iterator[tuple[str, bool]]:
     for number, values in json_records(path, expected="an object with a question or a passage"):
-        known = {name: values[name] for name in (*QUESTIONS, *PASSAGES) if name in values} if values else {}
-        texts: dict[str, Any] = {name: text for name, text in known.items() if isinstance(text, str)}
-        if values is not None and not texts:
+        if values is None:
+            continue
+        texts = {name: values[name] for name in (*QUESTIONS, *PASSAGES) if isinstance(values.get(name), str)}
+        if not texts:
             raise DataError(
                 f"{path}, line {number}: found no text among {', '.join(values) or 'no fields'}; expected some of "
                 f"{', '.join((*QUESTIONS, *PASSAGES))}. Rename the fields."

@@ -1,4 +1,4 @@
-"""From a dataset of a recipe to its reader, called with what the recipe says."""
+"""Choice of the reader for a dataset of a recipe."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from hbdist.data.sources.rows import Row
 
 
 def read(dataset: DatasetRecipe, language: str, *, scratch: Path) -> Iterator[Row | str]:
-    """The rows of one language, and a reason for each record without one, in the source's order.
+    """Return the rows of one language in the source's order, with a reason for each record that has no row.
 
     Args:
-        scratch: an empty folder for what a reader has to put on disk; the caller deletes it.
+        scratch: an empty folder for temporary files of the reader; the caller deletes it.
 
     Raises:
-        ConfigError: a package is missing, or knows no such source.
-        DataError: a file is damaged or not in the format that the recipe says.
+        ConfigError: a package is missing, or does not know the source.
+        DataError: a file is damaged or not in the format that the recipe names.
     """
     path = dataset.files.get(language, Path())
     match dataset.reader:
@@ -53,7 +53,7 @@ def read(dataset: DatasetRecipe, language: str, *, scratch: Path) -> Iterator[Ro
 
 
 def files_of(dataset: DatasetRecipe) -> list[Path]:
-    """All files that the readers of this dataset will open, in the recipe's order, each once."""
+    """Return all files that the readers of this dataset open, in the recipe's order, each once."""
     if dataset.reader == "beir":
         return [file for folder in dataset.files.values() for file in beir_files(folder, dataset.split)]
     shared = [file for file in (dataset.triples, dataset.qrels) if file]

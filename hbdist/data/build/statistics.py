@@ -1,4 +1,4 @@
-"""How many pairs, and how long their texts are, by language: what `hbdist build` shows at the end and keeps."""
+"""Statistics of a shard folder: pairs and lengths of texts by language. `hbdist build` prints and stores them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ STATISTICS = "statistics.json"
 
 @dataclass(frozen=True)
 class GroupSize:
-    """A group's pairs and characters."""
+    """Pairs and characters of a group."""
 
     query_lang: str
     document_lang: str
@@ -25,36 +25,38 @@ class GroupSize:
 
 @dataclass(frozen=True)
 class LanguageSize:
-    """What a shard folder holds in one language, over all its datasets."""
+    """Pairs and characters of one language, over all datasets of a shard folder."""
 
     monolingual_pairs: int
     cross_lingual_queries: int
-    """Pairs with a query in this language and a document in another."""
+    """Number of pairs with a query in this language and a document in another."""
     cross_lingual_documents: int
+    """Number of pairs with a document in this language and a query in another."""
     query_characters: int
-    """Of all its queries, each as often as it is in a pair."""
+    """Characters of all its queries, each counted as often as it is in a pair."""
     document_characters: int
+    """Characters of all its documents, each counted as often as it is in a pair."""
 
     @property
     def mean_query(self) -> float:
-        """Characters of a query."""
+        """Characters per query."""
         return self.query_characters / max(1, self.monolingual_pairs + self.cross_lingual_queries)
 
     @property
     def mean_document(self) -> float:
-        """Characters of a document."""
+        """Characters per document."""
         return self.document_characters / max(1, self.monolingual_pairs + self.cross_lingual_documents)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The sizes of a shard folder by language code."""
+    """Sizes of a shard folder by language code."""
 
     languages: Mapping[str, LanguageSize]
 
     @classmethod
     def of(cls, groups: Iterable[GroupSize]) -> Self:
-        """The sums over groups."""
+        """Return the sums over groups."""
         sums: dict[str, list[int]] = {}
         for group in groups:
             query = sums.setdefault(group.query_lang, [0] * 5)
@@ -70,7 +72,7 @@ class Statistics:
 
     @classmethod
     def load(cls, root: Path) -> Self:
-        """Those of the shard folder `root`.
+        """Read the statistics of the shard folder `root`.
 
         Raises:
             DataError: there are none, or they are damaged.
@@ -80,16 +82,15 @@ class Statistics:
             return cls({language: LanguageSize(**size) for language, size in values["languages"].items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{root / STATISTICS} cannot be read: {error}; expected what a build writes. Build the folder again."
+                f"{root / STATISTICS} cannot be read: {error}; expected the statistics of a build. Build the folder again."
             ) from None
 
     def save(self, root: Path) -> None:
-        """Write them into the folder: wholly or not at all."""
-        values = {"languages": {language: asdict(size) for language, size in self.languages.items()}}
-        write_atomically(root / STATISTICS, json.dumps(values, indent=1) + "\n")
+        """Write the statistics into the folder."""
+        write_atomically(root / STATISTICS, json.dumps(asdict(self), indent=1) + "\n")
 
     def text(self) -> str:
-        """A table, a line a language; lengths are mean characters."""
+        """Return a table with one line per language; lengths are mean characters."""
         lines = [f"{'':8}{'X-X pairs':>12}{'X-Y queries':>13}{'X-Y docs':>11}{'query length':>14}{'doc length':>12}"]
         lines += [
             f"{language:8}{size.monolingual_pairs:>12,}{size.cross_lingual_queries:>13,}"

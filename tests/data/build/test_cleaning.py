@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from shard_sources import parallel, row, write_jsonl
 
 from hbdist.data.build.build import build
-from hbdist.data.build.decontamination import Contamination
+from hbdist.data.build.decontamination import ContaminationFilter
 from hbdist.data.build.recipe import Decontaminate
 from hbdist.data.build.statistics import Statistics
-from hbdist.data.build.text_keys import normalised, words_of
+from hbdist.data.build.text_keys import normalise, split_words
 from hbdist.data.shards.manifest import Manifest
 from hbdist.errors import ConfigError, DataError
 
@@ -45,8 +45,8 @@ def test_pairs_that_differ_in_case_and_spaces_are_one_if_asked(tmp_path: Path) -
 
 @given(text=st.text(max_size=20))
 def test_normalising_twice_is_normalising_once(text: str) -> None:
-    assert normalised(f"  {normalised(text)}\t") == normalised(text)
-    assert words_of(normalised(text)) == words_of(text)
+    assert normalise(f"  {normalise(text)}\t") == normalise(text)
+    assert split_words(normalise(text)) == split_words(text)
 
 
 def test_pairs_of_an_earlier_dataset_are_left_out_if_asked(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_runs_are_found_as_a_plain_search_finds_them(
     passage: list[str], text: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = write_jsonl(tmp_path_factory.mktemp("runs") / "test.jsonl", [{"passage": " ".join(passage)}])
-    contamination = Contamination(Decontaminate.model_construct(files=(file,), words=6, characters=10))
+    contamination = ContaminationFilter(Decontaminate.model_construct(files=(file,), words=6, characters=10))
     plain = any(
         passage[i : i + 6] == text[j : j + 6] for i in range(len(passage) - 5) for j in range(max(0, len(text) - 5))
     )
-    assert contamination.holds(" ".join(text)) == plain
+    assert contamination.matches(" ".join(text)) == plain
 
 
 @pytest.mark.parametrize(
