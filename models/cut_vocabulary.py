@@ -1,12 +1,12 @@
-"""Cut the vocabulary of a packed encoder to the pieces that some texts need, and fill it up with the likeliest ones.
+"""Cut the vocabulary of a quantized encoder to the pieces that some texts need, plus the most likely others.
 
     python models/cut_vocabulary.py SOURCE OUT --texts FILES... --pieces 76000
 
-SOURCE is a folder as `hbdist.models.quantized` describes it, with a Unigram tokenizer whose first four pieces and whose last
-are special. The files are JSON or JSON lines, also gzipped: of any nesting, every text under a key in KINDS is one. All of
-them are tokenised by the cut tokenizer piece for piece as by the whole one: their pieces are all kept, and taking away
-pieces that a best segmentation does not use leaves it the best. OUT/tokenization.json holds a digest of each file's
-pieces as the WHOLE vocabulary gives them, against which anyone can check the cut one.
+SOURCE is a folder as described in `hbdist.models.quantized`, with a Unigram tokenizer whose first four pieces and whose last
+piece are special. The files are JSON or JSON lines, plain or gzipped; every string under a key in KINDS counts, at any depth.
+The cut tokenizer splits all these texts exactly as the complete one does: all their pieces are kept, and the best segmentation
+of a text stays the best when pieces that it does not use are removed. OUT/tokenization.json has a digest of each file's pieces
+under the COMPLETE vocabulary, to check the cut one against.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from tokenizers import Tokenizer
 WEIGHTS = "weights.q4.safetensors"
 EMBEDDINGS = "embeddings.word_embeddings.weight"
 SPECIAL = 4
-"""The first pieces: <s> <pad> </s> <unk>. The last is <mask>."""
+"""Number of special pieces at the start: <s> <pad> </s> <unk>. The last piece is <mask>."""
 KINDS = {"query": "query: ", "question": "query: "} | dict.fromkeys(("document", "context", "sentences"), "passage: ")
-"""Key of a text → the prefix with which the encoder reads it."""
+"""Key of a text → the prefix that the encoder expects before it."""
 
 
 def texts_of(path: Path) -> Iterator[str]:
-    """The texts of a file with their prefixes, in its order."""
+    """Yield the texts of a file with their prefixes, in its order."""
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
     for value in map(json.loads, text.splitlines()) if ".jsonl" in path.name else [json.loads(text)]:
@@ -50,7 +50,7 @@ def _texts(value: Any, key: str) -> Iterator[str]:
 
 
 def digest(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[str, set[int]]:
-    """sha256 of the pieces (a space between two, a line a text; special tokens included), and the ids that occur."""
+    """Return the sha256 of the pieces (separated by spaces, one line per text, with special tokens), and the ids used."""
     total, used = hashlib.sha256(), set[int]()
     for encoding in tokenizer.encode_batch_fast(list(texts)):
         total.update(f"{' '.join(encoding.tokens)}\n".encode())
@@ -59,20 +59,20 @@ def digest(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[str, set[int]]:
 
 
 def choose(vocabulary: list[list[Any]], used: set[int], size: int) -> list[int]:
-    """The ids to keep, ascending: special ones, ASCII characters, those used, then the best scores up to `size`."""
+    """Return the ids to keep, ascending: special pieces, ASCII characters, used pieces, then the best scores up to `size`."""
     last = len(vocabulary) - 1
     keep = used | set(range(SPECIAL)) | {last}
-    keep |= {place for place, (piece, _) in enumerate(vocabulary) if len(piece) == 1 and piece.isascii()}
+    keep |= {number for number, (piece, _) in enumerate(vocabulary) if len(piece) == 1 and piece.isascii()}
     if len(keep) > size:
         raise SystemExit(f"the texts need {len(keep)} pieces, --pieces allows {size}. Allow more, or give fewer texts.")
-    by_score = sorted(set(range(last)) - keep, key=lambda place: -vocabulary[place][1])
+    by_score = sorted(set(range(last)) - keep, key=lambda number: -vocabulary[number][1])
     return sorted(keep | set(by_score[: size - len(keep)]))
 
 
 def cut_tokenizer(whole: dict[str, Any], keep: list[int]) -> dict[str, Any]:
-    """The tokenizer with these pieces, numbered densely in the same order; all else of it stays.
+    """Return the tokenizer with these pieces alone, numbered without gaps in the same order.
 
-    The scores are float32 numbers: they are written with the digits that those need, which saves a fifth of the file.
+    The scores are float32 numbers, and are written with no more digits than those need: this saves a fifth of the file.
     """
     number = {old: new for new, old in enumerate(keep)}
     vocabulary = whole["model"]["vocab"]
@@ -83,7 +83,7 @@ def cut_tokenizer(whole: dict[str, Any], keep: list[int]) -> dict[str, Any]:
 
 
 def write(source: Path, out: Path, keep: list[int]) -> None:
-    """The files of the cut encoder; what else `source` has beside them is copied."""
+    """Write the files of the cut encoder; the other JSON files of `source` are copied."""
     out.mkdir(parents=True, exist_ok=True)
     for path in source.glob("*.json"):
         shutil.copyfile(path, out / path.name)
@@ -104,21 +104,21 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--texts", type=Path, nargs="+", required=True)
     parser.add_argument("--pieces", type=int, default=76_000)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
-    whole = Tokenizer.from_file(str(given.source / "tokenizer.json"))
-    vocabulary = json.loads((given.source / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    whole = Tokenizer.from_file(str(arguments.source / "tokenizer.json"))
+    vocabulary = json.loads((arguments.source / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     files, used = {}, set[int]()
-    for path in given.texts:
+    for path in arguments.texts:
         texts = list(texts_of(path))
         sha256, ids = digest(whole, texts)
         files[path.as_posix()] = {"texts": len(texts), "sha256": sha256}
         used |= ids
-    keep = choose(vocabulary, used, given.pieces)
-    write(given.source, given.out, keep)
-    note = {"vocabulary": f"{given.source.name}, {len(vocabulary)} pieces", "kept": len(keep), "files": files}
-    (given.out / "tokenization.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-    print(f"{given.out}: {len(keep)} of {len(vocabulary)} pieces; the texts use {len(used)} of them")
+    keep = choose(vocabulary, used, arguments.pieces)
+    write(arguments.source, arguments.out, keep)
+    note = {"vocabulary": f"{arguments.source.name}, {len(vocabulary)} pieces", "kept": len(keep), "files": files}
+    (arguments.out / "tokenization.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    print(f"{arguments.out}: {len(keep)} of {len(vocabulary)} pieces; the texts use {len(used)} of them")
 
 
 if __name__ == "__main__":

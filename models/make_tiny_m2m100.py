@@ -1,9 +1,9 @@
-"""Make a tiny M2M100 with random weights, to try out training from M2M100's encoder without downloading it.
+"""Make a tiny M2M100 with random weights, to try training from M2M100's encoder without a download.
 
     python models/make_tiny_m2m100.py [models/built/tiny-m2m100]
 
-Its files are those of facebook/m2m100_418M, decoder included, and its tokenizer knows the same hundred languages; the pieces
-are learned from the queries of the demo's training data. The same texts give the same files.
+It has the same files as facebook/m2m100_418M, including the decoder, and its tokenizer has the same hundred languages. Its
+pieces are learned from the queries of the demo's training data. The same texts give the same files.
 """
 
 import argparse
@@ -20,23 +20,23 @@ from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tok
 DEMO = Path(__file__).parent.parent / "shards" / "demo" / "train"
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 MADE_UP = 8
-"""Places behind the languages' that no token has, as in the published models."""
+"""Number of unused ids after those of the languages, as in the published models."""
 
 
 def demo_texts() -> Iterable[str]:
-    """The queries of the demo's training data, in all its languages."""
+    """Yield the queries of the demo's training data, in all its languages."""
     for path in sorted(DEMO.glob("*/*.jsonl.gz")):
         for line in gzip.decompress(path.read_bytes()).decode().splitlines():
             yield json.loads(line)["query"]
 
 
 def make(folder: Path, texts: Iterable[str], *, pieces: int = 8000, width: int = 128, layers: int = 2) -> Path:
-    """Write the model's folder.
+    """Write the model and its tokenizer, and return the folder.
 
     Args:
-        pieces: of the vocabulary.
-        width: of a token's vector.
-        layers: of the encoder; the decoder has one.
+        pieces: size of the vocabulary.
+        width: dimensions of a token's vector.
+        layers: layers of the encoder; the decoder has one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = io.BytesIO()
@@ -68,7 +68,7 @@ def make(folder: Path, texts: Iterable[str], *, pieces: int = 8000, width: int =
         encoder_ffn_dim=4 * width,
         decoder_ffn_dim=4 * width,
         max_position_embeddings=1024,
-        init_std=width**-0.5,  # at the usual 0.02 the positions drown so narrow an embedding
+        init_std=width**-0.5,  # at the usual 0.02, positions would dominate so narrow an embedding
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Build shards from a recipe: `python shards/build.py shards/recipes/demo.toml [--out OUT]`, the same as `hbdist build`."""
+"""Build shards from a recipe, as `hbdist build` does: python shards/build.py shards/recipes/demo.toml [--out OUT]."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Check built shards: `python shards/check.py shards/built/demo`, the same as `hbdist check`."""
+"""Check built shards, as `hbdist check` does: python shards/check.py shards/built/demo."""
 
 import sys
 

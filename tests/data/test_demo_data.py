@@ -1,4 +1,4 @@
-"""The data and the encoder that ship: complete, small enough, apart from the evaluation, and read as by the original."""
+"""Shipped data and encoder: complete, small, disjoint from the evaluation set, tokenised as by the original encoder."""
 
 import gzip
 import importlib.util
@@ -38,16 +38,16 @@ def training() -> dict[tuple[str, str], list[dict[str, str]]]:
 
 @cache
 def paragraphs() -> list[dict[str, Any]]:
-    """The paragraphs of XQuAD-R, in all its languages."""
+    """Return the paragraphs of XQuAD-R in all its languages."""
     files = [json.loads(gzip.decompress(path.read_bytes())) for path in sorted((DATA / "xquad-r").glob("*.json.gz"))]
     return [paragraph for file in files for article in file["data"] for paragraph in article["paragraphs"]]
 
 
 def shared_runs(texts: list[str], others: list[str], length: int) -> set[str]:
-    """Those of `texts` that have `length` characters in a row with one of `others` in common.
+    """Return those of `texts` that share a run of `length` characters with one of `others`.
 
-    Such a run holds a whole chunk of half its length of the text, wherever the chunks begin: so only chunks are
-    looked up first, and the few that are found are looked at closely.
+    Such a run contains a complete chunk of half its length, wherever the chunks of the text begin. So only chunks are
+    looked up first, and the few texts with a match are compared in full.
     """
     half = length // 2
     chunks: dict[str, set[str]] = {}
@@ -64,11 +64,11 @@ def runs(texts: list[str], length: int) -> Iterator[str]:
 
 
 def letters(text: str) -> str:
-    """Letters and digits alone, without case: some sources are lower-cased and put spaces around commas."""
+    """Return letters and digits alone, without case: some sources are lower-cased and put spaces around commas."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
 
 
-def test_shared_runs_finds_what_is_there():
+def test_shared_runs_are_found_at_every_offset():
     other = "abcdefghijklmnopqrstuvwxyz"
     texts = [f"{'.' * lead}{other[3:13]}!" for lead in range(12)]
     assert shared_runs(texts, [other], 10) == set(texts)
@@ -83,25 +83,25 @@ def test_every_language_has_its_files():
     assert len(list((DATA / "xquad-r").glob("*.json.gz"))) == 11
 
 
-def test_rows_are_as_the_readme_says():
-    said = {
+def test_numbers_of_rows_match_the_readme():
+    documented = {
         (dataset, language): int(rows)
         for dataset, cells in re.findall(
             r"^\| `(\w+)` \|.*\| (\w+ \d+(?: · \w+ \d+)*) \|$", (DATA / "README.md").read_text(encoding="utf-8"), re.M
         )
         for language, rows in re.findall(r"(\w+) (\d+)", cells)
     }
-    assert said == {key: len(rows) for key, rows in training().items()}
+    assert documented == {key: len(rows) for key, rows in training().items()}
 
 
-def test_rows_are_pairs():
+def test_every_row_is_a_complete_pair():
     for (dataset, language), rows in training().items():
         assert all(set(row) == {"id", "query", "document", "document_id"} for row in rows), (dataset, language)
         assert all(text.strip() for row in rows for text in row.values()), (dataset, language)
         assert len({row["id"] for row in rows}) == len(rows), (dataset, language)
 
 
-def test_parallel_sets_share_their_ids():
+def test_parallel_datasets_share_their_ids():
     for dataset in ("ntrex", "tico19"):
         ids = {language: {row["id"] for row in training()[dataset, language]} for language in LANGUAGES[dataset]}
         assert all(own <= ids["en"] and len(own) > 0.99 * len(ids["en"]) for own in ids.values())
@@ -128,11 +128,11 @@ def test_gzip_is_reproducible():
 
 
 @pytest.mark.parametrize(("folder", "limit"), [(DATA, 6_000_000), (MODEL, 32_000_000)], ids=["data", "encoder"])
-def test_sizes(folder, limit):
+def test_sizes_are_within_their_limits(folder, limit):
     assert sum(path.stat().st_size for path in [folder, *folder.rglob("*")]) <= limit
 
 
-def test_the_vocabulary_is_numbered_densely():
+def test_the_vocabulary_has_no_gaps():
     stored = json.loads((MODEL / "tokenizer.json").read_text(encoding="utf-8"))
     pieces = [piece for piece, _ in stored["model"]["vocab"]]
     assert pieces[:4] == ["<s>", "<pad>", "</s>", "<unk>"]
@@ -147,8 +147,8 @@ def test_every_data_file_has_a_digest_of_its_pieces():
 
 
 @pytest.mark.parametrize("name", NOTE["files"])
-def test_tokenisation_is_that_of_the_whole_vocabulary(name):
-    """The digests in the note were made with the whole vocabulary; here they are made again with the cut one."""
+def test_tokenisation_matches_that_of_the_complete_vocabulary(name):
+    """Compute with the cut vocabulary the digests that were made with the complete one."""
     texts = list(cut_vocabulary().texts_of(ROOT / name))
     assert len(texts) == NOTE["files"][name]["texts"]
     assert cut_vocabulary().digest(tokenizer(), texts)[0] == NOTE["files"][name]["sha256"]

@@ -1,4 +1,4 @@
-"""What is in a built shard folder, and the smallest recipes."""
+"""Contents of built shard folders, and minimal recipes."""
 
 import gzip
 from pathlib import Path
@@ -40,18 +40,18 @@ def one_file(folder: Path, rows: list[dict[str, Any]], more: str = "") -> Path:
     return recipe(folder, f'[[dataset]]\nname = "d"\nreader = "jsonl"\nfiles.en = "en.jsonl"\n{more}')
 
 
-class KilledError(Exception):
-    """What a test stops a builder with, at a known moment."""
+class StoppedError(Exception):
+    """Exception with which a test stops a builder at a known moment."""
 
 
 def stopped(path: Path, out: Path, *, at: str) -> Path:
-    """Build until progress says `at`; returns the folder that the builder worked in."""
+    """Build until the progress message starts with `at`, and return the builder's unfinished folder."""
 
     def progress(done: int, total: int, what: str) -> None:
         if what.startswith(at):
-            raise KilledError
+            raise StoppedError
 
-    with pytest.raises(KilledError):
+    with pytest.raises(StoppedError):
         build(path, out, workers=1, progress=progress)
     return next(out.parent.glob(f".{out.name}.*.partial"))
 

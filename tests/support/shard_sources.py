@@ -1,4 +1,4 @@
-"""Small source files and recipes, as people have them."""
+"""Small source files and recipes like those of users."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ def row(number: int, language: str, **more: Any) -> dict[str, Any]:
 
 
 def parallel(folder: Path, rows: Mapping[str, Rows], **keys: Any) -> Path:
-    """A recipe of one parallel dataset `p` with these rows a language; `keys` are those of the recipe."""
+    """Write the recipe, with these keys, of one parallel dataset `p`, and its rows by language."""
     files = [write_jsonl(folder / f"{language}.jsonl.gz", its_rows) for language, its_rows in rows.items()]
     head = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
     lines = [f'files.{file.name.split(".")[0]} = "{file.name}"' for file in files]

@@ -65,7 +65,7 @@ def select_group(task: GroupTask) -> GroupResult:
 
 
 def align(task: DatasetTask) -> Alignment:
-    """Number the keys of a dataset that are in a pair, and write the views, unless an earlier builder has.
+    """Assign rows to the keys of a dataset that are in a pair, and write the views, unless an earlier builder has.
 
     Rows are in the order of the first language's source; keys that only later languages have come after them.
     """

@@ -1,4 +1,4 @@
-"""A recipe: which sources become which groups of which shard folder. TOML, checked before anything is built."""
+"""Recipe of a shard folder: TOML that names its sources and groups, checked before anything is built."""
 
 import os
 import tomllib
@@ -15,12 +15,12 @@ from hbdist.errors import ConfigError
 
 
 def _locate(path: Path, info: ValidationInfo) -> Path:
-    assert info.context, "a recipe is read with Recipe.load, which knows where it lies"
+    assert info.context, "a recipe is read with Recipe.load, which passes its folder"
     return Path(os.path.normpath(info.context["folder"] / path))
 
 
 Located = Annotated[Path, AfterValidator(_locate)]
-"""A path that a recipe gives relative to itself."""
+"""Path that a recipe gives relative to itself."""
 Bounds = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 READERS_OF: dict[str, tuple[str, ...]] = {
     "files": ("jsonl", "squad", "lines", "beir", "msmarco", "datasets"),
@@ -35,54 +35,55 @@ READERS_OF: dict[str, tuple[str, ...]] = {
     "document": ("squad",),
     "negatives_per_pair": ("msmarco", "ir_datasets"),
 }
-"""Key of a dataset → the readers that it is for."""
+"""Key of a dataset → the readers that use it."""
 
 
 class DatasetRecipe(Section):
-    """One `[[dataset]]` of a recipe."""
+    """A `[[dataset]]` of a recipe."""
 
     name: Name
-    """What the dataset is called in the manifest, in configs and in reports: a-z, 0-9, _ and ."""
+    """Name of the dataset in the manifest, in configs and in reports: a-z, 0-9, _ and ."""
     reader: Literal["jsonl", "squad", "lines", "beir", "msmarco", "datasets", "ir_datasets"]
     """Format of the source."""
     files: dict[Language, Located] = Field(default_factory=dict)
-    """Language code → file, plain or .gz (a folder for "beir", the collection for "msmarco"), relative to the recipe."""
+    """Language code → file, plain or .gz (a folder for "beir", the corpus for "msmarco"), relative to the recipe."""
     sources: dict[Language, str] = Field(default_factory=dict)
     """Language code → id, for reader "ir_datasets", or "name" or "name:config" on the hub, for reader "datasets"."""
     queries: dict[Language, Located] = Field(default_factory=dict)
-    """Language code → file of the queries, for reader "msmarco"."""
+    """Language code → file of queries, for reader "msmarco"."""
     triples: Located | None = None
-    """Ids of query, relevant and irrelevant document, for reader "msmarco"."""
+    """File with ids of query, relevant and irrelevant document, for reader "msmarco"."""
     qrels: Located | None = None
-    """Judgements in TREC's format, for reader "msmarco" instead of triples."""
+    """File of qrels in TREC's format, for reader "msmarco" instead of triples."""
     split: str = "train"
-    """Which part: the name of the qrels for reader "beir", of the split for reader "datasets"."""
+    """Part of the data: the name of the qrels for reader "beir", of the split for reader "datasets"."""
     revision: str | None = None
     """Commit of the dataset on the hub, for reader "datasets"; unset: the newest, so builds may differ."""
     parallel: bool = False
-    """Pairs of the same id in several languages are translations of each other; cross-lingual groups come from them."""
+    """True if pairs with the same id in several languages are translations, which gives cross-lingual groups."""
     cross: Literal["all"] | tuple[tuple[Language, Language], ...] = "all"
     """Cross-lingual groups of a parallel dataset: "all", or a list of ["query language", "document language"]."""
     layout: Literal["pairs", "parallel"] = "pairs"
-    """How a parallel dataset is stored: a copy of both texts a pair, or each language's once, and lists of rows."""
+    """Storage of a parallel dataset: both texts in every pair, or each language's texts once and lists of rows."""
     fields: dict[Literal["id", "query", "document", "document_id", "negatives"], str] = Field(default_factory=dict)
-    """Our field → its name in the source, where the two differ; a.b is field b inside a."""
+    """Our name of a field → its name in the source, where the two differ; a.b is field b inside a."""
     where: dict[str, str | int | bool] = Field(default_factory=dict)
     """Field of the source → the value that it must have: { label = 1 }."""
     document: Literal["paragraph", "sentence", "sentence and paragraph"] = "paragraph"
-    """What a question is paired with, for reader "squad"."""
+    """Text that a question is paired with, for reader "squad"."""
     negatives_per_pair: int = Field(8, ge=0)
-    """Most hard negatives of a pair, where they come as triples: the first ones."""
+    """Most hard negatives per pair, the first ones, for data with triples."""
     licence: str = "not stated"
-    """Under which the source is published; it goes into the manifest."""
+    """Licence of the source, recorded in the manifest."""
 
     @property
     def languages(self) -> tuple[str, ...]:
+        """Language codes, in the recipe's order."""
         return tuple(self.files or self.sources)
 
     @property
     def groups(self) -> tuple[tuple[str, str], ...]:
-        """(query language, document language) of each group. A line of a parallel text is no document of itself."""
+        """(query language, document language) of each group. A line of parallel text is not a document for itself."""
         own = () if self.reader == "lines" else tuple((language, language) for language in self.languages)
         if not self.parallel:
             return own
@@ -90,15 +91,15 @@ class DatasetRecipe(Section):
         return tuple(dict.fromkeys([*own, *(pairs if self.cross == "all" else self.cross)]))
 
     @model_validator(mode="after")
-    def _fits_the_reader(self) -> Self:
+    def _check_keys_of_reader(self) -> Self:
         for key, readers in READERS_OF.items():
             if key in self.model_fields_set and self.reader not in readers:
                 names = " or ".join(f'"{reader}"' for reader in readers)
-                raise ValueError(f'{key} is for reader {names}, and this one is "{self.reader}". Leave it out')
+                raise ValueError(f'{key} is for reader {names}, but this reader is "{self.reader}". Leave it out')
         return self
 
     @model_validator(mode="after")
-    def _has_a_source(self) -> Self:
+    def _check_sources(self) -> Self:
         if not self.languages:
             key = "sources" if self.reader == "ir_datasets" else "files"
             raise ValueError(f"{key} is missing. Add it: {type(self).model_fields[key].description}")
@@ -107,16 +108,16 @@ class DatasetRecipe(Section):
         if self.reader == "msmarco" and (
             set(self.queries) != set(self.files) or bool(self.triples) == bool(self.qrels)
         ):
-            raise ValueError('reader "msmarco" takes files and queries of each language, and either triples or qrels')
+            raise ValueError('reader "msmarco" needs files and queries of each language, and either triples or qrels')
         suffixes = (".parquet", ".csv", ".json", ".jsonl")
         if self.reader == "datasets" and (odd := [f for f in self.files.values() if f.suffix not in suffixes]):
             raise ValueError(f"{odd[0].name} is not one of {', '.join(suffixes)}. Rename it, or choose another reader")
         return self
 
     @model_validator(mode="after")
-    def _crosses_what_it_has(self) -> Self:
+    def _check_cross(self) -> Self:
         if self.reader == "lines" and not (self.parallel and len(self.files) > 1):
-            raise ValueError('reader "lines" takes parallel = true and the aligned files of two languages or more')
+            raise ValueError('reader "lines" needs parallel = true and the aligned files of at least two languages')
         if "cross" in self.model_fields_set and not self.parallel:
             raise ValueError(
                 "cross needs parallel = true: without it, equal ids mean nothing. Set it, or leave out cross"
@@ -131,57 +132,57 @@ class DatasetRecipe(Section):
 
 
 class Limits(Section):
-    """`[limits]`: lengths of texts that are kept."""
+    """`[limits]`: lengths of the texts that are kept."""
 
     query_characters: Bounds = (1, 10**9)
-    """Fewest and most characters of a query; others are left out and counted."""
+    """Fewest and most characters of a query; other rows are left out and counted."""
     document_characters: Bounds = (1, 10**9)
-    """Fewest and most characters of a document; others are left out and counted."""
+    """Fewest and most characters of a document; other rows are left out and counted."""
 
 
 class Deduplicate(Section):
-    """`[deduplicate]`: when two pairs of a group are the same."""
+    """`[deduplicate]`: conditions for two pairs of a group to count as the same."""
 
     text: Literal["exact", "normalised"] = "exact"
-    """"exact": query and document are the same; "normalised": after NFKC, without case, white space made one space."""
+    """"exact": query and document are the same; "normalised": after NFKC, without case, white space as one space."""
     across_datasets: bool = False
-    """Also leave out pairs that an earlier dataset of the recipe has in the same two languages."""
+    """True to leave out pairs that an earlier dataset of the recipe has in the same two languages too."""
 
 
 class Decontaminate(Section):
-    """`[decontaminate]`: what must not be trained on."""
+    """`[decontaminate]`: evaluation sets whose texts must not be trained on."""
 
     files: tuple[Located, ...] = Field(min_length=1)
     """Evaluation sets, in all languages: SQuAD's JSON, or JSON lines; plain or .gz."""
     words: int = Field(13, ge=4)
-    """A text that has this many words in a row in common with a passage of theirs is left out."""
+    """Number of consecutive words that a text may not share with a passage of an evaluation set."""
     characters: int = Field(40, ge=10)
-    """The same, in characters, for scripts without spaces."""
+    """Number of consecutive characters likewise, for scripts without spaces."""
 
 
 class Recipe(Section):
-    """All of one shard folder. Read it with `Recipe.load`; its paths then are no longer relative to it."""
+    """Recipe of one shard folder. `Recipe.load` reads it and makes its paths independent of its folder."""
 
     out: Located | None = None
     """Folder of the built shards, relative to the recipe."""
     shard_rows: int = Field(2000, ge=1)
-    """Pairs in a tar; the last tar of a group has the rest."""
+    """Number of pairs per tar; the last tar of a group has the rest."""
     pairs_per_group: int = Field(0, ge=0)
     """Most pairs of a cross-lingual group, chosen by a hash of (dataset, language pair, id); 0: all."""
     validation: float = Field(0.0, ge=0, le=0.5)
     """Share of the ids held out, in all languages, by a hash of (dataset, id); their pairs go into OUT/validation."""
     limits: Limits = Limits()
-    """[limits]: lengths of texts that are kept."""
+    """[limits]: lengths of the texts that are kept."""
     deduplicate: Deduplicate = Deduplicate()
-    """[deduplicate]: when two pairs are the same."""
+    """[deduplicate]: conditions for two pairs to count as the same."""
     decontaminate: Decontaminate | None = None
-    """[decontaminate]: evaluation sets, of which nothing is kept."""
+    """[decontaminate]: evaluation sets whose texts are left out."""
     dataset: tuple[DatasetRecipe, ...] = Field(min_length=1)
-    """One [[dataset]] each."""
+    """[[dataset]]: one table per dataset."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read and check a recipe; its sources need not be there yet.
+        """Read and check a recipe; its sources need not exist yet.
 
         Raises:
             ConfigError: the recipe does not exist, or a key or value in it is wrong.
@@ -192,12 +193,12 @@ class Recipe(Section):
             raise ConfigError(f"{path}: {_explain(error)}") from None
 
     @model_validator(mode="after")
-    def _has_each_dataset_once(self) -> Self:
+    def _check_names(self) -> Self:
         names = [dataset.name for dataset in self.dataset]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"dataset {min(twice)} stands there twice; expected each once. Rename one")
+            raise ValueError(f"dataset {min(twice)} occurs twice; expected each once. Rename one")
         if VALIDATION in names:
-            raise ValueError(f"a dataset is called {VALIDATION}, as the folder of held-out pairs. Rename it")
+            raise ValueError(f"a dataset is called {VALIDATION}, like the folder of held-out pairs. Rename it")
         return self
 
 
@@ -221,7 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """What is wrong first, where, and what the key is for."""
+    """Return the first mistake, where it is, and what the key is for."""
     # A misspelt key is both unknown and missing; that it is unknown says more.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     model: type[Section] = Recipe

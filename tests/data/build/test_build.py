@@ -1,3 +1,5 @@
+"""Builds: reproducible bytes, the pairs of each group, caps, counts of rows left out, and folders that are kept."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,16 +30,16 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_build_from_the_same_files_is_reused(tmp_path: Path) -> None:
     path = parallel(tmp_path, {"en": [row(1, "en")]})
-    said: list[str] = []
+    messages: list[str] = []
     first = build(path, tmp_path / "out", workers=1)
     made = (first.root / "manifest.json").stat().st_ino
-    again = build(path, tmp_path / "out", workers=1, progress=lambda done, total, what: said.append(what))
+    again = build(path, tmp_path / "out", workers=1, progress=lambda done, total, what: messages.append(what))
     assert (first.root / "manifest.json").stat().st_ino == made
-    assert said == [f"reused {tmp_path / 'out'}"]
+    assert messages == [f"reused {tmp_path / 'out'}"]
     assert again.groups == first.groups
 
 
-def test_a_changed_file_or_recipe_is_built_anew(tmp_path: Path) -> None:
+def test_a_changed_file_or_recipe_is_rebuilt(tmp_path: Path) -> None:
     def rows(count: int) -> dict[str, list[dict[str, Any]]]:
         return {"en": [row(n, "en") for n in range(count)]}
 
@@ -46,7 +48,7 @@ def test_a_changed_file_or_recipe_is_built_anew(tmp_path: Path) -> None:
     assert len(build(parallel(tmp_path, rows(3), shard_rows=1), tmp_path / "out", workers=1).groups[0].shards) == 3
 
 
-def test_a_damaged_folder_is_built_anew(tmp_path: Path) -> None:
+def test_a_damaged_folder_is_rebuilt(tmp_path: Path) -> None:
     path = parallel(tmp_path, {"en": [row(1, "en")]})
     manifest = build(path, tmp_path / "out", workers=1)
     sound = contents(manifest.root)
@@ -56,7 +58,7 @@ def test_a_damaged_folder_is_built_anew(tmp_path: Path) -> None:
     assert contents(manifest.root) == sound
 
 
-# -- which pairs
+# -- selection of pairs
 
 
 def test_each_file_gives_a_monolingual_group_and_every_two_a_cross_lingual_one(shipped: Manifest) -> None:
@@ -97,7 +99,7 @@ def test_two_languages_that_share_no_id_have_no_group(built: Build) -> None:
     assert manifest.dropped == {"p": {"no translation": 2}}
 
 
-def test_cross_can_be_a_list_of_ordered_pairs(tmp_path: Path) -> None:
+def test_cross_can_list_ordered_pairs_of_languages(tmp_path: Path) -> None:
     path = parallel(tmp_path, {language: [row(1, language)] for language in ("en", "de", "zh_Hant")})
     path.write_text(path.read_text() + '\ncross = [["en", "zh_Hant"], ["de", "en"], ["de", "en"]]')
     manifest = build(path, tmp_path / "out", workers=1)
@@ -147,7 +149,7 @@ def test_the_choice_under_a_cap_does_not_depend_on_the_order(
     assert kept[0] == kept[1]
 
 
-# -- what is left out
+# -- rows that are left out
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -180,16 +182,16 @@ def test_a_repeated_id_in_a_parallel_set_is_left_out_and_counted(built: Build) -
     assert manifest.dropped == {"p": {"repeated id": 1}}
 
 
-def test_texts_that_only_concatenate_to_the_same_are_not_identical(tmp_path: Path) -> None:
+def test_pairs_that_only_concatenate_to_the_same_text_are_not_identical(tmp_path: Path) -> None:
     rows = [{"query": "ab", "document": "c"}, {"query": "a", "document": "bc"}, {"query": "c", "document": "ab"}]
     assert build(one_file(tmp_path, rows), tmp_path / "out", workers=1).rows == 3
 
 
-# -- what stands in the way
+# -- other files in the folder
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "manifest.json"])
-def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_no_build_made_is_never_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("{}")
     with pytest.raises(ConfigError, match="not a complete build"):
@@ -197,7 +199,7 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path, name: str) 
     assert (tmp_path / "out" / name).read_text() == "{}"
 
 
-def test_a_strangers_file_in_our_folder_is_never_deleted(tmp_path: Path) -> None:
+def test_a_foreign_file_in_a_built_folder_is_never_deleted(tmp_path: Path) -> None:
     manifest = build(one_file(tmp_path, [row(1, "en")]), tmp_path / "out", workers=1)
     (manifest.root / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds notes\.txt, which no build made"):
@@ -205,7 +207,7 @@ def test_a_strangers_file_in_our_folder_is_never_deleted(tmp_path: Path) -> None
     assert (manifest.root / "notes.txt").read_text() == "mine"
 
 
-def test_a_failed_build_leaves_the_old_one_in_place(tmp_path: Path) -> None:
+def test_a_failed_build_keeps_the_old_folder(tmp_path: Path) -> None:
     manifest = build(one_file(tmp_path, [row(1, "en")]), tmp_path / "out", workers=1)
     before = contents(manifest.root)
     with pytest.raises(DataError):
@@ -214,9 +216,9 @@ def test_a_failed_build_leaves_the_old_one_in_place(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_the_demo_has_its_eleven_languages_and_caps_and_always_the_same_rows() -> None:
+def test_the_demo_has_eleven_languages_its_caps_and_always_the_same_rows() -> None:
     manifest = build(Path(__file__).parents[3] / "shards" / "recipes" / "demo.toml")
-    # A run that was begun on the demo must find the same rows after an upgrade.
+    # A run on the demo must find the same rows after an upgrade.
     assert manifest.fingerprint == "9fbd49fd81b2a56300338410398655fc1055562b0457601ea7b8192da3dc8be1"
     assert manifest.languages == ("am", "ar", "de", "en", "es", "hi", "ru", "sw", "th", "tr", "zh")
     assert {group.rows for group in manifest.groups if not group.monolingual} == {400}

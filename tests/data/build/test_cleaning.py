@@ -1,4 +1,4 @@
-"""What is kept out on purpose: duplicates, texts of evaluation sets, lengths, and what is held out for validation."""
+"""Rows that are left out on purpose: duplicates, texts of evaluation sets, wrong lengths, pairs held out for validation."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ THAI = "".join(chr(0x0E01 + (7 * n) % 46) for n in range(80))
 # -- duplicates
 
 
-def test_pairs_that_differ_in_case_and_spaces_are_one_if_asked(tmp_path: Path) -> None:
+def test_pairs_that_differ_in_case_and_spaces_are_duplicates_if_the_recipe_says_so(tmp_path: Path) -> None:
     rows = [
         {"query": "Who?", "document": "the  Cat"},
         {"query": "who?", "document": "THE\u00a0cat "},
@@ -44,12 +44,12 @@ def test_pairs_that_differ_in_case_and_spaces_are_one_if_asked(tmp_path: Path) -
 
 
 @given(text=st.text(max_size=20))
-def test_normalising_twice_is_normalising_once(text: str) -> None:
+def test_normalisation_is_idempotent(text: str) -> None:
     assert normalise(f"  {normalise(text)}\t") == normalise(text)
     assert split_words(normalise(text)) == split_words(text)
 
 
-def test_pairs_of_an_earlier_dataset_are_left_out_if_asked(tmp_path: Path) -> None:
+def test_pairs_of_an_earlier_dataset_are_left_out_if_the_recipe_says_so(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [row(n, "en") for n in range(4)])
     write_jsonl(tmp_path / "b.jsonl", [row(n, "en", id=f"other{n}") for n in range(2, 7)])
     sets = "".join(f'[[dataset]]\nname="{n}"\nreader="jsonl"\nfiles.en="{n}.jsonl"\n' for n in "ab")
@@ -96,13 +96,13 @@ def test_questions_and_passages_of_evaluation_sets_are_left_out_and_counted(tmp_
     }
 
 
-def test_the_length_of_a_run_can_be_set(tmp_path: Path) -> None:
+def test_the_length_of_a_shared_run_is_configurable(tmp_path: Path) -> None:
     rows = [row(0, "en", document=" ".join(PASSAGE.split()[:6])), row(1, "en", document=THAI[:20]), row(2, "en")]
     assert decontaminated(tmp_path, rows).rows == 3
     assert decontaminated(tmp_path, rows, words=6, characters=20).rows == 1
 
 
-def test_what_is_contaminated_in_one_language_is_left_out_in_all(tmp_path: Path) -> None:
+def test_contamination_in_one_language_leaves_the_row_out_in_all(tmp_path: Path) -> None:
     rows = {language: [row(n, language) for n in range(4)] for language in ("en", "de", "ar")}
     rows["en"][2]["document"] = PASSAGE
     write_jsonl(tmp_path / "test.jsonl", [{"passage": PASSAGE}])
@@ -118,7 +118,7 @@ def test_what_is_contaminated_in_one_language_is_left_out_in_all(tmp_path: Path)
     passage=st.lists(st.sampled_from("abcde"), min_size=6, max_size=14),
     text=st.lists(st.sampled_from("abcde"), max_size=14),
 )
-def test_runs_are_found_as_a_plain_search_finds_them(
+def test_shared_runs_are_those_of_a_plain_search(
     passage: list[str], text: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = write_jsonl(tmp_path_factory.mktemp("runs") / "test.jsonl", [{"passage": " ".join(passage)}])
@@ -137,7 +137,7 @@ def test_runs_are_found_as_a_plain_search_finds_them(
         ("t.json", "{}", r"t\.json is not SQuAD JSON with .*KeyError\('data'\).*expected SQuAD's JSON"),
     ],
 )
-def test_an_evaluation_set_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_an_unreadable_evaluation_set_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     path = one_file(tmp_path, [row(1, "en")])
     path.write_text(f'[decontaminate]\nfiles = ["{name}"]\n' + path.read_text())
@@ -145,7 +145,7 @@ def test_an_evaluation_set_that_cannot_be_read_is_named(tmp_path: Path, name: st
         build(path, tmp_path / "out", workers=1)
 
 
-def test_an_evaluation_set_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_evaluation_set_is_named(tmp_path: Path) -> None:
     path = one_file(tmp_path, [row(1, "en")])
     path.write_text('[decontaminate]\nfiles = ["gone.json"]\n' + path.read_text())
     with pytest.raises(ConfigError, match=r"gone\.json; expected files that exist"):
@@ -183,7 +183,7 @@ def test_the_same_ids_are_held_out_in_all_languages_and_never_trained_on(tmp_pat
     assert held_out.inputs == manifest.inputs
 
 
-def test_what_is_held_out_follows_from_the_id_alone(tmp_path: Path) -> None:
+def test_held_out_pairs_depend_on_the_id_alone(tmp_path: Path) -> None:
     rows = {language: [row(n, language) for n in range(100)] for language in ("en", "de")}
     first = build(parallel(tmp_path / "a", rows, validation=0.1), tmp_path / "one", workers=1)
     more = {language: [row(n, language) for n in reversed(range(200))] for language in ("en", "fr")}
@@ -192,7 +192,7 @@ def test_what_is_held_out_follows_from_the_id_alone(tmp_path: Path) -> None:
     assert once == {name for name in twice if int(name[1:]) < 100}
 
 
-def test_the_cap_holds_for_training_and_for_validation(tmp_path: Path) -> None:
+def test_the_cap_applies_to_training_and_to_validation(tmp_path: Path) -> None:
     rows = {language: [row(n, language) for n in range(100)] for language in ("en", "de")}
     manifest = build(parallel(tmp_path, rows, validation=0.2, pairs_per_group=10), tmp_path / "out", workers=1)
     held_out = Manifest.load(manifest.root / "validation")
@@ -203,7 +203,7 @@ def test_the_cap_holds_for_training_and_for_validation(tmp_path: Path) -> None:
     assert everything == 200
 
 
-def test_a_damaged_validation_folder_is_built_anew(tmp_path: Path) -> None:
+def test_a_damaged_validation_folder_is_rebuilt(tmp_path: Path) -> None:
     path = parallel(tmp_path, {"en": [row(n, "en") for n in range(50)]}, validation=0.2)
     manifest = build(path, tmp_path / "out", workers=1)
     sound = contents(manifest.root)
@@ -220,7 +220,7 @@ def test_a_share_that_holds_out_nothing_is_refused(tmp_path: Path) -> None:
 # -- statistics
 
 
-def test_statistics_are_those_of_the_pairs_that_are_there(tmp_path: Path) -> None:
+def test_statistics_match_the_pairs_in_the_folder(tmp_path: Path) -> None:
     rows = {language: [row(n, language) for n in range(40)] for language in ("en", "zh_Hant")}
     manifest = build(parallel(tmp_path, rows, pairs_per_group=15, shard_rows=7), tmp_path / "out", workers=1)
     found = Statistics.load(manifest.root).languages

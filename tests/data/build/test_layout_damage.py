@@ -1,4 +1,4 @@
-"""The parallel layout: whatever is wrong with its files or its manifest is found, and said where a pair is read."""
+"""Damage to files or manifest of the parallel layout is found by the check, and reported when a pair is read."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from hbdist.utils.files import sha256
 
 @pytest.fixture
 def damaged(viewed: Manifest, tmp_path: Path) -> Manifest:
-    """A copy, to be damaged."""
+    """Return a copy that tests may damage."""
     return Manifest.load(shutil.copytree(viewed.folder, tmp_path / "copy"))
 
 

@@ -1,4 +1,4 @@
-"""The two layouts: the same pairs in the same order, and so the same batches; in one, each language's texts only once."""
+"""The two layouts: the same pairs in the same order, so the same batches; the parallel one stores each text once."""
 
 import glob
 import json
@@ -51,7 +51,7 @@ def built_or_refused(recipe: Path, out: Path) -> Manifest | str:
         return str(error)
 
 
-# Not shrunk: with eighteen groups to build for each try, that takes minutes.
+# No shrinking: building eighteen groups per attempt would take minutes.
 @settings(max_examples=10, phases=(Phase.explicit, Phase.generate))
 @given(
     rows=st.fixed_dictionaries({language: st.lists(ROW, max_size=14) for language in LANGUAGES}),
@@ -69,7 +69,7 @@ def test_both_layouts_have_the_same_pairs_in_the_same_order(
     rows: dict[str, Any], keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("both")
-    # Without a pair of its own a language is refused, whatever the layout.
+    # A language without a pair of its own is refused in either layout.
     rows = {language: [*its, *(row(n, language, query="q") for n in (20, 21, 22))] for language, its in rows.items()}
     recipe = parallel(folder, rows, **{key: value for key, value in keys.items() if not isinstance(value, dict)})
     head = "".join(
@@ -114,8 +114,8 @@ def test_parallel_text_is_the_same_in_both(tmp_path: Path) -> None:
     assert other.dropped["t"]["same text in both languages"] == 2
 
 
-def test_datasets_of_both_layouts_stand_side_by_side(tmp_path: Path) -> None:
-    """And an earlier one's pairs are left out of a later one across layouts."""
+def test_one_folder_can_have_datasets_of_both_layouts(tmp_path: Path) -> None:
+    """Pairs of an earlier dataset are left out of a later one, across layouts."""
     path = parallel(tmp_path, with_holes(), shard_rows=8)
     write_jsonl(tmp_path / "more.jsonl", [row(n, "en", id=f"m{n}") for n in range(35, 45)])
     more = '\n[[dataset]]\nname = "more"\nreader = "jsonl"\nfiles.en = "more.jsonl"\n'
@@ -175,10 +175,10 @@ def test_both_layouts_give_the_same_batches_on_one_rank_and_on_two(tmp_path: Pat
             assert first.ids or rank
 
 
-# -- what is stored
+# -- stored files
 
 
-def test_storage_grows_with_languages_and_four_bytes_a_pair(tmp_path: Path) -> None:
+def test_storage_grows_with_the_languages_and_by_four_bytes_per_pair(tmp_path: Path) -> None:
     texts, sizes = "many words " * 100, {}
     for number in (2, 6):
         names = ["en", "de", "ar", "zh", "th", "sw"][:number]
@@ -190,8 +190,8 @@ def test_storage_grows_with_languages_and_four_bytes_a_pair(tmp_path: Path) -> N
     assert sizes[6] == 3 * sizes[2]
 
 
-def test_what_no_pair_has_is_in_no_tar(tmp_path: Path) -> None:
-    """Neither what is held out, nor the translation of what is in an evaluation set, nor a second copy."""
+def test_texts_that_are_in_no_pair_are_in_no_tar(tmp_path: Path) -> None:
+    """Neither held-out texts, nor translations of texts of an evaluation set, nor duplicates."""
     rows = {language: [row(n, language) for n in range(40)] for language in LANGUAGES}
     rows["en"][2]["document"] = "A passage of an evaluation set."
     rows["de"][5] |= {"query": rows["de"][4]["query"], "document": rows["de"][4]["document"]}
@@ -206,7 +206,7 @@ def test_what_no_pair_has_is_in_no_tar(tmp_path: Path) -> None:
         assert stored == {f"i{n}" for n in range(40) if n != 2} - held_out
 
 
-def test_a_window_of_which_a_language_has_nothing_has_no_shard(tmp_path: Path) -> None:
+def test_a_window_without_rows_of_a_language_has_no_shard(tmp_path: Path) -> None:
     rows = {"en": [row(n, "en") for n in range(30)], "de": [row(n, "de") for n in (0, 29)]}
     manifest = build_parallel(tmp_path, rows, shard_rows=5)
     by_language = {texts.language: texts for texts in manifest.texts}
@@ -217,13 +217,13 @@ def test_a_window_of_which_a_language_has_nothing_has_no_shard(tmp_path: Path) -
     assert [path.name for path in sorted(manifest.folder.glob("p/de/*.tar"))] == ["000000.tar", "000005.tar"]
 
 
-def test_the_same_bytes_from_any_number_of_workers_and_reused_when_whole(tmp_path: Path) -> None:
+def test_any_number_of_workers_makes_the_same_bytes_and_an_intact_folder_is_reused(tmp_path: Path) -> None:
     path = as_parallel(parallel(tmp_path, with_holes(), shard_rows=8, pairs_per_group=15, validation=0.2))
     alone, together = (build(path, tmp_path / f"{workers}", workers=workers) for workers in (1, 2))
     assert contents(alone.folder) == contents(together.folder)
-    said: list[str] = []
-    build(path, alone.folder, workers=1, progress=lambda done, total, what: said.append(what))
-    assert said == [f"reused {alone.folder}"]
+    messages: list[str] = []
+    build(path, alone.folder, workers=1, progress=lambda done, total, what: messages.append(what))
+    assert messages == [f"reused {alone.folder}"]
     (alone.folder / "p" / "en-de.npy").write_bytes(b"")
     build(path, alone.folder, workers=1)
     assert contents(alone.folder) == contents(together.folder)
@@ -231,7 +231,7 @@ def test_the_same_bytes_from_any_number_of_workers_and_reused_when_whole(tmp_pat
 
 @pytest.mark.parametrize("at", ["reading", "pairing", "writing"])
 @pytest.mark.parametrize("damaged", [".build/noted/*/*.npy", ".build/numbered/*/*.npy", "p/*.npy", "p/*/*.tar", ""])
-def test_a_build_goes_on_where_it_was_stopped(tmp_path: Path, at: str, damaged: str) -> None:
+def test_a_stopped_build_is_resumed(tmp_path: Path, at: str, damaged: str) -> None:
     path = as_parallel(parallel(tmp_path / "source", with_holes(), shard_rows=8, pairs_per_group=15, validation=0.2))
     sound = contents(build(path, tmp_path / "sound", workers=1).folder)
     partial = stopped(path, tmp_path / "out", at=at)

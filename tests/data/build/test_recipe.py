@@ -48,7 +48,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
         ),
         (
             "[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a'}\n" * 2,
-            "dataset d stands there twice",
+            "dataset d occurs twice",
         ),
         ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en='a.jsonl'}", "a.jsonl; expected files that exist"),
         (
@@ -62,10 +62,10 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
             "files and sources are both given; expected one",
         ),
         ("[[dataset]]\nname='d'\nreader='msmarco'\nfiles={en='a'}\nqueries={en='b'}", "and either triples or qrels"),
-        ("[[dataset]]\nname='d'\nreader='lines'\nfiles={en='a',de='b'}", 'reader "lines" takes parallel = true'),
+        ("[[dataset]]\nname='d'\nreader='lines'\nfiles={en='a',de='b'}", 'reader "lines" needs parallel = true'),
         (
             "[[dataset]]\nname='validation'\nreader='jsonl'\nfiles={en='a'}",
-            "as the folder of held-out pairs. Rename it",
+            "like the folder of held-out pairs. Rename it",
         ),
         ("limits.query_chars = 5", "[limits] unknown key query_chars. Did you mean query_characters?"),
         ("deduplicate.text = 'fuzzy'", "[deduplicate] text = 'fuzzy': input should be 'exact' or 'normalised'"),
@@ -76,19 +76,19 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_a_wrong_recipe_is_answered_with_what_is_wrong_and_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+def test_the_error_of_a_wrong_recipe_says_what_is_wrong_and_what_to_do(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build(recipe(tmp_path, text), tmp_path / "out")
     assert message in str(error.value)
     assert str(tmp_path / "recipe.toml") in str(error.value)
 
 
-def test_a_recipe_needs_a_place_to_build_to(tmp_path: Path) -> None:
+def test_a_recipe_needs_a_folder_to_build(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no key out, and none was given"):
         build(one_file(tmp_path, [row(1, "en")]))
 
 
-def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml is not a file"):
         build(tmp_path / "nowhere.toml")
 
@@ -97,17 +97,19 @@ RECIPES = sorted((Path(__file__).parents[3] / "shards" / "recipes").glob("*.toml
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.name for path in RECIPES])
-def test_recipes_that_ship_are_sound_and_state_their_licences(path: Path) -> None:
-    plan = Recipe.load(path)
-    assert plan.out
-    assert plan.out.parent.name == "built"
-    assert all(dataset.licence != "not stated" for dataset in plan.dataset)
-    assert not plan.decontaminate or all(file.is_file() for file in plan.decontaminate.files), "these ship too"
+def test_shipped_recipes_are_valid_and_state_their_licences(path: Path) -> None:
+    loaded = Recipe.load(path)
+    assert loaded.out
+    assert loaded.out.parent.name == "built"
+    assert all(dataset.licence != "not stated" for dataset in loaded.dataset)
+    assert not loaded.decontaminate or all(file.is_file() for file in loaded.decontaminate.files), (
+        "these are shipped too"
+    )
 
 
-def test_the_papers_recipe_has_the_papers_sets_and_languages() -> None:
-    plan = Recipe.load(next(path for path in RECIPES if path.name == "paper.toml"))
-    languages = {dataset.name: set(dataset.languages) for dataset in plan.dataset}
+def test_the_recipe_of_the_paper_has_its_datasets_and_languages() -> None:
+    loaded = Recipe.load(next(path for path in RECIPES if path.name == "paper.toml"))
+    languages = {dataset.name: set(dataset.languages) for dataset in loaded.dataset}
     english = {"wikiqa", "mrtydi", "duorc", "newsqa", "nq", "yahoo", "entityquestions", "mfaq"}
     assert languages == {name: {"en"} for name in english} | {"mmarco": {"en", "ar", "zh", "de", "es", "ru", "hi"}}
-    assert len(next(dataset for dataset in plan.dataset if dataset.name == "mmarco").groups) == 7 * 7
+    assert len(next(dataset for dataset in loaded.dataset if dataset.name == "mmarco").groups) == 7 * 7

@@ -1,4 +1,4 @@
-"""A builder may be killed at any moment: the next one goes on, ends with the same bytes and leaves nothing behind."""
+"""Resumption: after a kill at any moment, the next builder makes the same bytes and leaves nothing behind."""
 
 import random
 import shutil
@@ -26,7 +26,7 @@ def source(folder: Path, count: int = 200, **keys: Any) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["pairs", "parallel"])
-def test_killed_at_random_moments_and_started_again_it_makes_the_same_bytes(tmp_path: Path, layout: str) -> None:
+def test_builders_killed_at_random_moments_and_restarted_make_the_same_bytes(tmp_path: Path, layout: str) -> None:
     rows = {language: [row(n, language) for n in range(800)] for language in ("en", "de", "ar")}
     path = parallel(tmp_path / "source", rows, shard_rows=100, validation=0.1)
     path.write_text(f'{path.read_text()}\nlayout = "{layout}"\n')
@@ -41,7 +41,7 @@ def test_killed_at_random_moments_and_started_again_it_makes_the_same_bytes(tmp_
         try:
             assert builder.wait(timeout=moments.uniform(0.15, 0.9) * duration) == 0
         except subprocess.TimeoutExpired:
-            builder.send_signal(signal.SIGKILL)  # its workers are left to find out by themselves
+            builder.send_signal(signal.SIGKILL)  # its workers have to notice by themselves
             builder.wait()
             kills += 1
         else:
@@ -52,7 +52,7 @@ def test_killed_at_random_moments_and_started_again_it_makes_the_same_bytes(tmp_
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_what_a_killed_builder_had_finished_is_not_made_again(tmp_path: Path) -> None:
+def test_finished_work_of_a_killed_builder_is_reused(tmp_path: Path) -> None:
     path = source(tmp_path)
     partial = stopped(path, tmp_path / "out", at="writing")
     tars = {tar.relative_to(partial): tar.stat().st_ino for tar in partial.glob("p/*/*.tar")}
@@ -62,7 +62,7 @@ def test_what_a_killed_builder_had_finished_is_not_made_again(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("damaged", ["p/*/*.tar", "p/*/*.npy", ".build/rows/*/*/texts", ".build/records/*/*.json"])
-def test_what_was_damaged_since_is_made_again(tmp_path: Path, damaged: str) -> None:
+def test_finished_work_that_was_damaged_since_is_redone(tmp_path: Path, damaged: str) -> None:
     path = source(tmp_path)
     sound = contents(build(path, tmp_path / "sound", workers=1).root)
     partial = stopped(path, tmp_path / "out", at="writing")
@@ -71,20 +71,20 @@ def test_what_was_damaged_since_is_made_again(tmp_path: Path, damaged: str) -> N
     assert contents(build(path, tmp_path / "out", workers=1).root) == sound
 
 
-def test_what_a_killed_builder_of_something_else_left_is_swept(tmp_path: Path) -> None:
+def test_leftovers_of_a_build_from_other_inputs_are_deleted(tmp_path: Path) -> None:
     partial = stopped(source(tmp_path), tmp_path / "out", at="reading")
     build(source(tmp_path, count=20), tmp_path / "out", workers=1)
     assert not partial.exists()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_what_the_builder_of_another_folder_left_stays(tmp_path: Path) -> None:
+def test_leftovers_of_a_build_of_another_folder_are_kept(tmp_path: Path) -> None:
     partial = stopped(source(tmp_path), tmp_path / "out.2", at="reading")
     build(source(tmp_path), tmp_path / "out", workers=1)
     assert partial.exists()
 
 
-def test_what_appears_in_its_place_during_a_build_is_not_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_appears_during_a_build_is_not_replaced(tmp_path: Path) -> None:
     def progress(done: int, total: int, what: str) -> None:
         write_jsonl(tmp_path / "out" / "mine.jsonl", [{}])
 
@@ -93,21 +93,21 @@ def test_what_appears_in_its_place_during_a_build_is_not_replaced(tmp_path: Path
     assert (tmp_path / "out" / "mine.jsonl").exists()
 
 
-def test_of_two_builders_of_one_folder_one_waits_and_takes_what_the_other_made(tmp_path: Path) -> None:
+def test_of_two_builders_of_one_folder_one_waits_and_reuses_the_others_result(tmp_path: Path) -> None:
     path = source(tmp_path, count=600)
     code = BUILD.replace("workers=2", "workers=1, progress=lambda done, total, what: print(what, flush=True)")
     both = [
         subprocess.Popen([sys.executable, "-c", code, path, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [builder.communicate(timeout=120)[0] for builder in both]
+    messages = [builder.communicate(timeout=120)[0] for builder in both]
     assert [builder.returncode for builder in both] == [0, 0]
-    assert sum("writing" in words for words in said) == 1
-    assert sum("reused" in words for words in said) == 1
+    assert sum("writing" in text for text in messages) == 1
+    assert sum("reused" in text for text in messages) == 1
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_killed_between_two_renames_the_old_folder_comes_back(tmp_path: Path) -> None:
+def test_the_old_folder_is_restored_after_a_kill_between_two_renames(tmp_path: Path) -> None:
     old = build(source(tmp_path), tmp_path / "out", workers=1)
     sound = contents(old.root)
     old.root.rename(tmp_path / ".out.0123abcd.old")
@@ -119,7 +119,7 @@ def test_killed_between_two_renames_the_old_folder_comes_back(tmp_path: Path) ->
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_a_folder_of_an_earlier_version_is_built_anew(tmp_path: Path) -> None:
+def test_a_folder_of_an_earlier_version_is_rebuilt(tmp_path: Path) -> None:
     path = source(tmp_path)
     root = build(path, tmp_path / "out", workers=1).root
     sound = contents(root)
@@ -138,7 +138,7 @@ print(peak() - before)
 
 
 @pytest.mark.slow
-def test_memory_does_not_hold_the_texts(tmp_path: Path) -> None:
+def test_the_texts_are_not_kept_in_memory(tmp_path: Path) -> None:
     count, letters = 200_000, 600
     for language in ("en", "de"):
         with (tmp_path / f"{language}.jsonl").open("w") as file:
@@ -156,6 +156,6 @@ def test_memory_does_not_hold_the_texts(tmp_path: Path) -> None:
         text=True,
         timeout=280,
     )
-    # The texts of one language alone are 120 MB, and were held with their objects around them.
+    # The texts of one language alone take 120 MB.
     assert int(done.stdout) < 80_000_000
     assert {group.rows for group in Manifest.load(tmp_path / "out").groups} == {count, 5000}

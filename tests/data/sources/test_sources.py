@@ -1,3 +1,5 @@
+"""Readers of source formats: rows that they yield, records that they leave out, and errors."""
+
 import gzip
 import json
 import os
@@ -20,7 +22,7 @@ from hbdist.errors import ConfigError, DataError
 # -- JSON lines
 
 
-def test_ids_of_files_that_are_no_translations_stay_apart(tmp_path: Path) -> None:
+def test_equal_ids_of_files_that_are_not_translations_stay_different(tmp_path: Path) -> None:
     for language in ("en", "ar"):
         write_jsonl(tmp_path / f"{language}.jsonl", [{"query": "q", "document": "d", "document_id": 7}])
     path = recipe(tmp_path, '[[dataset]]\nname="d"\nreader="jsonl"\n[dataset.files]\nen="en.jsonl"\nar="ar.jsonl"\n')
@@ -85,7 +87,7 @@ def test_squad_gives_each_question_the_sentence_of_its_first_answer(tmp_path: Pa
     assert manifest.dropped == {"d": {"no answer": 1, "no sentence holds the answer": 1}}
 
 
-def test_squad_without_sentences_says_so(tmp_path: Path) -> None:
+def test_squad_without_sentence_breaks_is_refused_for_sentences(tmp_path: Path) -> None:
     source = json.loads(json.dumps(SQUAD).replace("sentence_breaks", "other"))
     with pytest.raises(DataError, match=r"not SQuAD JSON with .*sentence_breaks"):
         build(squad(tmp_path, 'document = "sentence"', source), tmp_path / "out", workers=1)
@@ -102,16 +104,18 @@ def test_squad_without_sentences_says_so(tmp_path: Path) -> None:
         ('{"query": "q", "document": "d", "negatives": "n"}', "negatives that is not a list"),
     ],
 )
-def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_a_line_that_is_not_a_row_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = one_file(tmp_path, [row(1, "en")])
     with (tmp_path / "en.jsonl").open("a") as file:
         file.write(line)
     with pytest.raises(DataError, match=message):
         build(path, tmp_path / "out", workers=1)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["en.jsonl", "recipe.toml"], "nothing half-built stays"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["en.jsonl", "recipe.toml"], (
+        "nothing unfinished is left"
+    )
 
 
-def test_a_truncated_gzip_is_named_from_a_worker_too(tmp_path: Path) -> None:
+def test_a_truncated_gzip_file_is_named_by_a_worker_process_too(tmp_path: Path) -> None:
     path = parallel(tmp_path, {language: [row(n, language) for n in range(99)] for language in ("en", "de")})
     source = tmp_path / "de.jsonl.gz"
     source.write_bytes(source.read_bytes()[:-200])
@@ -130,7 +134,7 @@ def test_a_file_without_a_single_pair_is_refused(tmp_path: Path) -> None:
         build(one_file(tmp_path, [row(1, "en", query="")]), tmp_path / "out", workers=1)
 
 
-def test_a_row_is_kept_where_the_source_says_so(tmp_path: Path) -> None:
+def test_only_records_that_meet_the_condition_are_kept(tmp_path: Path) -> None:
     rows = [row(n, "en", label=n % 2, meta={"split": "train" if n < 4 else "test"}) for n in range(6)]
     manifest = build(
         one_file(tmp_path, rows, 'where = { label = 1, "meta.split" = "train" }'), tmp_path / "o", workers=1
@@ -139,7 +143,7 @@ def test_a_row_is_kept_where_the_source_says_so(tmp_path: Path) -> None:
     assert manifest.dropped == {"d": {"not where": 4}}
 
 
-def test_a_field_may_lie_inside_another(tmp_path: Path) -> None:
+def test_a_field_may_be_inside_another(tmp_path: Path) -> None:
     rows = [{"query": "q", "passage": {"text": "d", "id": 3}}]
     path = one_file(tmp_path, rows, 'fields = { document = "passage.text", document_id = "passage.id" }')
     pair = groups(build(path, tmp_path / "out", workers=1))["en-en"][0]
@@ -154,7 +158,7 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path: Path) -> No
         build(path, tmp_path / "out", workers=1)
 
 
-def test_a_sentence_may_bring_its_paragraph(tmp_path: Path) -> None:
+def test_a_sentence_may_come_with_its_paragraph(tmp_path: Path) -> None:
     manifest = build(squad(tmp_path, 'document = "sentence and paragraph"'), tmp_path / "out", workers=1)
     assert [(pair.id, pair.document, pair.document_id) for pair in groups(manifest)["en-en"]] == [
         ("a", "Two is there.\nOne is here. Two is there.", "0.0.1"),
@@ -179,7 +183,7 @@ def beir(folder: Path, qrels: str, more: str = "", language: str = "en", **files
 QRELS = "q1\td1\t1\nq1\td2\t2\nq0\td3\t0\nq9\td0\t1\nq2\td9\t1\nq0\td0\t1\n"
 
 
-def test_beir_gives_each_relevant_pair_with_the_querys_id(tmp_path: Path) -> None:
+def test_beir_gives_each_relevant_pair_the_id_of_its_query(tmp_path: Path) -> None:
     manifest = build(beir(tmp_path, QRELS), tmp_path / "out", workers=1)
     assert groups(manifest)["en-en"] == [
         Pair("b", "q1", "question 1 en", "T1 text 1 en", "en", "en", document_id="d1"),
@@ -201,7 +205,7 @@ def test_two_documents_of_one_query_are_each_joined_with_their_own_translations(
     ]
 
 
-def test_an_id_that_stands_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+def test_a_repeated_document_id_counts_once_and_is_reported(tmp_path: Path) -> None:
     corpus = [{"_id": "d0", "text": "first"}, {"_id": "d0", "text": "second"}]
     manifest = build(beir(tmp_path, "q0\td0\t1\n", corpus=corpus), tmp_path / "out", workers=1)
     assert [pair.document for pair in groups(manifest)["en-en"]] == ["first"]
@@ -217,12 +221,12 @@ def test_an_id_that_stands_twice_counts_once_and_is_said(tmp_path: Path) -> None
         ("q1\td1\t1\n", {"queries": [{"_id": 7, "text": "x"}]}, r"queries\.jsonl, line 1: found no text under _id"),
     ],
 )
-def test_a_beir_folder_that_is_none_is_named(tmp_path: Path, qrels: str, files: Any, message: str) -> None:
+def test_a_file_that_is_not_in_beirs_format_is_named(tmp_path: Path, qrels: str, files: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         build(beir(tmp_path, qrels, **files), tmp_path / "out", workers=1)
 
 
-def test_a_file_that_a_beir_folder_lacks_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_of_a_beir_folder_is_named(tmp_path: Path) -> None:
     path = beir(tmp_path, QRELS, 'split = "dev"')
     with pytest.raises(ConfigError, match=r"en/qrels/dev\.tsv; expected files that exist"):
         build(path, tmp_path / "out", workers=1)
@@ -231,7 +235,7 @@ def test_a_file_that_a_beir_folder_lacks_is_named(tmp_path: Path) -> None:
 # -- MS MARCO, mMARCO
 
 
-def test_triples_become_a_row_a_pair_with_the_first_negatives(tmp_path: Path) -> None:
+def test_triples_of_a_pair_become_one_row_with_the_first_negatives(tmp_path: Path) -> None:
     lines = "2\t5\t1\n1\t3\t4\n2\t5\t7\n2\t6\t8\n2\t5\t1\n2\t5\t8\n1\t3\t99\n7\t3\t4\n1\t98\t4\n"
     manifest = build(msmarco(tmp_path, lines, "negatives_per_pair = 2"), tmp_path / "out", workers=2)
     assert groups(manifest)["en-de"] == [
@@ -247,7 +251,7 @@ def test_triples_become_a_row_a_pair_with_the_first_negatives(tmp_path: Path) ->
     }
 
 
-def test_judgements_of_trec_become_rows_without_negatives(tmp_path: Path) -> None:
+def test_trec_qrels_become_rows_without_negatives(tmp_path: Path) -> None:
     path = msmarco(tmp_path, "1 0 3 1\n2 0 5 0\n2\t0\t4\t2\n", key="qrels")
     assert [(p.id, p.document, p.negatives) for p in groups(build(path, tmp_path / "o", workers=1))["de-en"]] == [
         ("1", "document 3 en", ()),
@@ -264,7 +268,7 @@ def test_judgements_of_trec_become_rows_without_negatives(tmp_path: Path) -> Non
     ),
     limit=st.integers(0, 3),
 )
-def test_triples_are_grouped_as_a_dictionary_groups_them(
+def test_triples_are_grouped_as_by_a_dictionary(
     triples: list[tuple[int, int, int]], limit: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     expected: dict[tuple[int, int], list[int]] = {}
@@ -295,12 +299,12 @@ def test_triples_are_grouped_as_a_dictionary_groups_them(
         ("1 2 3\n", "qrels", r"relevant\.tsv, line 1: found 3 columns; expected 4: query id, 0, document id"),
     ],
 )
-def test_a_line_of_other_columns_is_named(tmp_path: Path, lines: str, key: str, message: str) -> None:
+def test_a_line_with_another_number_of_columns_is_named(tmp_path: Path, lines: str, key: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         build(msmarco(tmp_path, lines, key=key), tmp_path / "out", workers=1)
 
 
-def test_a_collection_without_tabs_is_named(tmp_path: Path) -> None:
+def test_a_line_of_a_corpus_without_a_tab_is_named(tmp_path: Path) -> None:
     path = msmarco(tmp_path, "1 2 3\n")
     (tmp_path / "collection.en.tsv").write_text("1\ta\n2 b\n")
     with pytest.raises(DataError, match=r"collection\.en\.tsv, line 2: found no tab in '2 b'; expected id <tab> text"):
@@ -330,7 +334,7 @@ def test_lines_are_paired_with_their_translations_and_never_with_themselves(tmp_
     assert manifest.dropped == {"t": {"blank line": 1, "no translation": 2, "same text in both languages": 2}}
 
 
-def test_texts_of_different_length_are_not_aligned(tmp_path: Path) -> None:
+def test_files_with_different_numbers_of_lines_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t: the files have different numbers of lines \(en 2, de 3\)"):
         build(lines(tmp_path, en="a\nb\n", de="a\nb\nc\n"), tmp_path / "out", workers=1)
 
@@ -338,7 +342,7 @@ def test_texts_of_different_length_are_not_aligned(tmp_path: Path) -> None:
 # -- other packages
 
 
-def test_a_reader_whose_package_is_missing_says_what_to_install(
+def test_a_missing_package_of_a_reader_is_named_with_its_installation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = recipe(tmp_path, '[[dataset]]\nname = "x"\nreader = "ir_datasets"\nsources.en = "vaswani"\n')
@@ -371,7 +375,7 @@ def test_a_column_that_a_dataset_lacks_is_named(tmp_path: Path) -> None:
         build(path, tmp_path / "out", workers=1)
 
 
-def test_a_dataset_that_cannot_be_had_is_named_and_what_is_built_stays(tmp_path: Path) -> None:
+def test_an_unavailable_dataset_is_named_and_finished_work_is_kept(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     write_jsonl(tmp_path / "en.jsonl", [row(1, "en")])
     path = recipe(
