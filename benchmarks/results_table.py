@@ -70,13 +70,14 @@ def retrieval(row: str, encoder: Any, folder: str) -> dict[str, Any]:
 
 def tydiqa_files(folder: Path) -> Any:
     """Return TyDi QA's gold passages from one file of questions and one of passages per language; None if there are none."""
-    from hbdist.data.formats.judgements import json_object, numbered_lines
+    from hbdist.data.formats.json_files import json_object
+    from hbdist.data.formats.lines import nonblank_lines
     from hbdist.evaluation.tasks.corpus import Candidate
     from hbdist.evaluation.tasks.task import Query, RetrievalTask
     from hbdist.evaluation.tasks.tydiqa import NOTE, QUESTIONS
 
     def rows(path: Path) -> list[dict[str, Any]]:
-        return [json_object(line, ("pid",)) for _, line in numbered_lines(path, SOURCE)]
+        return [json_object(line, ("pid",)) for _, line in nonblank_lines(path, remedy=SOURCE)]
 
     paths = {path.name.split(".")[1]: path for path in sorted(folder.glob("queries.*.jsonl*"))}
     queries: list[Any] = []
@@ -124,11 +125,12 @@ def many_languages(encoder: Any, folder: Path) -> dict[str, Any]:
 
 def with_english(encoder: Any, folder: Path) -> dict[str, Any]:
     """Return the sentences of each language and their English translations, which differ by language."""
-    from hbdist.data.formats.judgements import json_object, numbered_lines
+    from hbdist.data.formats.json_files import json_object
+    from hbdist.data.formats.lines import nonblank_lines
     from hbdist.evaluation.metrics.alignment import pair_alignment
 
     rows = {
-        path.name.split(".")[0]: [json_object(line, ("text", "en")) for _, line in numbered_lines(path, SOURCE)]
+        path.name.split(".")[0]: [json_object(line, ("text", "en")) for _, line in nonblank_lines(path, remedy=SOURCE)]
         for path in sorted(folder.glob("*.jsonl*"))
     }
     known = known_languages(encoder, [*rows, ENGLISH])

@@ -83,7 +83,7 @@ def read_examples(
     """
     left_out = Counter() if left_out is None else left_out
     seen: set[str] = set()
-    for number, values in json_records(path, expected=EXPECTED):
+    for number, values in json_records(path, dict, expected=EXPECTED):
         if values is None:
             left_out[BLANK_LINE] += 1
             continue

@@ -3,20 +3,20 @@
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from hbdist.data.build.recipe import Decontaminate
 from hbdist.data.build.text_keys import is_spaceless, split_words
 from hbdist.data.formats.json_files import json_records
 from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.data.sources.rows import Row
-from hbdist.errors import DataError
 
 CONTAMINATED_QUERY = "query in an evaluation set"
 CONTAMINATED_DOCUMENT = "document in an evaluation set"
 CONTAMINATED_NEGATIVE = "negative in an evaluation set"
 CONTAMINATED_TRANSLATION = "translation in an evaluation set"
 QUESTIONS = ("query", "question")
-PASSAGES = ("document", "passage", "context", "text", "sentence")
+TEXTS = (*QUESTIONS, "document", "passage", "context", "text", "sentence")
 
 
 class ContaminationFilter:
@@ -72,7 +72,9 @@ def cached_filter(settings: Decontaminate, inputs: str) -> ContaminationFilter:
 def _texts_of(path: Path) -> Iterator[tuple[str, bool]]:
     """Yield the texts of an evaluation set, each with whether it is a question."""
     if path.name.removesuffix(".gz").endswith(".jsonl"):
-        yield from _texts_of_lines(path)
+        expected = f"an object with a question or a passage, as some of {', '.join(TEXTS)}"
+        for _, texts in json_records(path, _texts_of_record, expected=expected):
+            yield from texts or ()
         return
     remedy = "Correct [decontaminate] files: expected SQuAD's JSON, or JSON lines in a file called .jsonl or .jsonl.gz."
     with squad_errors(path, "data → paragraphs → context and qas", remedy=remedy):
@@ -81,14 +83,8 @@ def _texts_of(path: Path) -> Iterator[tuple[str, bool]]:
             yield from ((question["question"], True) for question in paragraph["qas"])
 
 
-def _texts_of_lines(path: Path) -> Iterator[tuple[str, bool]]:
-    for number, values in json_records(path, expected="an object with a question or a passage"):
-        if values is None:
-            continue
-        texts = {name: values[name] for name in (*QUESTIONS, *PASSAGES) if isinstance(values.get(name), str)}
-        if not texts:
-            raise DataError(
-                f"{path}, line {number}: found no text among {', '.join(values) or 'no fields'}; expected some of "
-                f"{', '.join((*QUESTIONS, *PASSAGES))}. Rename the fields."
-            )
-        yield from ((text, name in QUESTIONS) for name, text in texts.items())
+def _texts_of_record(values: dict[str, Any]) -> list[tuple[str, bool]]:
+    texts = [(values[name], name in QUESTIONS) for name in TEXTS if isinstance(values.get(name), str)]
+    if not texts:
+        raise ValueError(f"found no text among {', '.join(values) or 'no fields'}")
+    return texts

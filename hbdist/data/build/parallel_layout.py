@@ -56,10 +56,10 @@ def select_group(task: GroupTask) -> GroupResult:
     """Save the pairs of a group as indexes of staged rows, unless an earlier builder has."""
 
     def make(out: Path, scratch: Path) -> GroupResult:
-        selection = select_pairs(task)
-        for part, pairs in ((TRAINING, selection.training), (VALIDATION, selection.validation)):
+        training, validation, result = select_pairs(task)
+        for part, pairs in ((TRAINING, training), (VALIDATION, validation)):
             _save(out / _pairs_file(task.dataset, task.languages, part), np.stack((pairs.query_P, pairs.document_P)))
-        return selection.result
+        return result
 
     return task.workspace.once(f"{task}.noted", GroupResult, make)
 

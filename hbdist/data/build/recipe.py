@@ -11,6 +11,8 @@ from hbdist.config.config import nearest
 from hbdist.config.sections import Section
 from hbdist.data.shards.groups import Language, Name
 from hbdist.data.shards.manifest import VALIDATION
+from hbdist.data.sources.files import Document
+from hbdist.data.sources.rows import FieldName
 from hbdist.errors import ConfigError
 
 
@@ -65,11 +67,11 @@ class DatasetRecipe(Section):
     """Cross-lingual groups of a parallel dataset: "all", or a list of ["query language", "document language"]."""
     layout: Literal["pairs", "parallel"] = "pairs"
     """Storage of a parallel dataset: both texts in every pair, or each language's texts once and lists of rows."""
-    fields: dict[Literal["id", "query", "document", "document_id", "negatives"], str] = Field(default_factory=dict)
+    fields: dict[FieldName, str] = Field(default_factory=dict)
     """Our name of a field → its name in the source, where the two differ; a.b is field b inside a."""
     where: dict[str, str | int | bool] = Field(default_factory=dict)
     """Field of the source → the value that it must have: { label = 1 }."""
-    document: Literal["paragraph", "sentence", "sentence and paragraph"] = "paragraph"
+    document: Document = "paragraph"
     """Text that a question is paired with, for reader "squad"."""
     negatives_per_pair: int = Field(8, ge=0)
     """Most hard negatives per pair, the first ones, for data with triples."""

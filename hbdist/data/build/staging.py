@@ -136,8 +136,10 @@ class _UsableRows:
     def _with_negatives(self, row: Row, keep: Callable[[str], bool], reason: str) -> Row:
         """Return the row with those negatives that are to be kept, and count the others."""
         negatives = tuple(filter(keep, row.negatives))
+        if len(negatives) == len(row.negatives):
+            return row
         self.dropped[reason] += len(row.negatives) - len(negatives)
-        return row._replace(negatives=negatives) if row.negatives else row
+        return row._replace(negatives=negatives)
 
 
 class StagedRows:

@@ -82,20 +82,11 @@ class GroupResult:
     """The validation group; None likewise."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Pairs of a group that are kept: for training and for validation."""
-
-    training: Pairs
-    validation: Pairs
-    result: GroupResult
-
-
 def read_language(task: ReadTask) -> StagedCounts:
     """Stage the rows of one language, unless an earlier builder has."""
 
     def make(out: Path, scratch: Path) -> StagedCounts:
-        folder = out / task.workspace.staged_name(task.dataset.name, task.language)
+        folder = Workspace(out).staged(task.dataset.name, task.language)
         folder.mkdir(parents=True)
         return stage(task.recipe, task.dataset, task.language, inputs=task.inputs, folder=folder, scratch=scratch)
 
@@ -143,15 +134,14 @@ def write_group(task: GroupTask) -> GroupResult:
             shards = write_shards(pairs, root=root, folder=str(task), shard_rows=task.recipe.shard_rows)
             return Group(task.dataset.name, *task.languages, shards) if shards else None
 
-        selection = select_pairs(task)
-        group, validation = write(selection.training, out), write(selection.validation, out / VALIDATION)
-        return replace(selection.result, group=group, validation=validation)
+        training, validation, result = select_pairs(task)
+        return replace(result, group=write(training, out), validation=write(validation, out / VALIDATION))
 
     return task.workspace.once(str(task), GroupResult, make)
 
 
-def select_pairs(task: GroupTask) -> Selection:
-    """Select the pairs of a group, for either layout."""
+def select_pairs(task: GroupTask) -> tuple[Pairs, Pairs, GroupResult]:
+    """Return the pairs of a group for training and for validation, and their numbers, for either layout."""
     dropped: Counter[str] = Counter()
     validation_dropped: Counter[str] = Counter()
     pairs = drop_duplicates(_join(task, task.dataset, dropped), dropped)
@@ -162,7 +152,7 @@ def select_pairs(task: GroupTask) -> Selection:
     limit = 0 if pairs.monolingual else task.recipe.pairs_per_group
     validation = cap(pairs.select(pairs.held_out), limit, validation_dropped)
     training = cap(pairs.keep(~pairs.held_out, HELD_OUT, dropped), limit, dropped)
-    return Selection(training, validation, GroupResult(training.size, dict(+dropped), dict(+validation_dropped)))
+    return training, validation, GroupResult(training.size, dict(+dropped), dict(+validation_dropped))
 
 
 def _join(task: GroupTask, dataset: DatasetRecipe, dropped: Counter[str]) -> Pairs:

@@ -35,12 +35,7 @@ class Workspace:
 
     def staged(self, dataset: str, language: str) -> Path:
         """Return the folder of the staged rows of a language."""
-        return self.partial / self.staged_name(dataset, language)
-
-    @staticmethod
-    def staged_name(dataset: str, language: str) -> str:
-        """Return this folder relative to the workspace."""
-        return f"{WORK}/rows/{dataset}/{language}"
+        return self.partial / WORK / "rows" / dataset / language
 
     def once(self, name: str, kind: type[Result], make: Callable[[Path, Path], Result]) -> Result:
         """Return `make(out, scratch)`, or the result that an earlier builder recorded if its files are intact.

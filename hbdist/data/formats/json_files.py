@@ -3,12 +3,14 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hbdist.data.formats.lines import REMEDY, numbered_lines
 from hbdist.errors import DataError
+
+Record = TypeVar("Record")
 
 
 def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
@@ -42,17 +44,20 @@ def json_object(line: str, texts: Sequence[str] = ()) -> dict[str, Any]:
     return values
 
 
-def json_records(path: Path, *, expected: str, remedy: str = REMEDY) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield the objects of JSON lines with their line numbers from 1; None for a blank line.
+def json_records(
+    path: Path, parse: Callable[[dict[str, Any]], Record], *, expected: str, remedy: str = REMEDY
+) -> Iterator[tuple[int, Record | None]]:
+    """Yield the results of `parse` for the objects of JSON lines, with line numbers from 1; None for a blank line.
 
     Args:
+        parse: a function of an object; it raises ValueError, saying what is wrong with the object.
         expected: a description of a correct line, for the error message.
 
     Raises:
-        DataError: the file is damaged, or a line is not a JSON object.
+        DataError: the file is damaged, or a line is not as expected.
     """
     for number, line in numbered_lines(path, remedy=remedy):
         try:
-            yield number, json_object(line) if line.strip() else None
+            yield number, parse(json_object(line)) if line.strip() else None
         except ValueError as error:
             raise DataError(f"{path}, line {number}: {error}; expected {expected}. {remedy}") from None

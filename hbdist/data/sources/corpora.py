@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from hbdist.data.formats.lines import plain_or_gzipped, table_rows
 from hbdist.data.formats.qrels import Layout, read_judgements
-from hbdist.data.formats.text_table import TextTable
-from hbdist.data.formats.texts import BEIR_LINE, TSV_LINE, beir_entry, tsv_entry
+from hbdist.data.formats.texts import BEIR_LINE, TSV_LINE, TextTable, beir_entry, tsv_entry
 from hbdist.data.sources.rows import Row
 
 NOT_RELEVANT = "judged not relevant"

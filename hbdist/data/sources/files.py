@@ -7,15 +7,14 @@ from typing import Any, Literal
 from hbdist.data.formats.json_files import json_records
 from hbdist.data.formats.lines import BLANK_LINE, numbered_lines
 from hbdist.data.formats.squad import read_paragraphs, squad_errors
-from hbdist.data.sources.rows import EXPECTED, Field, Row, identifier, row_of, text_at
-from hbdist.errors import DataError
+from hbdist.data.sources.rows import EXPECTED, FieldName, Row, identifier, row_of, text_at
 
 NO_ANSWER = "no answer"
 NO_SENTENCE = "no sentence holds the answer"
 Document = Literal["paragraph", "sentence", "sentence and paragraph"]
 
 
-def read_jsonl(path: Path, *, fields: Mapping[Field, str], where: Mapping[str, Any]) -> Iterator[Row | str]:
+def read_jsonl(path: Path, *, fields: Mapping[FieldName, str], where: Mapping[str, Any]) -> Iterator[Row | str]:
     """Yield the rows of JSON lines.
 
     Args:
@@ -25,14 +24,9 @@ def read_jsonl(path: Path, *, fields: Mapping[Field, str], where: Mapping[str, A
     Raises:
         DataError: the file is damaged, or a line is not a JSON object with the fields of a row.
     """
-    for number, values in json_records(path, expected=EXPECTED):
-        try:
-            yield BLANK_LINE if values is None else row_of(values, fields, where)
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: {error}; expected {EXPECTED}. Mend the line, or "
-                'name the fields in the recipe: fields = { document = "…" }.'
-            ) from None
+    remedy = 'Mend the line, or name the fields in the recipe: fields = { document = "…" }.'
+    for _, row in json_records(path, lambda values: row_of(values, fields, where), expected=EXPECTED, remedy=remedy):
+        yield BLANK_LINE if row is None else row
 
 
 def read_squad(path: Path, *, document: Document) -> Iterator[Row | str]:

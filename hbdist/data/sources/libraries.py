@@ -6,10 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.formats.text_table import TextTable
-from hbdist.data.formats.texts import BEIR_LINE, beir_entry
+from hbdist.data.formats.texts import BEIR_LINE, TextTable, beir_entry
 from hbdist.data.sources.corpora import NOT_RELEVANT, rows_of_pairs, rows_of_triples
-from hbdist.data.sources.rows import Field, Row, SourceUnavailableError, row_of
+from hbdist.data.sources.rows import FieldName, Row, SourceUnavailableError, row_of
 from hbdist.errors import ConfigError, DataError
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -21,7 +20,7 @@ def read_datasets(
     *,
     split: str,
     revision: str | None,
-    fields: Mapping[Field, str],
+    fields: Mapping[FieldName, str],
     where: Mapping[str, Any],
     scratch: Path,
 ) -> Iterator[Row | str]:

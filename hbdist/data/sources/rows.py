@@ -4,12 +4,12 @@ For every record of a source, a reader yields its `Row`, or the reason (a text) 
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from hbdist.errors import ConfigError
 
-Field = Literal["id", "query", "document", "document_id", "negatives"]
-FIELDS: tuple[Field, ...] = ("id", "query", "document", "document_id", "negatives")
+FieldName = Literal["id", "query", "document", "document_id", "negatives"]
+FIELDS: tuple[FieldName, ...] = get_args(FieldName)
 EXPECTED = "an object with query and document"
 
 OTHER_VALUE = "not where"
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     """Key that the row shares with its translations in a parallel dataset; unset: the id."""
 
 
-def row_of(values: Mapping[str, Any], fields: Mapping[Field, str], where: Mapping[str, Any]) -> Row | str:
+def row_of(values: Mapping[str, Any], fields: Mapping[FieldName, str], where: Mapping[str, Any]) -> Row | str:
     """Return the row of a record, or `OTHER_VALUE` if the record does not meet the condition.
 
     Args:
@@ -49,7 +49,7 @@ def row_of(values: Mapping[str, Any], fields: Mapping[Field, str], where: Mappin
     """
     if any(value_at(values, name) != value for name, value in where.items()):
         return OTHER_VALUE
-    name: dict[Field, str] = {field: fields.get(field, field) for field in FIELDS}
+    name: dict[FieldName, str] = {field: fields.get(field, field) for field in FIELDS}
     negatives = value_at(values, name["negatives"], default=None)
     if negatives is None:
         negatives = ()
