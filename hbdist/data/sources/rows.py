@@ -21,7 +21,7 @@ REPEATED_ID = "repeated id"
 
 
 class SourceUnavailableError(ConfigError):
-    """A source that another package fetches is unavailable, perhaps temporarily: finished work is kept."""
+    """Failure of another package to load a source, perhaps temporary: finished work is kept."""
 
 
 class Row(NamedTuple):
