@@ -24,7 +24,7 @@ def read_jsonl(path: Path, *, fields: Mapping[FieldName, str], where: Mapping[st
     Raises:
         DataError: the file is damaged, or a line is not a JSON object with the fields of a row.
     """
-    remedy = 'Mend the line, or name the fields in the recipe: fields = { document = "…" }.'
+    remedy = 'Mend the file, fetch it again, or name the fields in the recipe: fields = { document = "…" }.'
     for _, row in json_records(path, lambda values: row_of(values, fields, where), expected=EXPECTED, remedy=remedy):
         yield BLANK_LINE if row is None else row
 

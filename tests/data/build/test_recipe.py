@@ -21,7 +21,10 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
     ("text", "message"),
     [
         ("shard_row = 5", "unknown key shard_row. Did you mean shard_rows?"),
-        ("shard_rows = 0", "shard_rows = 0: input should be greater than or equal to 1. shard_rows: Pairs in a tar"),
+        (
+            "shard_rows = 0",
+            "shard_rows = 0: input should be greater than or equal to 1. shard_rows: Number of pairs per tar",
+        ),
         ("x = ", "is not valid TOML"),
         ("", "dataset is missing. Add it."),
         ("[[dataset]]\nname='d'\nreader='jsonl'", "[[dataset]] 1: files is missing. Add it: Language code"),
