@@ -49,7 +49,7 @@ def counted(items: Iterable[Item]) -> Iterator[Item]:
     _report(number % BLOCK)
 
 
-def in_parallel(
+def map_in_pool(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
     *,

@@ -28,7 +28,7 @@ from hbdist.data.shards.groups import Group, Texts
 from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Manifest
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import sha256
-from hbdist.utils.workers import Progress, in_parallel, silent
+from hbdist.utils.workers import Progress, map_in_pool, silent
 
 Staged = Mapping[str, Mapping[str, StagedCounts]]
 """Dataset → language → counts of its rows."""
@@ -119,7 +119,7 @@ def _build(recipe: Recipe, workspace: Workspace, inputs: str, pool: Pool) -> tup
 def _build_parallel(recipe: Recipe, workspace: Workspace, contents: tuple[Contents, Contents], pool: Pool) -> None:
     """Write the views and the texts of the datasets with the parallel layout."""
     aligning = [DatasetTask(recipe, workspace, dataset) for dataset in recipe.dataset if dataset.layout == "parallel"]
-    alignments = in_parallel(align, aligning, workers=pool.workers)
+    alignments = map_in_pool(align, aligning, workers=pool.workers)
     writing = [
         TextsTask(recipe, workspace, task.dataset, language, alignment)
         for task, alignment in zip(aligning, alignments, strict=True)
@@ -187,7 +187,7 @@ def _digest_inputs(path: Path, recipe: Recipe, *, workers: int | None) -> str:
             f"{path} names {', '.join(missing[:3])}{more}; expected files that exist. "
             "Fetch them, or correct their paths (they are relative to the recipe)."
         )
-    parts = [str(VERSION), sha256(path), *in_parallel(sha256, files, workers=workers)]
+    parts = [str(VERSION), sha256(path), *map_in_pool(sha256, files, workers=workers)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from hbdist.utils.workers import BEAT_S, Progress, in_parallel
+from hbdist.utils.workers import BEAT_S, Progress, map_in_pool
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ class Pool:
     ) -> list[Result]:
         """Return `[function(task) for task in tasks]`, and report progress as `ProgressMeter` does."""
         meter = ProgressMeter(verb, unit, self.progress, tasks=len(tasks), expected=expected)
-        return in_parallel(
+        return map_in_pool(
             function, tasks, workers=self.workers, progress=lambda done, *_: meter.finish_task(done), beat=meter.count
         )
 

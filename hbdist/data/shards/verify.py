@@ -14,7 +14,7 @@ from hbdist.data.shards.manifest import FILE, VALIDATION, Manifest
 from hbdist.data.shards.remote import Remote
 from hbdist.data.shards.verify_parts import find_problems, split_into_parts
 from hbdist.errors import DataError
-from hbdist.utils.workers import Progress, in_parallel, silent
+from hbdist.utils.workers import Progress, map_in_pool, silent
 
 SHOWN = 10
 """Number of problems that an error lists; it also tells how many more there are."""
@@ -77,7 +77,7 @@ def check(
     """
     manifest = Manifest.load(root)
     parts = list(split_into_parts(manifest, Cache.of_machine(cache_gb)))
-    results = in_parallel(find_problems, parts, workers=workers, progress=progress)
+    results = map_in_pool(find_problems, parts, workers=workers, progress=progress)
     problems = [problem for result in results for problem in result] + list(_find_unlisted_tars(manifest))
     if problems:
         more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
