@@ -105,13 +105,13 @@ def fetch(
     out: Annotated[Path | None, typer.Option(help="Folder for the files, instead of data/NAME.")] = None,
     languages: Annotated[str | None, typer.Option(help="Of MIRACL: sw,yo.")] = None,
 ) -> None:
-    """Fetch the data of a task from their public home, with checksums. Start it again to go on."""
+    """Fetch the data of a task from their public source, with checksums. Start it again to go on."""
     from hbdist.evaluation.download.fetch import fetch as fetch_data
-    from hbdist.evaluation.download.sources import home_of
+    from hbdist.evaluation.download.sources import find_source
 
-    home = home_of(name)
+    source = find_source(name)
     with Bar(f"fetching {name}") as bar:
         fetched = fetch_data(
-            home, out or Path("data") / home.name, languages=languages.split(",") if languages else (), progress=bar
+            source, out or Path("data") / source.name, languages=languages.split(",") if languages else (), progress=bar
         )
     print(fetched.text())

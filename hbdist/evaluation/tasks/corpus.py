@@ -1,34 +1,35 @@
-"""Candidates that stay on disk: read in order, a stretch at a time, so that a corpus may be larger than memory.
+"""Corpus of candidates on disk, read in order and a block at a time, so that it may be larger than memory.
 
-Of each passage, memory holds its id and 8 bytes; MIRACL's 106 million take about 2 GB.
+Memory keeps each passage's id and 8 bytes: about 2 GB for MIRACL's 106 million passages.
 """
 
 import gzip
 import hashlib
 import os
-import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast, overload
 
 import numpy as np
 
+from hbdist.data.formats.lines import byte_lines
+from hbdist.data.formats.texts import Parse
 from hbdist.errors import DataError
 
-Parse = Callable[[str], tuple[str, str]]
-"""A line → (published id, text). Raises ValueError, saying what is wrong with the line."""
+_REMEDY = "Fetch the file again."
 
 STRIDE = 1024
-"""The place in its file is kept of one passage in so many; a read begins there and skips the rest."""
+"""Number of passages between two recorded byte offsets; a read seeks to the offset before it and skips the rest."""
 
 
 class Candidate(NamedTuple):
-    """One text that can be retrieved. Its identity is (language, paragraph, sentence); texts need not be unique.
+    """One text that a query is scored against.
 
-    Where the paragraphs are retrieved themselves, `sentence` is 0.
+    Its identity is (language, paragraph, sentence); texts need not be unique. `sentence` is 0 if whole paragraphs are
+    retrieved.
     """
 
     language: str
@@ -36,7 +37,13 @@ class Candidate(NamedTuple):
     sentence: int
     text: str
     id: str = ""
-    """As published; empty where there is none."""
+    """Published id; empty if there is none."""
+
+
+def consecutive_slices(lengths: Mapping[str, int]) -> dict[str, slice]:
+    """Return slices of these lengths, each beginning where the one before it ends."""
+    ends = np.cumsum([0, *lengths.values()]).tolist()
+    return {language: slice(start, stop) for language, (start, stop) in zip(lengths, pairwise(ends), strict=True)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class _File:
     path: Path
     passages: int
     offsets: array
-    """Where each STRIDE-th passage begins, in bytes of the unpacked file."""
+    """Byte offsets, in the unpacked file, of every STRIDE-th passage."""
 
 
 @dataclass
@@ -54,69 +61,67 @@ class _Part:
     language: str
     files: list[_File] = field(default_factory=list)
     ids: bytearray = field(default_factory=bytearray)
+    """Ids of all passages, joined without a separator."""
     ends: array = field(default_factory=lambda: array("q"))
-    """Where each id ends in `ids`."""
-    wanted: dict[str, int] = field(default_factory=dict)
+    """End of each id in `ids`."""
+    indices: dict[str, int] = field(default_factory=dict)
+    """Looked-up id → index among the passages of the language."""
     digest: str = ""
 
-    def id(self, number: int) -> str:
-        return self.ids[self.ends[number - 1] if number else 0 : self.ends[number]].decode()
+    def id(self, index: int) -> str:
+        return self.ids[self.ends[index - 1] if index else 0 : self.ends[index]].decode()
 
 
 class Corpus(Sequence[Candidate]):
-    """The candidates of some languages, one passage a line. Reading on from where the last read ended costs no search.
+    """The candidates of some languages, one passage per line. A read that begins where the last one ended needs no seek.
 
     Args:
         parts: languages in ascending order.
-        parse: what is in a line.
+        parse: parser of a line.
     """
 
     def __init__(self, parts: Sequence[_Part], parse: Parse) -> None:
         self.parts, self.parse = tuple(parts), parse
-        self.slices: dict[str, slice] = {}
-        """Where the candidates of each language stand."""
-        start = 0
-        for part in self.parts:
-            self.slices[part.language] = slice(start, start + len(part.ends))
-            start += len(part.ends)
+        self.slices = consecutive_slices({part.language: len(part.ends) for part in self.parts})
+        """Language → indices of its candidates."""
         self._open: tuple[tuple[int, Path, int], BinaryIO] | None = None
 
     @classmethod
     def read(
-        cls, files: Mapping[str, Sequence[Path]], *, parse: Parse, wanted: Mapping[str, Set[str]], expected: str
+        cls, files: Mapping[str, Sequence[Path]], *, parse: Parse, lookup: Mapping[str, Set[str]], expected: str
     ) -> "Corpus":
-        """Read every line once, to know where it stands and that all are whole.
+        """Read every line once, to record where it is and to check that it is whole.
 
         Args:
-            files: language → its files, plain or gzipped, in their order.
-            parse: what is in a line.
-            wanted: language → ids whose places are asked for, for `places`.
-            expected: a line as it should be, for the error.
+            files: language → its files in order, plain or gzipped.
+            parse: parser of a line.
+            lookup: language → ids that `indices` will be asked for.
+            expected: description of a correct line, for error messages.
 
         Raises:
-            DataError: a file is damaged, a line is not as expected, or two passages of a language have one id.
+            DataError: a file is damaged, a line is not as expected, or two passages of a language share an id.
         """
-        parts = [_read_part(language, files[language], parse, wanted[language], expected) for language in sorted(files)]
+        parts = [_read_part(language, files[language], parse, lookup[language], expected) for language in sorted(files)]
         return cls(parts, parse)
 
-    def places(self, language: str) -> dict[str, int]:
-        """Published id → place in the pool, of those of the wanted ids that the language has."""
+    def indices(self, language: str) -> dict[str, int]:
+        """Return the looked-up ids that the language has, each with the index of its candidate."""
         (part,) = (part for part in self.parts if part.language == language)
         start = self.slices[language].start
-        return {identifier: start + number for identifier, number in part.wanted.items()}
+        return {identifier: start + index for identifier, index in part.indices.items()}
 
-    def only(self, languages: Sequence[str]) -> "Corpus":
-        """The candidates of these languages."""
+    def select(self, languages: Sequence[str]) -> "Corpus":
+        """Return the corpus of these languages alone."""
         return Corpus([part for part in self.parts if part.language in languages], self.parse)
 
     @property
     def ids(self) -> "PassageIds":
-        """Ids for TREC files, made when asked for."""
+        """Ids for TREC files, made on demand."""
         return PassageIds(self)
 
     @property
     def digest(self) -> str:
-        """sha256 of languages and lines."""
+        """SHA-256 of languages and lines, in hex."""
         return hashlib.sha256("\n".join(f"{part.language} {part.digest}" for part in self.parts).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -127,21 +132,20 @@ class Corpus(Sequence[Candidate]):
             yield from self[start : start + STRIDE]
 
     @overload
-    def __getitem__(self, place: int) -> Candidate: ...
+    def __getitem__(self, index: int) -> Candidate: ...
     @overload
-    def __getitem__(self, place: slice) -> "tuple[Candidate, ...]": ...
-    def __getitem__(self, place: int | slice) -> "Candidate | tuple[Candidate, ...]":
-        if isinstance(place, slice):
-            start, stop, step = place.indices(len(self))
+    def __getitem__(self, index: slice) -> "tuple[Candidate, ...]": ...
+    def __getitem__(self, index: int | slice) -> "Candidate | tuple[Candidate, ...]":
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
             assert step == 1, "candidates are read in order"
-            return tuple(self._stretch(start, stop))
-        place = range(len(self))[place]
-        return next(self._stretch(place, place + 1))
+            return tuple(self._candidates(start, stop))
+        index = range(len(self))[index]
+        return next(self._candidates(index, index + 1))
 
-    def _stretch(self, start: int, stop: int) -> Iterator[Candidate]:
+    def _candidates(self, start: int, stop: int) -> Iterator[Candidate]:
         for part in self.parts:
-            base = self.slices[part.language].start
-            first = base
+            base = first = self.slices[part.language].start
             for file in part.files:
                 low, high = max(start, first), min(stop, first + file.passages)
                 if low < high:
@@ -151,14 +155,14 @@ class Corpus(Sequence[Candidate]):
                 first += file.passages
 
     def _lines(self, file: _File, start: int, stop: int) -> list[str]:
-        """The lines of passages `start` to `stop` of the file."""
-        # The process is part of the key: a fork shares the position of an open file with its parent.
+        """Return the lines of passages `start` to `stop` of the file."""
+        # The process id is part of the key: after a fork, parent and child share the position of an open file.
         if self._open and self._open[0] == (os.getpid(), file.path, start):
             handle = self._open[1]
         else:
             if self._open:
                 self._open[1].close()
-            handle = _opened(file.path)
+            handle = _open_binary(file.path)
             handle.seek(file.offsets[start // STRIDE])
             for _ in islice(_passages(handle), start % STRIDE):
                 pass
@@ -170,68 +174,64 @@ class Corpus(Sequence[Candidate]):
 
 
 class PassageIds(Sequence[str]):
-    """Ids for TREC files, as "sw-39#0": language and published id."""
+    """Ids for TREC files, such as "sw-39#0": language and published id."""
 
-    def __init__(self, collection: Corpus) -> None:
-        self.collection = collection
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
 
     def __len__(self) -> int:
-        return len(self.collection)
+        return len(self.corpus)
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(len(self))[place]]
-        for part in self.collection.parts:
-            where = self.collection.slices[part.language]
-            if where.start <= place < where.stop:
-                return f"{part.language}-{part.id(place - where.start)}"
-        raise IndexError(place)
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        for part in self.corpus.parts:
+            rows = self.corpus.slices[part.language]
+            if rows.start <= index < rows.stop:
+                return f"{part.language}-{part.id(index - rows.start)}"
+        raise IndexError(index)
 
 
-def _read_part(language: str, paths: Sequence[Path], parse: Parse, wanted: Set[str], expected: str) -> _Part:
+def _read_part(language: str, paths: Sequence[Path], parse: Parse, lookup: Set[str], expected: str) -> _Part:
     part, digest, hashes = _Part(language), hashlib.sha256(), array("q")
     for path in paths:
-        offsets, position, number, before = array("q"), 0, 0, len(part.ends)
-        try:
-            with _opened(path) as file:
-                for line in file:
-                    number += 1
-                    if line.strip():
-                        if (len(part.ends) - before) % STRIDE == 0:
-                            offsets.append(position)
-                        identifier, _ = parse(line.decode())
-                        if identifier in wanted:
-                            part.wanted[identifier] = len(part.ends)
-                        part.ids += identifier.encode()
-                        part.ends.append(len(part.ids))
-                        hashes.append(hash(identifier))
-                    position += len(line)
-                    digest.update(line)
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is damaged after line {number}: {error}. Fetch the file again.") from None
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; expected {expected}. Fetch the file again.") from None
+        offsets, offset, before = array("q"), 0, len(part.ends)
+        for number, line in byte_lines(path, remedy=_REMEDY):
+            if line.strip():
+                if (len(part.ends) - before) % STRIDE == 0:
+                    offsets.append(offset)
+                try:
+                    identifier, _ = parse(line.decode())
+                except ValueError as error:
+                    raise DataError(f"{path}, line {number}: {error}; expected {expected}. {_REMEDY}") from None
+                if identifier in lookup:
+                    part.indices[identifier] = len(part.ends)
+                part.ids += identifier.encode()
+                part.ends.append(len(part.ids))
+                hashes.append(hash(identifier))
+            offset += len(line)
+            digest.update(line)
         part.files.append(_File(path, len(part.ends) - before, offsets))
-    # By 64 bits of a hash that is another in each process: of 33 million ids, two share one by chance in 30,000 reads.
+    # Compares 64-bit hashes, seeded anew in each process: with 33 million ids, one read in 30,000 finds a false duplicate.
     if (repeated := len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))) and len(hashes):
         raise DataError(
-            f"{', '.join(map(str, paths[:3]))}: {repeated:,} passages of {language} have the id of another one; each must"
-            " have its own. Is a file there twice? Fetch the files again."
+            f"{', '.join(map(str, paths[:3]))}: {repeated:,} passages of {language} have the id of another passage; ids"
+            " must be unique. Check for a file that is in the folder twice, or fetch the files again."
         )
     part.digest = digest.hexdigest()
     return part
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_binary(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _passages(handle: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file that hold something. `readline`, as iteration reads ahead of the position."""
+    """Yield the lines of a file that are not blank, by `readline`: iteration would read ahead of the file's position."""
     while line := handle.readline():
         if line.strip():
             yield line

@@ -1,28 +1,26 @@
 """MIRACL: questions of native speakers against the whole Wikipedia of their language (TACL 2023, arXiv 2210.09984).
 
-Development topics and judgements of version 1.0 in 18 languages, 106 million passages: read from disk, never all in
-memory. A candidate is title and text. Judgements of 0 do not count as relevant, as in trec_eval's binary measures.
-nDCG@10 and recall@100 are its measures.
+Development topics and qrels of version 1.0 in 18 languages. The 106 million passages stay on disk. A candidate is title
+and text. Grades of 0 do not count as relevant, as in trec_eval's binary metrics. nDCG@10 and recall@100 are its metrics.
 
-Monolingual as published. Cross-lingual, with questions in another language y about the passages of x, where such
-questions lie beside the topics: topics.miracl-v1.0-x-dev.y.tsv, with the ids of x. MIRACL publishes none; whoever
-translates them must say by what.
+Monolingual as published. Cross-lingual, with questions in language y about the passages of language x, if the folder has
+such questions beside the topics: topics.miracl-v1.0-x-dev.y.tsv, with the ids of x. MIRACL publishes none; whoever
+translates them must report the translator.
 
-A corpus that is not whole is a subset, must say its name in subset.txt and must hold all passages that are relevant to
-its questions. Its scores stand under that name and are never comparable with published ones.
+An incomplete corpus is a subset: it must have its name in subset.txt and contain every passage that is relevant to its
+questions. Its scores bear that name and are never comparable with published ones.
 """
 
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
 
 from hbdist.data.formats.json_files import json_object
-from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.data.formats.qrels import read_qrels
 from hbdist.data.formats.texts import TSV_LINE, read_texts, tsv_entry
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Corpus
+from hbdist.evaluation.tasks.files import find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "miracl"
@@ -50,65 +48,64 @@ PASSAGES = {
     "yo": 49_043,
     "zh": 4_934_368,
 }
-"""Passages a language of the whole corpus."""
+"""Number of passages per language in the whole corpus."""
 
 NO_RELEVANT = "no passage judged relevant"
-_SOURCE = "Get the files with `hbdist data fetch miracl --languages …`."
+_REMEDY = "Get the files with `hbdist data fetch miracl --languages …`."
 
 
 def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ()) -> RetrievalTask:
-    """MIRACL's development set in all languages whose corpus the folder holds, or in some of them.
+    """Return MIRACL's development set in all languages whose corpus the folder has, or in some of them.
 
     Args:
-        folder: topics/topics.miracl-v1.0-sw-dev.tsv, qrels/qrels.miracl-v1.0-sw-dev.tsv and
-            miracl-corpus-v1.0-sw/docs-0.jsonl.gz …, as published; topics and qrels also without their folders, or
+        folder: folder with topics/topics.miracl-v1.0-sw-dev.tsv, qrels/qrels.miracl-v1.0-sw-dev.tsv and
+            miracl-corpus-v1.0-sw/docs-0.jsonl.gz …, as published. Topics and qrels may also be in the folder itself, or
             gzipped. Every line of the corpus is read once.
-        languages: only these are read; unset: all.
+        languages: the only languages to read; empty for all.
 
     Raises:
-        DataError: a file is missing or damaged, the corpus is neither whole nor a subset with a name, or lacks a
-            relevant passage.
+        DataError: a file is missing or damaged, or the corpus is neither whole nor a named subset, or lacks a relevant
+            passage.
     """
-    corpora = {language: files for language in PASSAGES if (files := _corpus(folder, language))}
+    corpora = {language: files for language in PASSAGES if (files := _corpus_files(folder, language))}
     read = {language: files for language, files in corpora.items() if not languages or language in languages}
     if not read:
         wanted = f" in {', '.join(languages)}" if languages else ""
         raise DataError(
-            f"{folder} holds no corpus of MIRACL{wanted}; expected folders such as miracl-corpus-v1.0-sw with"
-            f" docs-0.jsonl.gz. It has {', '.join(corpora) or 'none'}. {_SOURCE}"
+            f"{folder} has no corpus of MIRACL{wanted}; expected folders such as miracl-corpus-v1.0-sw with"
+            f" docs-0.jsonl.gz. It has {', '.join(corpora) or 'none'}. {_REMEDY}"
         )
-    judged = {language: read_qrels(_file(folder, "qrels", language), "trec", remedy=_SOURCE) for language in read}
-    relevant_ids = {language: {doc for docs in part.values() for doc in docs} for language, part in judged.items()}
-    candidates = Corpus.read(
-        read,
-        parse=_passage,
-        wanted=relevant_ids,
-        expected='an object such as {"docid": "39#0", "title": "", "text": ""}',
-    )
-    subset = _subset(folder, candidates)
+    qrels = {language: read_qrels(_find(folder, "qrels", language), "trec", remedy=_REMEDY) for language in read}
+    relevant_ids = {language: {doc for docs in part.values() for doc in docs} for language, part in qrels.items()}
+    expected = 'an object such as {"docid": "39#0", "title": "", "text": ""}'
+    candidates = Corpus.read(read, parse=_parse_passage, lookup=relevant_ids, expected=expected)
+    subset = _subset_name(folder, candidates)
     relevance = {
-        f"{language}:{question}": tuple(places[doc] for doc in docs)
-        for language, part in judged.items()
-        for places in [_places(candidates, language, relevant_ids[language])]
+        f"{language}:{question}": tuple(indices[doc] for doc in docs)
+        for language, part in qrels.items()
+        for indices in [_relevant_indices(candidates, language, relevant_ids[language])]
         for question, docs in part.items()
     }
     queries = [
         Query(f"{language}:{question}", spoken, text)
         for language in read
-        for spoken, path in _topics(folder, language)
+        for spoken, path in _topic_files(folder, language)
         if not languages or spoken in languages
-        for question, text in read_texts(path, parse=_topic, expected=TSV_LINE, remedy=_SOURCE).items()
+        for question, text in read_texts(path, parse=_parse_topic, expected=TSV_LINE, remedy=_REMEDY).items()
     ]
-    answered = [query for query in queries if relevance.get(query.id)]
-    _check(folder, relevance, answered)
+    answered = sorted((query for query in queries if relevance.get(query.id)), key=lambda query: query.language)
     asked = {query.id for query in answered}
-    spoken_languages = sorted({*read, *(query.language for query in answered)})
+    if missing := {question for question, indices in relevance.items() if indices and question not in asked}:
+        raise DataError(
+            f"{folder} has judgements of {len(missing):,} questions that are not among its topics, such as {min(missing)}."
+            f" {_REMEDY}"
+        )
     return RetrievalTask(
         f"{NAME}-subset:{subset}" if subset else NAME,
-        tuple(spoken_languages),
-        tuple(sorted(answered, key=lambda query: query.language)),
+        tuple(sorted({*read, *(query.language for query in answered)})),
+        tuple(answered),
         candidates,
-        {question: places for question, places in relevance.items() if question in asked},
+        {question: indices for question, indices in relevance.items() if question in asked},
         metrics=METRICS,
         settings=("monolingual", "cross_lingual"),
         note=f"the subset {subset}: not comparable with published numbers" if subset else "",
@@ -116,78 +113,66 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
     )
 
 
-def _passage(line: str) -> tuple[str, str]:
+def _parse_passage(line: str) -> tuple[str, str]:
     values = json_object(line, ("docid", "title", "text"))
     return values["docid"], f"{values['title']} {values['text']}".strip()
 
 
-def _topic(line: str) -> tuple[str, str]:
+def _parse_topic(line: str) -> tuple[str, str]:
     identifier, text = tsv_entry(line)
     if not text.strip():
         raise ValueError(f"found no text in {line[:40]!r}")
     return identifier, text
 
 
-def _corpus(folder: Path, language: str) -> list[Path]:
-    """The files of a language's corpus in their order."""
+def _corpus_files(folder: Path, language: str) -> list[Path]:
+    """Return the files of a language's corpus in the order of their numbers."""
     paths = (folder / f"miracl-corpus-v1.0-{language}").glob("docs-*.jsonl*")
     numbered = {
-        int(found[1]): path for path in paths if (found := re.fullmatch(r"docs-(\d+)\.jsonl(\.gz)?", path.name))
+        int(match[1]): path for path in paths if (match := re.fullmatch(r"docs-(\d+)\.jsonl(\.gz)?", path.name))
     }
     return [numbered[number] for number in sorted(numbered)]
 
 
-def _file(folder: Path, kind: str, language: str) -> Path:
+def _find(folder: Path, kind: str, language: str) -> Path:
     name = f"{kind}.miracl-v1.0-{language}-dev.tsv"
-    if path := plain_or_gzipped(folder / kind / name, folder / name):
-        return path
-    raise DataError(f"{folder} holds a corpus in {language} but no {kind}/{name}. {_SOURCE}")
+    return find_file(folder, f"{kind}/{name}", name, remedy=_REMEDY)
 
 
-def _topics(folder: Path, language: str) -> list[tuple[str, Path]]:
-    """The files of questions about the passages of a language, and the language that each is in."""
-    own = _file(folder, "topics", language)
+def _topic_files(folder: Path, language: str) -> list[tuple[str, Path]]:
+    """Return the files of questions about the passages of a language, each with the language it is in."""
+    own = _find(folder, "topics", language)
     stem = own.name.removesuffix(".gz").removesuffix(".tsv")
-    found = (re.fullmatch(rf"{re.escape(stem)}\.([\w-]+)\.tsv(\.gz)?", path.name) for path in own.parent.iterdir())
-    return [(language, own), *sorted((match[1], own.parent / match[0]) for match in found if match)]
+    matches = (re.fullmatch(rf"{re.escape(stem)}\.([\w-]+)\.tsv(\.gz)?", path.name) for path in own.parent.iterdir())
+    return [(language, own), *sorted((match[1], own.parent / match[0]) for match in matches if match)]
 
 
-def _places(candidates: Corpus, language: str, relevant: Set[str]) -> dict[str, int]:
-    places = candidates.places(language)
-    if missing := sorted(relevant - set(places)):
+def _relevant_indices(candidates: Corpus, language: str, relevant: Set[str]) -> dict[str, int]:
+    indices = candidates.indices(language)
+    if missing := sorted(relevant - set(indices)):
         raise DataError(
-            f"the corpus of MIRACL in {language} lacks {len(missing):,} of {len(relevant):,} relevant passages, such as"
-            f" {missing[0]}; all must be there, in a subset too. {_SOURCE}"
+            f"The corpus of MIRACL in {language} lacks {len(missing):,} of {len(relevant):,} relevant passages, such as"
+            f" {missing[0]}; even a subset must have all of them. {_REMEDY}"
         )
-    return places
+    return indices
 
 
-def _subset(folder: Path, candidates: Corpus) -> str:
-    """The name of the subset; empty if the corpora are whole.
+def _subset_name(folder: Path, candidates: Corpus) -> str:
+    """Return the name of the subset, or "" if the corpora are whole.
 
     Raises:
-        DataError: they are not, and have no name.
+        DataError: they are not whole and have no name.
     """
-    found = {language: part.stop - part.start for language, part in candidates.slices.items()}
-    broken = {language: count for language, count in found.items() if count != PASSAGES[language]}
-    path = folder / SUBSET
-    if not broken:
+    counts = {language: part.stop - part.start for language, part in candidates.slices.items()}
+    incomplete = {language: count for language, count in counts.items() if count != PASSAGES[language]}
+    if not incomplete:
         return ""
+    path = folder / SUBSET
     name = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     if not re.fullmatch(r"[\w.+-]+", name):
-        listed = ", ".join(f"{language} {count:,} of {PASSAGES[language]:,}" for language, count in broken.items())
+        listed = ", ".join(f"{language} {count:,} of {PASSAGES[language]:,}" for language, count in incomplete.items())
         raise DataError(
-            f"{folder} does not hold the whole corpus of MIRACL ({listed} passages). {_SOURCE} If it is a subset on"
-            f" purpose, write its name (one word) into {path}: scores will stand under that name."
+            f"{folder} does not have the whole corpus of MIRACL ({listed} passages). {_REMEDY} If it is a subset on"
+            f" purpose, write its name (one word) into {path}: its scores will bear that name."
         )
     return name
-
-
-def _check(folder: Path, relevance: dict[str, Any], answered: Iterable[Query]) -> None:
-    """That every question with a relevant passage is among the topics."""
-    known = {query.id for query in answered}
-    if missing := {question for question, places in relevance.items() if places and question not in known}:
-        raise DataError(
-            f"{folder} has judgements of {len(missing):,} questions that are not among its topics, such as {min(missing)}."
-            f" {_SOURCE}"
-        )

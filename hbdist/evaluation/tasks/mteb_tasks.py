@@ -1,7 +1,7 @@
-"""XQuAD-R as tasks of mteb, so that any model that mteb runs is asked the same questions of the same pools.
+"""XQuAD-R as mteb tasks, so that every model that mteb runs gets the same queries and candidates.
 
-mteb (github.com/embeddings-benchmark/mteb, its issue 347) has XQuAD as 240 paragraphs a language, and no pool of several
-languages. It is installed apart from hbdist and is imported when a task is made.
+mteb (github.com/embeddings-benchmark/mteb, its issue 347) has XQuAD as 240 paragraphs per language, and no pool of
+several languages. It is installed separately from hbdist and imported when a task is made.
 
     import mteb
     from sentence_transformers import SentenceTransformer
@@ -33,7 +33,7 @@ LANGUAGES = {
     "vi": "vie-Latn",
     "zh": "zho-Hans",
 }
-"""What mteb calls the languages."""
+"""Language → mteb's name of it."""
 
 DESCRIPTIONS = {
     "monolingual": "Find the sentence that answers a question among all sentences in its own language.",
@@ -50,29 +50,27 @@ _CITATION = """@inproceedings{roy-etal-2020-lareqa,
 
 
 def xquad_r_tasks(task: RetrievalTask) -> list[Any]:
-    """A task of mteb for each setting, in the order of SETTINGS.
+    """Return one mteb task per setting, in the order of SETTINGS.
 
     A subset is a language ("en", monolingual and multilingual) or an ordered pair of two ("en-de"); mteb's mean over
-    subsets is the macro mean of `benchmark.summarise`. Its metrics are of the first 1,000 candidates: nDCG@10, recall@k
-    and precision@k are those of hbdist, and map_at_1000 is not mAP over the full ranking.
+    subsets is the macro mean of `hbdist evaluate`. mteb scores the first 1,000 candidates: its nDCG@10, recall@k and
+    precision@k equal those of hbdist, but map_at_1000 is not mAP over the full ranking.
 
-    mteb keeps results by the names of task and model. A cut has a name of its own; a model that was trained again in
-    the same folder has not, so turn the cache off (`cache=None`). It encodes anew for every subset: with the pool of all
-    languages, all 13,014 sentences eleven times, which its CachedEmbeddingWrapper avoids.
+    mteb caches results by the names of task and model. A cut has a name of its own, but a model that was trained again in
+    the same folder does not, so turn the cache off (`cache=None`). mteb encodes anew for every subset: in the multilingual
+    setting, all 13,014 sentences eleven times, which its CachedEmbeddingWrapper avoids.
 
     Args:
-        task: from `load_xquad_r`, either variant, whole or cut.
+        task: task of `load_xquad_r` in either variant, whole or cut.
 
     Raises:
-        ConfigError: mteb is not installed, or the task is another.
+        ConfigError: mteb is not installed, or the task is another one.
     """
     if task.name.partition(":")[0] != NAME:
         raise ConfigError(f"{task.name} cannot be given to mteb; expected {NAME}, in either variant.")
     try:
-        base, metadata = (
-            import_module("mteb.abstasks.retrieval").AbsTaskRetrieval,
-            import_module("mteb.abstasks.task_metadata").TaskMetadata,
-        )
+        base = import_module("mteb.abstasks.retrieval").AbsTaskRetrieval
+        metadata = import_module("mteb.abstasks.task_metadata").TaskMetadata
     except ImportError as error:
         raise ConfigError(f"mteb cannot be imported ({error}). Install it: pip install mteb") from None
     # A cross-lingual task needs two languages.
@@ -81,7 +79,7 @@ def xquad_r_tasks(task: RetrievalTask) -> list[Any]:
 
 
 def describe(task: RetrievalTask, setting: Setting) -> dict[str, Any]:
-    """The fields of mteb's TaskMetadata."""
+    """Return the fields of mteb's TaskMetadata."""
     variant = "Paragraph" if task.name != NAME else ""
     cut = f"Cut{task.fingerprint[:8]}" if task.cut_to.languages or task.cut_to.questions else ""
     pools = subsets(task, setting).items()
@@ -94,7 +92,7 @@ def describe(task: RetrievalTask, setting: Setting) -> dict[str, Any]:
         "category": "t2t",
         "modalities": ["text"],
         "eval_splits": [SPLIT],
-        "eval_langs": {name: [LANGUAGES[one] for one in sorted({asked, *pool})] for name, (asked, pool) in pools},
+        "eval_langs": {name: [LANGUAGES[one] for one in sorted({spoken, *pool})] for name, (spoken, pool) in pools},
         "main_score": "ndcg_at_10",
         "date": ("2019-05-21", "2020-04-11"),
         "domains": ["Encyclopaedic", "Written"],
@@ -108,7 +106,7 @@ def describe(task: RetrievalTask, setting: Setting) -> dict[str, Any]:
 
 
 def subsets(task: RetrievalTask, setting: Setting) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name of each subset → the language of its questions and those of its candidates."""
+    """Return the name of each subset → the language of its queries and the languages of its candidates."""
     if setting == "monolingual":
         return {one: (one, (one,)) for one in task.languages}
     if setting == "multilingual":
@@ -116,22 +114,22 @@ def subsets(task: RetrievalTask, setting: Setting) -> dict[str, tuple[str, tuple
     return {f"{x}-{y}": (x, (y,)) for x in task.languages for y in task.languages if x != y}
 
 
-def relevant_documents(task: RetrievalTask, asked: str, pool: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    """Id of each question in a language → ids of its relevant candidates in the languages of a pool → 1."""
-    parts = [task.candidate_slices[language] for language in pool]
-    rows = range(*task.query_slices[asked].indices(len(task.queries)))
+def relevant_documents(task: RetrievalTask, language: str, pool: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    """Return qrels as mteb has them: id of each query in a language → id of each relevant candidate in the pool → 1."""
+    parts = [task.candidate_slices[one] for one in pool]
+    rows = range(*task.query_slices[language].indices(len(task.queries)))
     return {
         task.query_ids[row]: {
-            task.candidate_ids[place]: 1
-            for place in task.relevance[task.queries[row].id]
-            if any(part.start <= place < part.stop for part in parts)
+            task.candidate_ids[index]: 1
+            for index in task.relevance[task.queries[row].id]
+            if any(part.start <= index < part.stop for part in parts)
         }
         for row in rows
     }
 
 
 def _task_class(base: Any, metadata: Any, task: RetrievalTask, setting: Setting) -> Any:
-    """A subclass of mteb's AbsTaskRetrieval whose data are this task's."""
+    """Return a subclass of mteb's AbsTaskRetrieval that serves the data of the task."""
 
     def load_data(self: Any, *_: Any, **__: Any) -> None:
         if not self.data_loaded:
@@ -142,7 +140,7 @@ def _task_class(base: Any, metadata: Any, task: RetrievalTask, setting: Setting)
 
 
 def datasets(task: RetrievalTask, setting: Setting) -> dict[str, Mapping[str, Any]]:
-    """Subset → split → what mteb wants of it: corpus, queries, relevant_docs, top_ranked."""
+    """Return subset → split → the data that mteb expects: corpus, queries, relevant_docs, top_ranked."""
     make = import_module("datasets").Dataset.from_dict
     query_texts = [query.text for query in task.queries]
     candidate_texts = [text for part in task.candidate_texts(1024) for text in part]
@@ -162,10 +160,10 @@ def datasets(task: RetrievalTask, setting: Setting) -> dict[str, Mapping[str, An
         name: {
             SPLIT: {
                 "corpus": corpus(pool),
-                "queries": queries(asked),
-                "relevant_docs": relevant_documents(task, asked, pool),
+                "queries": queries(language),
+                "relevant_docs": relevant_documents(task, language, pool),
                 "top_ranked": None,
             }
         }
-        for name, (asked, pool) in subsets(task, setting).items()
+        for name, (language, pool) in subsets(task, setting).items()
     }

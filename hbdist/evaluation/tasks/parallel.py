@@ -1,8 +1,8 @@
 """Any parallel sentences as a task: find the translation of a sentence among all sentences of another language.
 
-Bitext retrieval, as with Tatoeba and FLORES. Each sentence is a query in its language and a candidate in it, and its
-translation in each language is relevant. Only cross-lingual settings say something: in its own language, a sentence
-would look for itself. recall@1 is the usual accuracy, of one direction; equal sentences are different candidates.
+Bitext retrieval, as with Tatoeba and FLORES. Each sentence is a query and a candidate in its language, and its
+translations are relevant. Only cross-lingual settings are meaningful: in its own language, a sentence would search for
+itself. recall@1 is the usual accuracy of one direction; equal sentences are different candidates.
 """
 
 from pathlib import Path
@@ -16,26 +16,26 @@ from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "parallel"
 METRICS = ("recall@1", "recall@10", "mrr")
-_SOURCE = (
-    "Give a folder of LANGUAGE.txt, one sentence a line, or of LANGUAGE.jsonl with id and text, or a .tsv whose first line"
-    " names the languages of its columns; any of them may be gzipped."
+_REMEDY = (
+    "Give a folder of LANGUAGE.txt, one sentence per line, or of LANGUAGE.jsonl with id and text, or a .tsv whose first"
+    " line names the languages of its columns; any of them may be gzipped."
 )
 
 
 def load_parallel(path: Path) -> RetrievalTask:
-    """Parallel sentences of two languages or more.
+    """Return the task of parallel sentences in two or more languages.
 
     Args:
-        path: a folder of de.txt, en.txt …, whose lines correspond; or of de.jsonl, en.jsonl … with `id` and `text`, of
-            which those ids count that two languages have; or a file of tab-separated columns under a line that names
-            their languages, where a cell may be empty. Any of them gzipped, too.
+        path: folder of de.txt, en.txt …, whose lines correspond; or of de.jsonl, en.jsonl … with `id` and `text`, of
+            which the ids count that two languages share; or a file of tab-separated columns below a line that names
+            their languages, where cells may be empty. Any of them may be gzipped.
 
     Raises:
         DataError: there are no such files, one is damaged, or their lines do not correspond.
     """
-    texts = _columns(path) if path.is_file() else _files(path)
+    texts = _read_columns(path) if path.is_file() else _read_files(path)
     if len(texts) < 2:
-        raise DataError(f"{path} has sentences in {', '.join(texts) or 'no language'}; expected two or more. {_SOURCE}")
+        raise DataError(f"{path} has sentences in {', '.join(texts) or 'no language'}; expected two or more. {_REMEDY}")
     languages = tuple(sorted(texts))
     count = {question: sum(question in part for part in texts.values()) for part in texts.values() for question in part}
     queries: list[Query] = []
@@ -48,8 +48,8 @@ def load_parallel(path: Path) -> RetrievalTask:
                 relevance[question] = (*relevance.get(question, ()), len(candidates))
             candidates.append(Candidate(language, number, 0, text))
     if not queries:
-        raise DataError(f"{path} has no sentence in two languages: no id of one is in another. {_SOURCE}")
-    alone = sum(times == 1 for times in count.values())
+        raise DataError(f"{path} has no sentence in two languages: their ids differ. {_REMEDY}")
+    untranslated = sum(times == 1 for times in count.values())
     return RetrievalTask(
         f"{NAME}:{path.name.removesuffix('.gz').removesuffix('.tsv')}",
         languages,
@@ -58,43 +58,45 @@ def load_parallel(path: Path) -> RetrievalTask:
         relevance,
         metrics=METRICS,
         settings=("cross_lingual",),
-        left_out={"no translation (it stays a candidate)": alone} if alone else {},
+        left_out={"no translation (it stays a candidate)": untranslated} if untranslated else {},
     )
 
 
-def _files(folder: Path) -> dict[str, dict[str, str]]:
-    """Language → sentences by id."""
+def _read_files(folder: Path) -> dict[str, dict[str, str]]:
+    """Return language → sentences by id."""
     texts: dict[str, dict[str, str]] = {}
     kinds: set[str] = set()
-    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+    for path in sorted(folder.glob("*")):
         language, _, kind = path.name.removesuffix(".gz").rpartition(".")
         if kind in ("txt", "jsonl") and language:
             if language in texts:
-                raise DataError(f"{folder} has two files of {language}; expected one. {_SOURCE}")
+                raise DataError(f"{folder} has two files of {language}; expected one. {_REMEDY}")
             texts[language] = (
-                _lines(path)
+                _read_lines(path)
                 if kind == "txt"
-                else read_texts(path, parse=_object, expected="an object with id and text", remedy=_SOURCE)
+                else read_texts(path, parse=_parse, expected="an object with id and text", remedy=_REMEDY)
             )
             kinds.add(kind)
     if len(kinds) > 1:
-        raise DataError(f"{folder} has both .txt and .jsonl files; expected one kind. {_SOURCE}")
+        raise DataError(f"{folder} has both .txt and .jsonl files; expected one kind. {_REMEDY}")
     lengths = {language: len(part) for language, part in texts.items()}
     if kinds == {"txt"} and len(set(lengths.values())) > 1:
-        raise DataError(f"the files in {folder} have different numbers of lines: {lengths}; their lines correspond.")
+        raise DataError(
+            f"The files in {folder} have different numbers of lines: {lengths}; their lines must correspond."
+        )
     return texts
 
 
-def _lines(path: Path) -> dict[str, str]:
+def _read_lines(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, line in nonblank_lines(path, remedy=_SOURCE):
+    for number, line in nonblank_lines(path, remedy=_REMEDY):
         if number > len(texts) + 1:
-            raise DataError(f"{path}, line {number - 1}: found a blank line; each must hold a sentence. {_SOURCE}")
+            raise DataError(f"{path}, line {number - 1}: found a blank line; each must hold a sentence. {_REMEDY}")
         texts[f"{number - 1:06d}"] = line.strip()
     return texts
 
 
-def _object(line: str) -> tuple[str, str]:
+def _parse(line: str) -> tuple[str, str]:
     values = json_object(line, ("text",))
     identifier = str(values.get("id", ""))
     if len(identifier.split()) != 1:
@@ -102,17 +104,17 @@ def _object(line: str) -> tuple[str, str]:
     return identifier, values["text"]
 
 
-def _columns(path: Path) -> dict[str, dict[str, str]]:
-    lines = nonblank_lines(path, remedy=_SOURCE)
+def _read_columns(path: Path) -> dict[str, dict[str, str]]:
+    lines = nonblank_lines(path, remedy=_REMEDY)
     _, first = next(lines, (0, ""))
     languages = first.split("\t")
     if len(set(languages)) != len(languages) or not all(len(language.split()) == 1 for language in languages):
-        raise DataError(f"{path} begins with {first[:60]!r}; expected the languages of its columns. {_SOURCE}")
+        raise DataError(f"{path} begins with {first[:60]!r}; expected the languages of its columns. {_REMEDY}")
     texts: dict[str, dict[str, str]] = {language: {} for language in languages}
     for number, line in lines:
         cells = line.split("\t")
         if len(cells) != len(languages):
-            raise DataError(f"{path}, line {number}: found {len(cells)} columns; expected {len(languages)}. {_SOURCE}")
+            raise DataError(f"{path}, line {number}: found {len(cells)} columns; expected {len(languages)}. {_REMEDY}")
         for language, cell in zip(languages, cells, strict=True):
             if cell.strip():
                 texts[language][f"{number - 2:06d}"] = cell.strip()

@@ -1,4 +1,4 @@
-"""Tasks by the names that `hbdist evaluate --task` takes."""
+"""Registry of tasks by the names that `hbdist evaluate --task` takes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ NAMES = (
 
 
 def load_task(name: str, folder: Path | None = None, *, languages: Sequence[str] = ()) -> RetrievalTask:
-    """A task by its name, read from a folder.
+    """Return the task of a name, read from a folder.
 
     Args:
         name: one of NAMES.
-        folder: of the task's files; unset: data/NAME, where `hbdist data fetch` puts them, or those that ship.
-        languages: what a cut will leave, so that nothing else need be read. Cut the task nevertheless.
+        folder: folder of the task's files; unset: data/NAME, where `hbdist data fetch` puts them, or the files that ship.
+        languages: languages that a later cut will keep, so that no others need be read. The task must be cut nevertheless.
 
     Raises:
-        ConfigError: there is no task of that name.
-        DataError: the folder does not hold the task.
+        ConfigError: no task has that name.
+        DataError: the folder does not have the task's files, or one is damaged.
     """
     match name.split(":", maxsplit=1):
         case ["xquad-r", *variant] if variant in ([], ["paragraph"]):
@@ -38,8 +38,8 @@ def load_task(name: str, folder: Path | None = None, *, languages: Sequence[str]
             return tydiqa.load_tydiqa(folder or tydiqa.DEFAULT_FOLDER)
         case ["wikihop", *variant] if variant in ([], ["any"]):
             return wikihop.load_wikihop(folder or wikihop.DEFAULT_FOLDER, labels="any" if variant else "answer")
-        case ["beir" | "parallel" as kind, where] if where:
+        case ["beir" | "parallel" as kind, path] if path:
             if folder:
                 raise ConfigError(f"--task {name} names a folder, and --data another, {folder}. Leave out --data.")
-            return (load_beir if kind == "beir" else load_parallel)(Path(where))
+            return (load_beir if kind == "beir" else load_parallel)(Path(path))
     raise ConfigError(f"--task {name} is not known. Give one of {', '.join(NAMES)}.")

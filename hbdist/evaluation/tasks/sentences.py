@@ -1,6 +1,6 @@
-"""Where the sentences of a paragraph begin and end: a rule for MLQA's seven languages, without a model or a package.
+"""Sentence breaks of a paragraph: a rule for MLQA's seven languages that needs no model and no library.
 
-It looks at the text alone, never at the answers, and is part of a benchmark: a change of it changes scores.
+The rule sees the text alone, never the answers. It is part of a benchmark: a change to it changes scores.
 """
 
 import re
@@ -13,15 +13,15 @@ _ABBREVIATIONS = frozenset({
     *("max", "med", "min", "mio", "mme", "mr", "mrd", "mrs", "ms", "mt", "nr", "op", "p.ej", "pp", "prof", "res", "rev"),
     *("sen", "sgt", "sog", "sr", "sra", "st", "str", "tel", "tp", "univ", "usw", "v.a", "vgl", "vol", "vs", "zzt"),
 })  # fmt: skip
-"""Words, without their last full stop, after which a sentence seldom ends."""
+"""Abbreviations, without their last full stop, after which a sentence seldom ends."""
 _LAST_WORD = re.compile(r"\S+$")
 
 
 def sentence_breaks(text: str, language: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence in characters of the text, without white space around it.
+    """Return the start and end of each sentence in characters of the text, without surrounding white space.
 
-    Together they hold all of the text but white space between them. A full stop ends no sentence after an abbreviation,
-    an initial, or in German a number ("16. Juli"), nor before a small letter.
+    Together, the sentences cover all of the text except the white space between them. A full stop does not end a sentence
+    after an abbreviation, an initial or, in German, a number ("16. Juli"), nor before a lower-case letter.
     """
     starts = [0, *(match.end() for match in _END.finditer(text) if _ends(text, match, language)), len(text)]
     spans = []

@@ -1,6 +1,6 @@
-"""SQuAD's JSON as a source of questions, and of sentences or paragraphs that answer them."""
+"""Tasks in SQuAD's JSON: the question of each paragraph, answered by one of its sentences in each language."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +9,70 @@ from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query
 
-Break = Callable[[dict[str, Any]], Sequence[Sequence[int]]]
-"""A paragraph → start and end of each of its sentences, in characters of its context."""
+SentenceBreaks = Callable[[dict[str, Any], str], Sequence[Sequence[int]]]
+"""A paragraph and its language → start and end of each of its sentences, in characters of its context."""
+
+Relevance = dict[str, tuple[int, ...]]
+
+
+def published_breaks(paragraph: dict[str, Any], _: str) -> list[list[int]]:
+    """Return the sentence breaks that are published with a paragraph."""
+    # Not those of the `sentences` field: in the Turkish XQuAD-R the two differ in two sentences.
+    return paragraph["sentence_breaks"]
 
 
 def read_sentences(
-    path: Path, language: str, *, breaks: Break, needed: str, with_paragraph: bool = False, remedy: str
-) -> tuple[list[Query], list[Candidate], list[int]]:
-    """The questions, the sentences, and for each question the place of its answer among the sentences.
+    paths: Mapping[str, Path],
+    *,
+    breaks: SentenceBreaks,
+    counts: Mapping[str, tuple[int, int]],
+    with_paragraph: bool = False,
+    remedy: str,
+) -> tuple[tuple[Query, ...], tuple[Candidate, ...], Relevance]:
+    """Return queries, candidates, and question id → indices of the sentences that answer it, one per language.
 
     Args:
-        path: JSON, plain or gzipped.
-        language: of all of it.
-        breaks: where the sentences are.
-        needed: what a paragraph must have, for errors.
-        with_paragraph: a candidate is its sentence, a line break, and the whole paragraph.
-        remedy: how to get the file again, for errors.
+        paths: language → its JSON file, plain or gzipped.
+        breaks: where the sentences of a paragraph begin and end.
+        counts: language → number of questions and of sentences that its file must have.
+        with_paragraph: whether a candidate is its sentence, a line break, and the whole paragraph.
+        remedy: how to get the files again, for error messages.
 
     Raises:
-        DataError: the file is damaged or not SQuAD's JSON, or no single sentence holds the beginning of an answer.
+        DataError: a file is damaged, is not SQuAD's JSON or has other counts, or an answer does not begin in exactly one
+            sentence.
     """
-    questions: list[Query] = []
-    sentences: list[Candidate] = []
-    answers: list[int] = []
-    with squad_errors(path, needed, remedy=remedy):
-        for number, (_, paragraph) in enumerate(read_paragraphs(path, remedy=remedy)):
-            base, context, edges = len(sentences), paragraph["context"], breaks(paragraph)
-            for i, (start, end) in enumerate(edges):
-                text = f"{context[start:end]}\n{context}" if with_paragraph else context[start:end]
-                sentences.append(Candidate(language, number, i, text))
-            for entry in paragraph["qas"]:
-                answer = entry["answers"][0]["answer_start"]
-                # Where an answer ends says nothing: in XQuAD-R up to twenty a language run past their sentence.
-                holders = [i for i, (start, end) in enumerate(edges) if start <= answer < end]
-                if len(holders) != 1:
-                    raise DataError(
-                        f"{path}: the answer of question {entry['id']} starts in {len(holders)} sentences; one is"
-                        f" expected. {remedy}"
-                    )
-                questions.append(Query(entry["id"], language, entry["question"]))
-                answers.append(base + holders[0])
-    return questions, sentences, answers
+    queries: list[Query] = []
+    candidates: list[Candidate] = []
+    relevance: Relevance = {}
+    for language, path in paths.items():
+        first_query, first_candidate = len(queries), len(candidates)
+        with squad_errors(path, "context, answers, ids and sentence breaks", remedy=remedy):
+            for number, (_, paragraph) in enumerate(read_paragraphs(path, remedy=remedy)):
+                base, context, edges = len(candidates), paragraph["context"], breaks(paragraph, language)
+                for i, (start, end) in enumerate(edges):
+                    text = f"{context[start:end]}\n{context}" if with_paragraph else context[start:end]
+                    candidates.append(Candidate(language, number, i, text))
+                for entry in paragraph["qas"]:
+                    answer = base + _answer_sentence(path, entry, edges, remedy)
+                    queries.append(Query(entry["id"], language, entry["question"]))
+                    relevance[entry["id"]] = (*relevance.get(entry["id"], ()), answer)
+        ids = {query.id for query in queries[first_query:]}
+        found = len(queries) - first_query, len(candidates) - first_candidate
+        if found != counts[language] or len(ids) != found[0]:
+            raise DataError(
+                f"{path} has {found[0]} questions, {len(ids)} different ones, and {found[1]} sentences; expected"
+                f" {counts[language][0]} and {counts[language][1]}. {remedy}"
+            )
+    return tuple(queries), tuple(candidates), relevance
+
+
+def _answer_sentence(path: Path, entry: dict[str, Any], edges: Sequence[Sequence[int]], remedy: str) -> int:
+    answer = entry["answers"][0]["answer_start"]
+    # The end of an answer is no help: in XQuAD-R, up to twenty per language run past their sentence.
+    holders = [i for i, (start, end) in enumerate(edges) if start <= answer < end]
+    if len(holders) != 1:
+        raise DataError(
+            f"{path}: the answer of question {entry['id']} starts in {len(holders)} sentences; expected one. {remedy}"
+        )
+    return holders[0]

@@ -1,36 +1,36 @@
-"""WikiHop as retrieval, for a shift of domain: questions made from facts of Wikidata, answered by reading two passages.
+"""WikiHop as retrieval, for a shift of domain: questions from facts of Wikidata, answered by reading two passages.
 
-**Derived**: WikiHop (QAngaroo, TACL 2018, arXiv 1710.06481) says what the answer is, not which passage holds it. So:
+**Derived**: WikiHop (QAngaroo, TACL 2018, arXiv 1710.06481) gives the answer, not the passage that contains it. So:
 
-- Questions: the development set's pairs of a relation and a subject, each in the words of TEMPLATES or, for a relation
-  that is not there, GENERAL. English only.
+- Questions: the relation and subject of each sample of the development set, put into words by TEMPLATES or, for a
+  relation without a template, by GENERAL. English only.
 - Candidates: the distinct supporting passages of all samples.
-- Labels, two nested sets: `answer`, the passages of the sample itself that contain the answer (distant supervision; a
-  sample none of whose passages does is left out and counted); `any`, all passages of the sample.
-- Passages of other samples that contain both subject and answer may well be right but nobody judged them: they are not
+- Labels, two nested sets: `answer`, the sample's own passages that contain the answer (distant supervision; a sample
+  without such a passage is left out and counted); `any`, all passages of the sample.
+- Passages of other samples that contain both subject and answer may be right, but nobody judged them: they are not
   ranked for that question.
 
-A vector of the question cannot know the entity between the two hops, so scores are low. They can be compared within
-hbdist only, and never with the accuracies that WikiHop's papers give. Subjects and relations also come up in training
-sets made from Wikidata, such as EntityQuestions.
+An embedding of the question cannot know the entity between the two hops, so scores are low. They are comparable within
+hbdist only, never with the accuracies in WikiHop's papers. Its subjects and relations also occur in training sets made
+from Wikidata, such as EntityQuestions.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hbdist.data.formats.json_files import read_json
-from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
+from hbdist.evaluation.tasks.files import find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "wikihop"
 DEFAULT_FOLDER = Path("data/wikihop")
 SAMPLES = 5129
-"""Of WikiHop's development set."""
+"""Number of samples in WikiHop's development set."""
 Labels = Literal["answer", "any"]
 
 GENERAL = "What is the {relation} of {subject}?"
@@ -73,12 +73,12 @@ TEMPLATES = {
     "sport": "Which sport is {subject} about?",
     "subclass_of": "Of what is {subject} a kind?",
 }
-"""Relation → the question; `{subject}` stands for the subject, as WikiHop writes it."""
+"""Relation → question with a `{subject}` placeholder."""
 
 NO_ANSWER = "no passage of the sample contains the answer"
-_SOURCE = (
+_REMEDY = (
     "Fetch qangaroo_v1.1.zip (CC BY-SA 3.0) from qangaroo.cs.ucl.ac.uk, which links to a store that only a browser can"
-    " use, and put its wikihop/dev.json into the folder."
+    " open, and put its wikihop/dev.json into the folder."
 )
 
 
@@ -88,38 +88,35 @@ class _Sample(NamedTuple):
     subject: str
     answer: str
     passages: tuple[int, ...]
+    """Indices of its passages among the distinct passages of all samples."""
 
 
 def load_wikihop(folder: Path = DEFAULT_FOLDER, *, labels: Labels = "answer") -> RetrievalTask:
-    """The derived task from a folder with WikiHop's dev.json: the unmasked development set of QAngaroo 1.1.
+    """Return the derived task from WikiHop's dev.json: the unmasked development set of QAngaroo 1.1.
 
     Args:
-        folder: where dev.json is, plain or gzipped.
+        folder: folder with dev.json, plain or gzipped.
         labels: which passages are relevant.
 
     Raises:
         DataError: the file is missing or damaged, or is not WikiHop's development set.
     """
-    path = plain_or_gzipped(folder / "dev.json", folder / "wikihop" / "dev.json")
-    if path is None:
-        raise DataError(f"{folder} holds no dev.json. {_SOURCE}")
-    texts: dict[str, int] = {}
-    samples = _samples(path, texts)
-    words = [_words(text) for text in texts]
+    samples, texts = _read_samples(find_file(folder, "dev.json", "wikihop/dev.json", remedy=_REMEDY))
+    normalized = [_normalize(text) for text in texts]
     relevance: dict[str, tuple[int, ...]] = {}
     for sample in samples:
-        answering = tuple(place for place in sample.passages if _contains(words[place], sample.answer))
+        answering = tuple(index for index in sample.passages if _contains(normalized[index], sample.answer))
         if answering:
             relevance[sample.id] = answering if labels == "answer" else sample.passages
     asked = [sample for sample in samples if sample.id in relevance]
-    ignored = _unjudged(asked, words)
+    ignored = _unjudged_passages(asked, normalized)
     general = sum(sample.relation not in TEMPLATES for sample in asked)
     left_out = len(samples) - len(asked)
     return RetrievalTask(
         f"{NAME}:{labels} (derived)",
         ("en",),
         tuple(Query(sample.id, "en", question(sample.relation, sample.subject)) for sample in asked),
-        tuple(Candidate("en", place, 0, text) for text, place in texts.items()),
+        tuple(Candidate("en", index, 0, text) for index, text in enumerate(texts)),
         relevance,
         metrics=("map", "recall@10", "recall@100", "ndcg@10", "mrr"),
         settings=("monolingual",),
@@ -134,67 +131,65 @@ def load_wikihop(folder: Path = DEFAULT_FOLDER, *, labels: Labels = "answer") ->
 
 
 def question(relation: str, subject: str) -> str:
-    """A relation and a subject in words."""
+    """Return the question that asks for a relation of a subject."""
+    # Replaced one by one, not by format(): subjects may contain braces.
     template = TEMPLATES.get(relation, GENERAL)
-    # Not by format(): subjects may hold braces.
     return template.replace("{relation}", relation.replace("_", " ")).replace("{subject}", subject)
 
 
-def _samples(path: Path, texts: dict[str, int]) -> list[_Sample]:
-    """The samples; `texts` becomes the distinct passages and their places."""
-    document: Any = read_json(path, remedy=_SOURCE)
-    samples = []
+def _read_samples(path: Path) -> tuple[list[_Sample], list[str]]:
+    """Return the samples and the distinct passages of all of them."""
+    document: Any = read_json(path, remedy=_REMEDY)
+    samples: list[_Sample] = []
+    index_of_text: dict[str, int] = {}
     try:
         for entry in document:
             relation, _, subject = entry["query"].partition(" ")
             if relation == entry["query"]:
                 raise DataError(
-                    f"{path}: the query {relation!r} has no subject; expected a relation and one. {_SOURCE}"
+                    f"{path}: the query {relation!r} has no subject; expected a relation and a subject. {_REMEDY}"
                 )
-            places = dict.fromkeys(texts.setdefault(text, len(texts)) for text in entry["supports"])
-            samples.append(_Sample(entry["id"], relation, subject, _words(entry["answer"]), tuple(places)))
+            passages = dict.fromkeys(index_of_text.setdefault(text, len(index_of_text)) for text in entry["supports"])
+            samples.append(_Sample(entry["id"], relation, subject, _normalize(entry["answer"]), tuple(passages)))
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not WikiHop's JSON: {error!r}. {_SOURCE}") from None
+        raise DataError(f"{path} is not WikiHop's JSON: {error!r}. {_REMEDY}") from None
     different = len({sample.id for sample in samples})
     if (len(samples), different) != (SAMPLES, SAMPLES):
         raise DataError(
             f"{path} has {len(samples):,} samples, {different:,} different ones; WikiHop's development set has"
-            f" {SAMPLES:,}. {_SOURCE}"
+            f" {SAMPLES:,}. {_REMEDY}"
         )
-    masked = sum(sample.answer.startswith("___mask") for sample in samples)
-    if masked > SAMPLES // 2:
-        raise DataError(f"{path} is the masked variant; expected dev.json. {_SOURCE}")
-    return samples
+    if sum(sample.answer.startswith("___mask") for sample in samples) > SAMPLES // 2:
+        raise DataError(f"{path} is the masked variant; expected dev.json. {_REMEDY}")
+    return samples, list(index_of_text)
 
 
-def _unjudged(samples: Iterable[_Sample], words: list[str]) -> dict[str, tuple[int, ...]]:
-    """Question id → passages of other samples that contain its subject and its answer."""
-    holders: dict[str, set[int]] = {}
-    for place, text in enumerate(words):
+def _unjudged_passages(samples: Iterable[_Sample], normalized: list[str]) -> dict[str, tuple[int, ...]]:
+    """Return question id → passages of other samples that contain its subject and its answer."""
+    passages_of_word: dict[str, set[int]] = {}
+    for index, text in enumerate(normalized):
         for word in set(text.split()):
-            holders.setdefault(word, set()).add(place)
-    found = {}
+            passages_of_word.setdefault(word, set()).add(index)
+    unjudged = {}
     for sample in samples:
-        subject = _words(sample.subject)
-        both = _holding(f"{subject} {sample.answer}", holders) - set(sample.passages)
-        places = (
-            place for place in both if _contains(words[place], subject) and _contains(words[place], sample.answer)
+        subject = _normalize(sample.subject)
+        words = {*subject.split(), *sample.answer.split()}
+        sets = sorted((passages_of_word.get(word, set()) for word in words), key=len)
+        with_all_words = set.intersection(*sets) if sets else set()
+        passages = tuple(
+            index
+            for index in sorted(with_all_words - set(sample.passages))
+            if _contains(normalized[index], subject) and _contains(normalized[index], sample.answer)
         )
-        if kept := tuple(sorted(places)):
-            found[sample.id] = kept
-    return found
-
-
-def _holding(text: str, holders: Mapping[str, set[int]]) -> set[int]:
-    """The passages that have all words of the text."""
-    sets = sorted((holders.get(word, set()) for word in set(text.split())), key=len)
-    return set.intersection(*sets) if sets else set()
+        if passages:
+            unjudged[sample.id] = passages
+    return unjudged
 
 
 def _contains(text: str, words: str) -> bool:
     return bool(words) and f" {words} " in f" {text} "
 
 
-def _words(text: str) -> str:
-    """The text as words with single blanks between them: NFKC, without case and punctuation."""
+def _normalize(text: str) -> str:
+    """Return the words of a text with single spaces between them: NFKC, case-folded, without punctuation."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))

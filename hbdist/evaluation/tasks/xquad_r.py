@@ -1,23 +1,21 @@
-"""XQuAD-R: 1,190 questions in 11 languages, each answered by one sentence of each language (LAReQA, arXiv 2004.05484).
+"""XQuAD-R: 1,190 questions in 11 languages, each answered by one sentence per language (LAReQA, arXiv 2004.05484).
 
-Two variants, as arXiv 2408.10536 does not say which it used. Sentence: a candidate is the text of a sentence alone.
+Two variants, since arXiv 2408.10536 does not say which one it used. Sentence: a candidate is the text of a sentence alone.
 Sentence and paragraph, as LAReQA's own models see it: the sentence, a line break, and the paragraph around it.
 """
 
 from pathlib import Path
-from typing import Any
 
-from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.corpus import Candidate
-from hbdist.evaluation.tasks.squad import read_sentences
-from hbdist.evaluation.tasks.task import Query, RetrievalTask
+from hbdist.evaluation.tasks.files import find_file
+from hbdist.evaluation.tasks.squad import published_breaks, read_sentences
+from hbdist.evaluation.tasks.task import RetrievalTask
 
 NAME = "xquad-r"
 DEFAULT_FOLDER = Path("shards/demo/xquad-r")
 
 QUESTIONS = 1190
-"""Questions a language; the same ids in the same order in all of them."""
+"""Number of questions per language; all languages have the same ids in the same order."""
 
 CANDIDATES = {
     "ar": 1222,
@@ -32,60 +30,34 @@ CANDIDATES = {
     "vi": 1209,
     "zh": 1196,
 }
-"""Sentences a language: 13,014 in all (arXiv 2408.10536, table 10, and LAReQA's README). None is dropped as a
-duplicate: equal sentences of different paragraphs are different candidates."""
+"""Number of sentences per language, 13,014 in all (arXiv 2408.10536, table 10, and LAReQA's README).
 
-_SOURCE = "Get the files again from github.com/google-research-datasets/lareqa (folder xquad-r)."
+None is dropped as a duplicate: equal sentences of different paragraphs are different candidates.
+"""
+
+_REMEDY = (
+    f"XQuAD-R is one file per language: {', '.join(CANDIDATES)}. Give the folder that has them, or get them from"
+    " github.com/google-research-datasets/lareqa (folder xquad-r)."
+)
 
 
 def load_xquad_r(folder: Path = DEFAULT_FOLDER, *, with_paragraph: bool = False) -> RetrievalTask:
-    """XQuAD-R from a folder of ar.json … zh.json, or .json.gz: 13,090 queries, 13,014 candidates, 11 relevant each.
+    """Return XQuAD-R: 13,090 queries, 13,014 candidates, 11 of them relevant to each query.
 
     Args:
-        folder: where the files are.
+        folder: folder with ar.json … zh.json, or ar.json.gz … zh.json.gz.
         with_paragraph: the variant in which a candidate is its sentence and the paragraph around it.
 
     Raises:
         DataError: a file is missing or damaged, or its contents are not those of XQuAD-R.
     """
-    queries: list[Query] = []
-    candidates: list[Candidate] = []
-    relevance: dict[str, tuple[int, ...]] = {}
-    for language in CANDIDATES:
-        path = _find(folder, language)
-        questions, sentences, answers = read_sentences(
-            path, language, breaks=_published, needed="sentence_breaks", with_paragraph=with_paragraph, remedy=_SOURCE
-        )
-        _check(path, language, questions, sentences)
-        if relevance and list(relevance) != [question.id for question in questions]:
-            raise DataError(f"{path} has other question ids than {min(CANDIDATES)}, or another order. {_SOURCE}")
-        for question, answer in zip(questions, answers, strict=True):
-            relevance[question.id] = (*relevance.get(question.id, ()), len(candidates) + answer)
-        queries += questions
-        candidates += sentences
-    name = f"{NAME}:paragraph" if with_paragraph else NAME
-    return RetrievalTask(name, tuple(CANDIDATES), tuple(queries), tuple(candidates), relevance)
-
-
-def _published(paragraph: dict[str, Any]) -> list[list[int]]:
-    # Not the `sentences` field: in Turkish the two differ in two places.
-    return paragraph["sentence_breaks"]
-
-
-def _check(path: Path, language: str, questions: list[Query], sentences: list[Candidate]) -> None:
-    found = (len({question.id for question in questions}), len(sentences))
-    if found != (QUESTIONS, CANDIDATES[language]) or len(questions) != QUESTIONS:
-        raise DataError(
-            f"{path} has {found[0]} different questions and {found[1]} sentences; XQuAD-R has {QUESTIONS} and"
-            f" {CANDIDATES[language]} in {language}. {_SOURCE}"
-        )
-
-
-def _find(folder: Path, language: str) -> Path:
-    if path := plain_or_gzipped(folder / f"{language}.json"):
-        return path
-    raise DataError(
-        f"{folder} holds neither {language}.json nor {language}.json.gz; XQuAD-R is one file a language:"
-        f" {', '.join(CANDIDATES)}. Give the folder that has them, or get them from"
-        " github.com/google-research-datasets/lareqa (folder xquad-r)."
+    paths = {language: find_file(folder, f"{language}.json", remedy=_REMEDY) for language in CANDIDATES}
+    counts = {language: (QUESTIONS, sentences) for language, sentences in CANDIDATES.items()}
+    queries, candidates, relevance = read_sentences(
+        paths, breaks=published_breaks, counts=counts, with_paragraph=with_paragraph, remedy=_REMEDY
     )
+    for number, language in enumerate(CANDIDATES):
+        if [query.id for query in queries[number * QUESTIONS :][:QUESTIONS]] != list(relevance):
+            raise DataError(f"{paths[language]} has other question ids than ar.json, or another order. {_REMEDY}")
+    name = f"{NAME}:paragraph" if with_paragraph else NAME
+    return RetrievalTask(name, tuple(CANDIDATES), queries, candidates, relevance)

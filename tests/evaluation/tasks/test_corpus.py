@@ -1,4 +1,4 @@
-"""Candidates on disk: the same as read in one go, whatever stretch is asked for in whatever order."""
+"""Corpus on disk: any slices, read in any order, equal those of a list in memory."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import STRIDE, Candidate, Corpus
 
 COUNTS = {"de": (STRIDE + 3, 5), "en": (7, 0, 2 * STRIDE)}
-"""Passages of each file of a language."""
+"""Language → number of passages in each of its files."""
 
 
 def parse(line: str) -> tuple[str, str]:
@@ -42,7 +42,7 @@ def expected() -> list[Candidate]:
 
 
 @pytest.fixture(scope="module", params=[".jsonl", ".jsonl.gz"])
-def collection(request, expected, tmp_path_factory) -> Corpus:
+def corpus(request, expected, tmp_path_factory) -> Corpus:
     folder, files = tmp_path_factory.mktemp("corpus"), {}
     rest = iter(expected)
     for language, counts in COUNTS.items():
@@ -51,61 +51,63 @@ def collection(request, expected, tmp_path_factory) -> Corpus:
             rows = [json.dumps({"id": one.id, "text": one.text}) for one in islice(rest, count)]
             lines = [line for number, row in enumerate(rows) for line in ((row,) if number % 9 else ("", row))]
             files[language].append(write(folder / f"{language}-{file}{request.param}", lines))
-    wanted = {"de": {"de#0", "de#1029", "de#9999"}, "en": {"en#7"}}
-    return Corpus.read(files, parse=parse, wanted=wanted, expected="an object with id and text")
+    lookup = {"de": {"de#0", "de#1029", "de#9999"}, "en": {"en#7"}}
+    return Corpus.read(files, parse=parse, lookup=lookup, expected="an object with id and text")
 
 
-def test_all_candidates_come_in_the_order_of_languages_and_files(collection, expected):
-    assert list(collection) == expected
-    assert len(collection) == len(expected)
-    assert collection.slices == {"de": slice(0, STRIDE + 8), "en": slice(STRIDE + 8, len(expected))}
+def test_candidates_are_ordered_by_language_then_by_file(corpus, expected):
+    assert list(corpus) == expected
+    assert len(corpus) == len(expected)
+    assert corpus.slices == {"de": slice(0, STRIDE + 8), "en": slice(STRIDE + 8, len(expected))}
 
 
-@given(stretches=st.lists(st.tuples(st.integers(0, 3200), st.integers(0, 40)), min_size=1, max_size=6))
-def test_any_stretches_in_any_order_are_those_of_a_plain_list(collection, expected, stretches):
-    for start, length in stretches:
-        assert list(collection[start : start + length]) == expected[start : start + length]
-        # Reads on from where the last one ended.
-        assert list(collection[start + length : start + 2 * length]) == expected[start + length : start + 2 * length]
+@given(slices=st.lists(st.tuples(st.integers(0, 3200), st.integers(0, 40)), min_size=1, max_size=6))
+def test_slices_in_any_order_equal_those_of_a_list(corpus, expected, slices):
+    for start, length in slices:
+        assert list(corpus[start : start + length]) == expected[start : start + length]
+        # Resumes where the last read ended.
+        assert list(corpus[start + length : start + 2 * length]) == expected[start + length : start + 2 * length]
 
 
-@given(place=st.integers(-3087, 3086))
-def test_single_candidates_and_their_ids_are_those_of_a_plain_list(collection, expected, place):
+@given(index=st.integers(-3087, 3086))
+def test_single_candidates_and_their_ids_equal_those_of_a_list(corpus, expected, index):
     assert len(expected) == 3087
-    assert collection[place] == expected[place]
-    assert collection.ids[place % 3087] == f"{expected[place].language}-{expected[place].id}"
+    assert corpus[index] == expected[index]
+    assert corpus.ids[index % 3087] == f"{expected[index].language}-{expected[index].id}"
 
 
-def test_places_of_wanted_ids_are_places_in_the_pool(collection, expected):
-    assert collection.places("de") == {"de#0": 0, "de#1029": 1029}
-    assert expected[collection.places("en")["en#7"]].id == "en#7"
+def test_looked_up_ids_have_the_indices_of_their_candidates(corpus, expected):
+    assert corpus.indices("de") == {"de#0": 0, "de#1029": 1029}
+    assert expected[corpus.indices("en")["en#7"]].id == "en#7"
 
 
-def test_one_language_alone_keeps_its_candidates_and_moves_its_places(collection, expected):
-    english = collection.only(["en"])
+def test_a_selected_language_keeps_its_candidates_and_renumbers_them(corpus, expected):
+    english = corpus.select(["en"])
     assert list(english) == [candidate for candidate in expected if candidate.language == "en"]
-    assert english.places("en") == {"en#7": 7}
+    assert english.indices("en") == {"en#7": 7}
     assert english.ids[7] == "en-en#7"
-    assert english.digest != collection.digest
+    assert english.digest != corpus.digest
 
 
-def test_a_fork_does_not_disturb_reading(collection, expected):
-    assert list(collection[:5]) == expected[:5]
+def test_a_fork_does_not_disturb_reading(corpus, expected):
+    assert list(corpus[:5]) == expected[:5]
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0
     else:
-        os._exit(0 if list(collection[5:900]) == expected[5:900] else 1)
-    assert list(collection[5:900]) == expected[5:900]
+        os._exit(0 if list(corpus[5:900]) == expected[5:900] else 1)
+    assert list(corpus[5:900]) == expected[5:900]
 
 
-def test_reading_in_order_opens_each_file_once(collection, monkeypatch):
+def test_reading_in_order_opens_each_file_once(corpus, monkeypatch):
     paths: list[Path] = []
-    opened = hbdist.evaluation.tasks.corpus._opened
-    monkeypatch.setattr(hbdist.evaluation.tasks.corpus, "_opened", lambda path: paths.append(path) or opened(path))
-    fresh = collection.only(["de", "en"])
+    open_binary = hbdist.evaluation.tasks.corpus._open_binary
+    monkeypatch.setattr(
+        hbdist.evaluation.tasks.corpus, "_open_binary", lambda path: paths.append(path) or open_binary(path)
+    )
+    fresh = corpus.select(["de", "en"])
     for start in range(0, len(fresh), 50):
         fresh[start : start + 50]
-    assert len(paths) == len(set(paths)) == 4  # of five files one is empty
+    assert len(paths) == len(set(paths)) == 4  # one of the five files is empty
 
 
 def test_texts_stay_on_disk(tmp_path):
@@ -113,30 +115,30 @@ def test_texts_stay_on_disk(tmp_path):
     path = write(tmp_path / "en.jsonl", lines)
     tracemalloc.start()
     try:
-        collection = Corpus.read({"en": [path]}, parse=parse, wanted={"en": set()}, expected="")
-        assert sum(len(candidate.text) for candidate in collection) == 10_000_000
+        corpus = Corpus.read({"en": [path]}, parse=parse, lookup={"en": set()}, expected="")
+        assert sum(len(candidate.text) for candidate in corpus) == 10_000_000
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
 
 
 def read(path: Path) -> Corpus:
-    return Corpus.read({"en": [path]}, parse=parse, wanted={"en": set()}, expected="an object with id and text")
+    return Corpus.read({"en": [path]}, parse=parse, lookup={"en": set()}, expected="an object with id and text")
 
 
-def test_a_line_that_is_not_as_expected_is_named(tmp_path):
+def test_the_error_of_an_unexpected_line_names_the_line(tmp_path):
     path = write(tmp_path / "en.jsonl", ['{"id": "1", "text": "a"}', '{"text": "b"}'])
     with pytest.raises(DataError, match=r"en\.jsonl, line 2: found no id; expected an object with id and text"):
         read(path)
 
 
-def test_a_passage_that_is_there_twice_is_refused(tmp_path):
+def test_two_passages_with_one_id_are_refused(tmp_path):
     path = write(tmp_path / "en.jsonl", ['{"id": "1", "text": "a"}', '{"id": "1", "text": "b"}'])
     with pytest.raises(DataError, match="1 passages of en have the id of another"):
         read(path)
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_the_error_of_a_damaged_file_names_the_file(tmp_path):
     path = write(
         tmp_path / "en.jsonl.gz", [json.dumps({"id": str(n), "text": os.urandom(50).hex()}) for n in range(99)]
     )
@@ -145,9 +147,9 @@ def test_a_damaged_file_is_named(tmp_path):
         read(path)
 
 
-def test_a_file_that_becomes_shorter_is_noticed(tmp_path):
+def test_a_file_that_becomes_shorter_is_refused(tmp_path):
     path = write(tmp_path / "en.jsonl", [json.dumps({"id": str(n), "text": "a"}) for n in range(9)])
-    collection = read(path)
+    corpus = read(path)
     write(path, ['{"id": "0", "text": "a"}'])
     with pytest.raises(DataError, match="became shorter"):
-        list(collection)
+        list(corpus)

@@ -1,4 +1,4 @@
-"""MIRACL and BEIR from small folders in their published formats: labels and ids as published, damage refused."""
+"""MIRACL and BEIR, read from small folders in their published formats: labels and ids as published, damage refused."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ def passage(docid: str, text: str) -> dict[str, str]:
 
 @pytest.fixture
 def miracl(tmp_path) -> Path:
-    """Swahili in two files with their numbers as text, Yoruba gzipped and flat; question 7 is in both languages."""
+    """Folder with Swahili in two numbered files, and Yoruba gzipped and without subfolders; question 7 is in both."""
     folder = tmp_path / "miracl"
     write(folder / "subset.txt", "tiny-1\n")
     write(folder / "topics/topics.miracl-v1.0-sw-dev.tsv", "7\tnani?\n12#0\tlini?\n3\twapi?\n")
@@ -46,7 +46,7 @@ def miracl(tmp_path) -> Path:
 
 def relevant_ids(task, query: str) -> list[str]:
     row = task.query_ids.index(query)
-    return [task.candidate_ids[place] for place in task.relevance[task.queries[row].id]]
+    return [task.candidate_ids[index] for index in task.relevance[task.queries[row].id]]
 
 
 def test_miracl_reads_topics_judgements_and_corpora_with_their_published_ids(miracl):
@@ -105,28 +105,20 @@ def test_only_the_named_languages_of_miracl_are_read(miracl):
         ("miracl-corpus-v1.0-sw/docs-10.jsonl.gz", lines(passage("4#11", "x")), "lacks 1 of 2 relevant passages.*4#10"),
         ("miracl-corpus-v1.0-sw/docs-3.jsonl.gz", lines(passage("39#0", "x")), "have the id of another"),
         ("miracl-corpus-v1.0-sw/docs-2.jsonl.gz", '{"_id": "1"}\n', r"line 1: found no text under docid among _id"),
-        (
-            "topics/topics.miracl-v1.0-sw-dev.tsv",
-            "7 nani?\n",
-            r"line 1: found no tab in '7 nani\?'; expected id <tab> text",
-        ),
+        ("topics/topics.miracl-v1.0-sw-dev.tsv", "7 nani?\n", r"line 1: found no tab in '7 nani\?'; expected id <tab>"),
         ("topics/topics.miracl-v1.0-sw-dev.tsv", "7\tnani?\n", "1 questions that are not among its topics.*sw:12#0"),
         ("topics/topics.miracl-v1.0-sw-dev.tsv", "7\ta\n7\tb\n", "the id 7 occurs twice"),
         ("qrels/qrels.miracl-v1.0-sw-dev.tsv", "7\t39#0\t1\n", "line 1: found 3 columns; expected 4"),
-        (
-            "qrels/qrels.miracl-v1.0-sw-dev.tsv",
-            "7\tQ0\t39#0\tyes\n",
-            "found the judgement 'yes'; expected a whole",
-        ),
+        ("qrels/qrels.miracl-v1.0-sw-dev.tsv", "7\tQ0\t39#0\tyes\n", "found the judgement 'yes'; expected a whole"),
     ],
 )
-def test_a_miracl_file_that_is_not_what_it_claims_is_refused(miracl, path, text, message):
+def test_a_damaged_or_incomplete_miracl_file_is_refused(miracl, path, text, message):
     write(miracl / path, text)
     with pytest.raises(DataError, match=message):
         load_miracl(miracl)
 
 
-def test_miracl_names_what_is_missing(miracl, tmp_path):
+def test_errors_name_what_a_miracl_folder_lacks(miracl, tmp_path):
     with pytest.raises(DataError, match=r"no corpus of MIRACL in th.*It has sw, yo"):
         load_miracl(miracl, languages=["th"])
     (miracl / "qrels/qrels.miracl-v1.0-sw-dev.tsv").unlink()
@@ -153,7 +145,7 @@ def test_beir_grades_ids_and_titles_are_as_published(beir):
     task = load_beir(beir)
     assert task.name == "beir:arguments"
     assert [query.id for query in task.queries] == ["q0", "q2"]
-    assert [task.candidates[place].id for place in task.relevance["q0"]] == ["d0", "d3"]
+    assert [task.candidates[index].id for index in task.relevance["q0"]] == ["d0", "d3"]
     assert task.grades == {"q0": (2, 1), "q2": (1,)}
     assert task.relevant_grade.tolist() == [[2, 1], [1, 0]]
     assert [candidate.text for candidate in task.candidates[:2]] == ["text 0", "T text 1"]
@@ -200,17 +192,17 @@ def test_beir_folders_named_by_language_are_one_task(beir):
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t0\n", "no query with a relevant document"),
     ],
 )
-def test_a_beir_file_that_is_not_what_it_claims_is_refused(beir, path, text, message):
+def test_a_damaged_or_incomplete_beir_file_is_refused(beir, path, text, message):
     write(beir / path, text)
     with pytest.raises(DataError, match=message):
         load_beir(beir)
 
 
-def test_beir_names_what_is_missing(beir, tmp_path):
-    with pytest.raises(DataError, match=r"holds no qrels/dev\.tsv; in qrels there is test\.tsv"):
+def test_errors_name_what_a_beir_folder_lacks(beir, tmp_path):
+    with pytest.raises(DataError, match=r"has no qrels/dev\.tsv, plain or gzipped; beside it are test\.tsv"):
         load_beir(beir, split="dev")
     (beir / "queries.jsonl.gz").unlink()
-    with pytest.raises(DataError, match=r"holds no queries\.jsonl"):
+    with pytest.raises(DataError, match=r"has no queries\.jsonl"):
         load_beir(beir)
-    with pytest.raises(DataError, match=r"holds no corpus\.jsonl"):
+    with pytest.raises(DataError, match=r"has no corpus\.jsonl"):
         load_beir(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""MLQA-R, TyDi QA and XQuAD-R with paragraphs, from small files in SQuAD's JSON, made here in the published counts."""
+"""MLQA-R, TyDi QA and XQuAD-R with paragraphs, read from SQuAD JSON that is generated with the published counts."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ XQUAD = Path(__file__).parents[3] / "shards" / "demo" / "xquad-r"
 
 
 def mlqa_document(questions: list[str], sentences: int, *, published: bool = False) -> dict[str, Any]:
-    """Paragraphs of ten sentences; question n is answered in sentence n, counted round."""
+    """Return paragraphs of ten sentences; sentence n, modulo their number, answers question n."""
     paragraphs = []
     numbered = list(enumerate(questions))
     for first in range(0, sentences, 10):
@@ -44,11 +44,11 @@ def mlqa_document(questions: list[str], sentences: int, *, published: bool = Fal
 
 
 def write_mlqa(folder: Path, *, published: bool = False) -> Path:
-    """English has all 1,148 questions, the others go round in them."""
+    """Write all 1,148 questions in English, and in each other language the next ones in turn."""
     counts = mlqa_r.LAREQA_CANDIDATES if published else mlqa_r.CANDIDATES
-    given_out = 0
+    used = 0
     for language, count in mlqa_r.QUESTIONS.items():
-        first, given_out = (0, given_out) if language == "en" else (given_out, given_out + count)
+        first, used = (0, used) if language == "en" else (used, used + count)
         ids = [f"q{number % 1148}" for number in range(first, first + count)]
         document = mlqa_document(ids, counts[language], published=published)
         (folder / f"dev-context-{language}-question-{language}.json").write_text(json.dumps(document))
@@ -71,27 +71,27 @@ def edit(path: Path, change: Any) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_mlqa_r_has_two_to_four_relevant_sentences_one_a_language_that_has_the_question(mlqa):
+def test_mlqa_r_has_one_relevant_sentence_per_language_of_a_question_two_to_four_in_all(mlqa):
     task = load_mlqa_r(mlqa)
     assert Counter(query.language for query in task.queries) == mlqa_r.QUESTIONS
     assert Counter(candidate.language for candidate in task.candidates) == mlqa_r.CANDIDATES
-    metric_label: dict[str, list[str]] = {}
+    spoken: dict[str, list[str]] = {}
     for query in task.queries:
-        metric_label.setdefault(query.id, []).append(query.language)
-    assert {len(languages) for languages in metric_label.values()} <= {2, 3, 4}
-    for question, languages in metric_label.items():
-        assert [task.candidates[place].language for place in task.relevance[question]] == languages
+        spoken.setdefault(query.id, []).append(query.language)
+    assert {len(languages) for languages in spoken.values()} <= {2, 3, 4}
+    for question, languages in spoken.items():
+        assert [task.candidates[index].language for index in task.relevance[question]] == languages
 
 
-def test_mlqa_r_answers_stand_in_their_sentences(mlqa):
+def test_mlqa_r_answers_are_in_their_sentences(mlqa):
     task = load_mlqa_r(mlqa)
     for query in task.queries:
         number = query.text.removeprefix("Who says ").removesuffix("?")
-        own = [task.candidates[place] for place in task.relevance[query.id]]
+        own = [task.candidates[index] for index in task.relevance[query.id]]
         assert f"Sentence {number} is said here." in [one.text for one in own if one.language == query.language]
 
 
-def test_mlqa_r_takes_the_published_sentences_where_all_files_have_them_and_says_where_not(tmp_path, written):
+def test_mlqa_r_uses_the_published_sentences_if_all_files_have_them_and_else_says_so(tmp_path, written):
     published, own = load_mlqa_r(write_mlqa(tmp_path, published=True)), load_mlqa_r(written)
     assert (published.name, published.note) == ("mlqa-r", "")
     assert Counter(candidate.language for candidate in published.candidates) == mlqa_r.LAREQA_CANDIDATES
@@ -108,19 +108,19 @@ def test_mlqa_r_takes_the_published_sentences_where_all_files_have_them_and_says
         (lambda paragraphs: paragraphs[0]["qas"][0].update(id="other"), "1149 different questions"),
     ],
 )
-def test_mlqa_r_refuses_a_file_that_is_not_its_own(mlqa, change, message):
+def test_mlqa_r_refuses_a_file_with_other_contents(mlqa, change, message):
     edit(mlqa / "dev-context-de-question-de.json", change)
     with pytest.raises(DataError, match=message):
         load_mlqa_r(mlqa)
 
 
-def test_mlqa_r_names_a_missing_file_and_how_to_get_it(mlqa):
+def test_the_error_of_a_missing_mlqa_r_file_says_how_to_get_it(mlqa):
     (mlqa / "dev-context-vi-question-vi.json").unlink()
-    with pytest.raises(DataError, match=r"holds no dev-context-vi-question-vi\.json.*hbdist data fetch mlqa-r"):
+    with pytest.raises(DataError, match=r"has no dev-context-vi-question-vi\.json.*hbdist data fetch mlqa-r"):
         load_mlqa_r(mlqa)
 
 
-def test_xquad_r_with_paragraphs_is_the_same_task_but_for_its_texts():
+def test_xquad_r_with_paragraphs_differs_in_the_texts_alone():
     alone, both = load_xquad_r(XQUAD), load_xquad_r(XQUAD, with_paragraph=True)
     assert (both.name, alone.name) == ("xquad-r:paragraph", "xquad-r")
     assert both.relevance == alone.relevance
@@ -150,16 +150,16 @@ def write_tydi(folder: Path, change: Any = None) -> Path:
     return folder
 
 
-def test_tydiqa_gives_each_question_its_passage_and_counts_equal_passages_once(tmp_path):
+def test_tydiqa_makes_one_candidate_of_equal_passages_and_relates_each_question_to_its_own(tmp_path):
     task = load_tydiqa(write_tydi(tmp_path))
     assert Counter(query.language for query in task.queries) == tydiqa.QUESTIONS
     assert Counter(candidate.language for candidate in task.candidates) == {
         language: count - count // 10 for language, count in tydiqa.QUESTIONS.items()
     }
     for query in task.queries:
-        (place,) = task.relevance[query.id]
+        (index,) = task.relevance[query.id]
         number = int(query.text.removeprefix("question "))
-        assert task.candidates[place].text == f"passage {number - (number % 10 == 9)} in {query.language}"
+        assert task.candidates[index].text == f"passage {number - (number % 10 == 9)} in {query.language}"
     assert task.settings == ("monolingual",)
     assert "derived" in task.note
 
@@ -172,13 +172,13 @@ def test_tydiqa_gives_each_question_its_passage_and_counts_equal_passages_once(t
         (lambda paragraphs: paragraphs[0]["qas"][0].update(paragraphs[1]["qas"][0]), "5,076 different ones"),
     ],
 )
-def test_tydiqa_refuses_a_file_that_is_not_its_own(tmp_path, change, message):
+def test_tydiqa_refuses_a_file_with_other_contents(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         load_tydiqa(write_tydi(tmp_path, change))
 
 
-def test_tydiqa_names_its_missing_file(tmp_path):
-    with pytest.raises(DataError, match=r"holds no tydiqa-goldp-v1\.1-dev\.json"):
+def test_the_error_of_a_missing_tydiqa_file_names_the_file(tmp_path):
+    with pytest.raises(DataError, match=r"has no tydiqa-goldp-v1\.1-dev\.json"):
         load_tydiqa(tmp_path)
 
 
@@ -194,15 +194,15 @@ def test_tydiqa_names_its_missing_file(tmp_path):
         ("vi", ["Ông đến TP. Hồ Chí Minh năm 1975.", "Ông đi."]),
     ],
 )
-def test_sentences_end_where_a_reader_would_say(language, sentences):
+def test_sentences_end_where_a_reader_would_end_them(language, sentences):
     text = ("" if language == "zh" else " ").join(sentences)
     assert [text[start:end] for start, end in sentence_breaks(text, language)] == sentences
 
 
 @given(st.text(alphabet="aB1. \n!?。।…\"”ü'(", max_size=60), st.sampled_from(sorted(mlqa_r.QUESTIONS)))
-def test_sentences_hold_all_of_a_text_but_white_space_in_order(text, language):
+def test_sentences_cover_all_of_a_text_but_white_space_in_order(text, language):
     spans = sentence_breaks(text, language)
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
-    held = {place for start, end in spans for place in range(start, end)}
-    assert all(character.isspace() for place, character in enumerate(text) if place not in held)
+    covered = {index for start, end in spans for index in range(start, end)}
+    assert all(character.isspace() for index, character in enumerate(text) if index not in covered)
     assert all(text[start:end] == text[start:end].strip() != "" for start, end in spans)
