@@ -21,8 +21,6 @@ CHECKSUMS = "fetched.json"
 """File in a data set's folder that records the checksums of what was fetched."""
 TIMEOUT = 60.0
 """Seconds without a byte after which a download fails."""
-BLOCK = 1 << 20
-"""Number of bytes read at a time."""
 Progress = Callable[[int, int], None]
 """Callback with the number of files done and of all files."""
 
@@ -140,7 +138,7 @@ def _download(file: RemoteFile, folder: Path, expected: str) -> str:
     try:
         with _whole(path) as (out, partial):
             with urllib.request.urlopen(file.url, timeout=TIMEOUT) as response:
-                copyfileobj(response, out, BLOCK)
+                copyfileobj(response, out)
                 length = response.headers.get("Content-Length")
             if length is not None and int(length) != out.tell():
                 raise OSError(f"{out.tell():,} of {int(length):,} bytes came")

@@ -56,10 +56,7 @@ def load_beir(folder: Path, *, split: str = "test") -> RetrievalTask:
     left_out = {NO_JUDGEMENT: 0, NO_RELEVANT: 0}
     for language, one in sorted(folders.items()):
         indices = candidates.indices(language)
-        path = find_file(one, "queries.jsonl", remedy=_REMEDY)
-        texts = read_texts(path, parse=_parse, expected=BEIR_LINE, remedy=_REMEDY)
-        _check_complete(one, qrels[language], set(texts), set(indices))
-        for identifier, text in texts.items():
+        for identifier, text in _read_queries(one, qrels[language], set(indices)).items():
             documents = qrels[language].get(identifier)
             relevant = {doc: grade for doc, grade in (documents or {}).items() if doc != identifier}
             if not relevant:
@@ -103,10 +100,18 @@ def _parse(line: str) -> tuple[str, str]:
     return identifier, text
 
 
-def _check_complete(folder: Path, qrels: Qrels, queries: set[str], documents: set[str]) -> None:
+def _read_queries(folder: Path, qrels: Qrels, documents: set[str]) -> dict[str, str]:
+    """Return the queries by id.
+
+    Raises:
+        DataError: the file is missing or damaged, or a query or document of the qrels is missing.
+    """
+    path = find_file(folder, "queries.jsonl", remedy=_REMEDY)
+    queries = read_texts(path, parse=_parse, expected=BEIR_LINE, remedy=_REMEDY)
     relevant = {doc for docs in qrels.values() for doc in docs}
-    for what, missing in (("queries", set(qrels) - queries), ("relevant documents", relevant - documents)):
+    for what, missing in (("queries", set(qrels) - set(queries)), ("relevant documents", relevant - documents)):
         if missing:
             raise DataError(
                 f"{folder} lacks {len(missing):,} {what} that its judgements name, such as {min(missing)}. {_REMEDY}"
             )
+    return queries

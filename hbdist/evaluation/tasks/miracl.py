@@ -29,25 +29,10 @@ SUBSET = "subset.txt"
 METRICS = ("ndcg@10", "recall@100", "recall@10", "mrr")
 
 PASSAGES = {
-    "ar": 2_061_414,
-    "bn": 297_265,
-    "de": 15_866_222,
-    "en": 32_893_221,
-    "es": 10_373_953,
-    "fa": 2_207_172,
-    "fi": 1_883_509,
-    "fr": 14_636_953,
-    "hi": 506_264,
-    "id": 1_446_315,
-    "ja": 6_953_614,
-    "ko": 1_486_752,
-    "ru": 9_543_918,
-    "sw": 131_924,
-    "te": 518_079,
-    "th": 542_166,
-    "yo": 49_043,
-    "zh": 4_934_368,
-}
+    "ar": 2_061_414, "bn": 297_265, "de": 15_866_222, "en": 32_893_221, "es": 10_373_953, "fa": 2_207_172,
+    "fi": 1_883_509, "fr": 14_636_953, "hi": 506_264, "id": 1_446_315, "ja": 6_953_614, "ko": 1_486_752,
+    "ru": 9_543_918, "sw": 131_924, "te": 518_079, "th": 542_166, "yo": 49_043, "zh": 4_934_368,
+}  # fmt: skip
 """Number of passages per language in the whole corpus."""
 
 NO_RELEVANT = "no passage judged relevant"
@@ -80,19 +65,11 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
     expected = 'an object such as {"docid": "39#0", "title": "", "text": ""}'
     candidates = Corpus.read(read, parse=_parse_passage, lookup=relevant_ids, expected=expected)
     subset = _subset_name(folder, candidates)
-    relevance = {
-        f"{language}:{question}": tuple(indices[doc] for doc in docs)
-        for language, part in qrels.items()
-        for indices in [_relevant_indices(candidates, language, relevant_ids[language])]
-        for question, docs in part.items()
-    }
-    queries = [
-        Query(f"{language}:{question}", spoken, text)
-        for language in read
-        for spoken, path in _topic_files(folder, language)
-        if not languages or spoken in languages
-        for question, text in read_texts(path, parse=_parse_topic, expected=TSV_LINE, remedy=_REMEDY).items()
-    ]
+    relevance: dict[str, tuple[int, ...]] = {}
+    for language, part in qrels.items():
+        indices = _relevant_indices(candidates, language, relevant_ids[language])
+        relevance |= {f"{language}:{question}": tuple(indices[doc] for doc in docs) for question, docs in part.items()}
+    queries = [query for language in read for query in _read_queries(folder, language, languages)]
     answered = sorted((query for query in queries if relevance.get(query.id)), key=lambda query: query.language)
     asked = {query.id for query in answered}
     if missing := {question for question, indices in relevance.items() if indices and question not in asked}:
@@ -139,12 +116,18 @@ def _find(folder: Path, kind: str, language: str) -> Path:
     return find_file(folder, f"{kind}/{name}", name, remedy=_REMEDY)
 
 
-def _topic_files(folder: Path, language: str) -> list[tuple[str, Path]]:
-    """Return the files of questions about the passages of a language, each with the language it is in."""
+def _read_queries(folder: Path, language: str, spoken_languages: Sequence[str]) -> list[Query]:
+    """Return the questions about the passages of a language, in that language and in others that the folder has."""
     own = _find(folder, "topics", language)
     stem = own.name.removesuffix(".gz").removesuffix(".tsv")
     matches = (re.fullmatch(rf"{re.escape(stem)}\.([\w-]+)\.tsv(\.gz)?", path.name) for path in own.parent.iterdir())
-    return [(language, own), *sorted((match[1], own.parent / match[0]) for match in matches if match)]
+    paths = [(language, own), *sorted((match[1], own.parent / match[0]) for match in matches if match)]
+    return [
+        Query(f"{language}:{question}", spoken, text)
+        for spoken, path in paths
+        if not spoken_languages or spoken in spoken_languages
+        for question, text in read_texts(path, parse=_parse_topic, expected=TSV_LINE, remedy=_REMEDY).items()
+    ]
 
 
 def _relevant_indices(candidates: Corpus, language: str, relevant: Set[str]) -> dict[str, int]:

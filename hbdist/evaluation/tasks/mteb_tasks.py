@@ -21,18 +21,9 @@ from hbdist.evaluation.tasks.xquad_r import NAME
 SPLIT = "test"
 
 LANGUAGES = {
-    "ar": "arb-Arab",
-    "de": "deu-Latn",
-    "el": "ell-Grek",
-    "en": "eng-Latn",
-    "es": "spa-Latn",
-    "hi": "hin-Deva",
-    "ru": "rus-Cyrl",
-    "th": "tha-Thai",
-    "tr": "tur-Latn",
-    "vi": "vie-Latn",
-    "zh": "zho-Hans",
-}
+    "ar": "arb-Arab", "de": "deu-Latn", "el": "ell-Grek", "en": "eng-Latn", "es": "spa-Latn", "hi": "hin-Deva",
+    "ru": "rus-Cyrl", "th": "tha-Thai", "tr": "tur-Latn", "vi": "vie-Latn", "zh": "zho-Hans",
+}  # fmt: skip
 """Language → mteb's name of it."""
 
 DESCRIPTIONS = {
@@ -116,15 +107,14 @@ def subsets(task: RetrievalTask, setting: Setting) -> dict[str, tuple[str, tuple
 
 def relevant_documents(task: RetrievalTask, language: str, pool: tuple[str, ...]) -> dict[str, dict[str, int]]:
     """Return qrels as mteb has them: id of each query in a language → id of each relevant candidate in the pool → 1."""
-    parts = [task.candidate_slices[one] for one in pool]
-    rows = range(*task.query_slices[language].indices(len(task.queries)))
     return {
-        task.query_ids[row]: {
+        identifier: {
             task.candidate_ids[index]: 1
-            for index in task.relevance[task.queries[row].id]
-            if any(part.start <= index < part.stop for part in parts)
+            for index in task.relevance[query.id]
+            if task.candidates[index].language in pool
         }
-        for row in rows
+        for identifier, query in zip(task.query_ids, task.queries, strict=True)
+        if query.language == language
     }
 
 

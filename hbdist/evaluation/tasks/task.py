@@ -139,10 +139,8 @@ class RetrievalTask:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the task as it is after cuts: ids, texts, relevance, metrics."""
-        on_disk = isinstance(self.candidates, Corpus)
-        values = asdict(replace(self, candidates=()) if on_disk else self)
-        if isinstance(self.candidates, Corpus):
-            values["candidates"] = self.candidates.digest
+        candidates = self.candidates.digest if isinstance(self.candidates, Corpus) else self.candidates
+        values = asdict(replace(self, candidates=())) | {"candidates": candidates}
         return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()
 
     def candidate_texts(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[list[str]]:

@@ -20,16 +20,9 @@ FILE = "tydiqa-goldp-v1.1-dev.json"
 QUESTIONS = {"ar": 921, "bn": 113, "en": 440, "fi": 782, "id": 565, "ko": 276, "ru": 812, "sw": 499, "te": 669}
 """Number of questions per language in the development set."""
 _CODES = {
-    "arabic": "ar",
-    "bengali": "bn",
-    "english": "en",
-    "finnish": "fi",
-    "indonesian": "id",
-    "korean": "ko",
-    "russian": "ru",
-    "swahili": "sw",
-    "telugu": "te",
-}
+    "arabic": "ar", "bengali": "bn", "english": "en", "finnish": "fi", "indonesian": "id",
+    "korean": "ko", "russian": "ru", "swahili": "sw", "telugu": "te",
+}  # fmt: skip
 NOTE = "derived from TyDi QA GoldP: a pool of the gold passages alone; not comparable with Mr. TyDi or MIRACL"
 _REMEDY = "Get it with `hbdist data fetch tydiqa`."
 

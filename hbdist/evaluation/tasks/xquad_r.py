@@ -18,18 +18,9 @@ QUESTIONS = 1190
 """Number of questions per language; all languages have the same ids in the same order."""
 
 CANDIDATES = {
-    "ar": 1222,
-    "de": 1276,
-    "el": 1234,
-    "en": 1180,
-    "es": 1215,
-    "hi": 1244,
-    "ru": 1219,
-    "th": 852,
-    "tr": 1167,
-    "vi": 1209,
-    "zh": 1196,
-}
+    "ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244,
+    "ru": 1219, "th": 852, "tr": 1167, "vi": 1209, "zh": 1196,
+}  # fmt: skip
 """Number of sentences per language, 13,014 in all (arXiv 2408.10536, table 10, and LAReQA's README).
 
 None is dropped as a duplicate: equal sentences of different paragraphs are different candidates.
