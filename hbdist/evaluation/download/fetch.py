@@ -4,18 +4,15 @@ import json
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from shutil import copyfileobj
-from typing import IO
-from uuid import uuid4
 
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.download.sources import DataSource, RemoteFile
-from hbdist.utils.files import sha256, write_atomically
+from hbdist.utils.files import atomic_file, sha256, write_atomically
 
 CHECKSUMS = "fetched.json"
 """File in a data set's folder that records the checksums of what was fetched."""
@@ -119,31 +116,19 @@ def _digest(path: Path) -> str:
     return sha256(path) if path.is_file() else ""
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a file to write, and its temporary path; it gets its own name if the block succeeds, else it is deleted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file, partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _download(file: RemoteFile, folder: Path, expected: str) -> str:
     """Fetch one file, whole or not at all, and return its SHA-256."""
     path = folder / file.path
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _whole(path) as (out, partial):
+        with atomic_file(path) as out:
             with urllib.request.urlopen(file.url, timeout=TIMEOUT) as response:
                 copyfileobj(response, out)
                 length = response.headers.get("Content-Length")
             if length is not None and int(length) != out.tell():
                 raise OSError(f"{out.tell():,} of {int(length):,} bytes came")
             out.flush()
-            digest = sha256(partial)
+            digest = sha256(Path(out.name))
             if expected and digest != expected:
                 raise DataError(f"{file.url} has sha256 {digest}; expected {expected}. {_advice(file, folder)}")
     except (OSError, HTTPException) as error:
@@ -180,7 +165,8 @@ def _unpack(folder: Path, file: RemoteFile) -> dict[str, str]:
                 names = [name for name in packed.namelist() if f"/{name}".endswith(f"/{ending}")]
                 if len(names) != 1:
                     raise DataError(f"{file.url} has {len(names)} files whose names end in {ending}; expected one.")
-                with packed.open(names[0]) as member, _whole(folder / path) as (out, _):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                with packed.open(names[0]) as member, atomic_file(folder / path) as out:
                     copyfileobj(member, out)
                 digests[path] = sha256(folder / path)
     except (zipfile.BadZipFile, OSError, EOFError) as error:
