@@ -1,6 +1,5 @@
 """Corpus on disk: any slices, read in any order, equal those of a list in memory."""
 
-import gzip
 import json
 import os
 import tracemalloc
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from task_files import write_text
 
 import hbdist.evaluation.tasks.corpus
 from hbdist.errors import DataError
@@ -27,9 +27,7 @@ def parse(line: str) -> tuple[str, str]:
 
 
 def write(path: Path, lines: list[str]) -> Path:
-    data = "".join(f"{line}\n" for line in lines).encode()
-    path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
-    return path
+    return write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 @pytest.fixture(scope="module")

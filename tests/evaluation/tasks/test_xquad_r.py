@@ -148,3 +148,15 @@ def test_plain_json_is_read_too(copy, task):
     (copy / "zh.json.gz").unlink()
     (copy / "zh.json").write_bytes(plain)
     assert load_xquad_r(copy) == task
+
+
+def test_xquad_r_with_paragraphs_differs_in_the_texts_alone():
+    alone, both = load_xquad_r(FOLDER), load_xquad_r(FOLDER, with_paragraph=True)
+    assert (both.name, alone.name) == ("xquad-r:paragraph", "xquad-r")
+    assert both.relevance == alone.relevance
+    assert both.queries == alone.queries
+    for sentence, candidate in zip(alone.candidates, both.candidates, strict=True):
+        assert candidate[:3] == sentence[:3]
+        first, _, paragraph = candidate.text.partition("\n")
+        assert first == sentence.text.partition("\n")[0]
+        assert sentence.text in paragraph
