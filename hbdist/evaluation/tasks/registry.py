@@ -1,18 +1,32 @@
 """Registry of tasks by the names that `hbdist evaluate --task` takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hbdist.errors import ConfigError
-from hbdist.evaluation.tasks import miracl, mlqa_r, tydiqa, wikihop, xquad_r
 from hbdist.evaluation.tasks.beir import load_beir
+from hbdist.evaluation.tasks.miracl import load_miracl
+from hbdist.evaluation.tasks.mlqa_r import load_mlqa_r
 from hbdist.evaluation.tasks.parallel import load_parallel
 from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.evaluation.tasks.tydiqa import load_tydiqa
+from hbdist.evaluation.tasks.wikihop import load_wikihop
+from hbdist.evaluation.tasks.xquad_r import load_xquad_r
 
-NAMES = (
-    *("xquad-r", "xquad-r:paragraph", "mlqa-r", "miracl", "tydiqa", "wikihop", "wikihop:any"),
-    *("beir:FOLDER", "parallel:FOLDER"),
-)
+_LOADERS: dict[str, Callable[..., RetrievalTask]] = {
+    "xquad-r": load_xquad_r,
+    "xquad-r:paragraph": partial(load_xquad_r, with_paragraph=True),
+    "mlqa-r": load_mlqa_r,
+    "miracl": load_miracl,
+    "tydiqa": load_tydiqa,
+    "wikihop": load_wikihop,
+    "wikihop:any": partial(load_wikihop, labels="any"),
+}
+_FOLDER_LOADERS: dict[str, Callable[[Path], RetrievalTask]] = {"beir": load_beir, "parallel": load_parallel}
+
+NAMES = (*_LOADERS, *(f"{kind}:FOLDER" for kind in _FOLDER_LOADERS))
 
 
 def load_task(name: str, folder: Path | None = None, *, languages: Sequence[str] = ()) -> RetrievalTask:
@@ -27,19 +41,14 @@ def load_task(name: str, folder: Path | None = None, *, languages: Sequence[str]
         ConfigError: no task has that name.
         DataError: the folder does not have the task's files, or one is damaged.
     """
-    match name.split(":", maxsplit=1):
-        case ["xquad-r", *variant] if variant in ([], ["paragraph"]):
-            return xquad_r.load_xquad_r(folder or xquad_r.DEFAULT_FOLDER, with_paragraph=bool(variant))
-        case ["mlqa-r"]:
-            return mlqa_r.load_mlqa_r(folder or mlqa_r.DEFAULT_FOLDER)
-        case ["miracl"]:
-            return miracl.load_miracl(folder or miracl.DEFAULT_FOLDER, languages=languages)
-        case ["tydiqa"]:
-            return tydiqa.load_tydiqa(folder or tydiqa.DEFAULT_FOLDER)
-        case ["wikihop", *variant] if variant in ([], ["any"]):
-            return wikihop.load_wikihop(folder or wikihop.DEFAULT_FOLDER, labels="any" if variant else "answer")
-        case ["beir" | "parallel" as kind, path] if path:
-            if folder:
-                raise ConfigError(f"--task {name} names a folder, and --data another, {folder}. Leave out --data.")
-            return (load_beir if kind == "beir" else load_parallel)(Path(path))
-    raise ConfigError(f"--task {name} is not known. Give one of {', '.join(NAMES)}.")
+    kind, _, path = name.partition(":")
+    if kind in _FOLDER_LOADERS and path:
+        if folder:
+            raise ConfigError(f"--task {name} names a folder, and --data another, {folder}. Leave out --data.")
+        return _FOLDER_LOADERS[kind](Path(path))
+    if name not in _LOADERS:
+        raise ConfigError(f"--task {name} is not known. Give one of {', '.join(NAMES)}.")
+    options: dict[str, Any] = {"folder": folder} if folder else {}
+    if name == "miracl":
+        options["languages"] = languages
+    return _LOADERS[name](**options)

@@ -53,7 +53,7 @@ class RetrievalTask:
     equal scores rests), unless they are published ids. Every query has a relevant candidate.
     """
 
-    # The names of the fields are part of the fingerprint, under which scores and embeddings are kept: do not rename them.
+    # All of it is part of the fingerprint, by which kept scores are found again: names of fields and wording of notes too.
     name: str
     languages: tuple[str, ...]
     queries: tuple[Query, ...]

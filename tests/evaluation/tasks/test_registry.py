@@ -1,4 +1,4 @@
-"""Registry of tasks: names, default folders and errors."""
+"""Registry of tasks: tasks by their names, and errors."""
 
 import json
 
