@@ -1,4 +1,4 @@
-"""Tasks in SQuAD's JSON: the question of each paragraph, answered by one of its sentences in each language."""
+"""Questions in SQuAD's JSON, each answered by one sentence per language."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def read_sentences(
 
     Args:
         paths: language → its JSON file, plain or gzipped.
-        breaks: where the sentences of a paragraph begin and end.
+        breaks: function that finds the sentences of a paragraph.
         counts: language → number of questions and of sentences that its file must have.
         with_paragraph: whether a candidate is its sentence, a line break, and the whole paragraph.
         remedy: how to get the files again, for error messages.
