@@ -29,14 +29,16 @@ class FetchReport:
     folder: Path
     licence: str
     fetched: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    """Files that were already there, unchanged."""
+    unchanged: list[str] = field(default_factory=list)
+    """Files that were already there with the expected checksum, or put there by hand."""
     first_seen: dict[str, str] = field(default_factory=dict)
     """Path → SHA-256 of files without a known checksum; recorded in fetched.json."""
 
     def text(self) -> str:
         """Return the report for the terminal."""
-        lines = [f"{self.folder}: {len(self.fetched):,} files fetched, {len(self.kept):,} were there ({self.licence})"]
+        lines = [
+            f"{self.folder}: {len(self.fetched):,} files fetched, {len(self.unchanged):,} were there ({self.licence})"
+        ]
         if self.first_seen:
             lines.append(
                 f"no checksum was known of {len(self.first_seen):,} of them: those of the fetched files are recorded in"
@@ -73,7 +75,7 @@ def fetch(
     for number, file in enumerate(files, start=1):
         expected = file.sha256 or recorded.get(file.path, "")
         if expected and _is_there(folder, file, expected, recorded):
-            report.kept.append(file.path)
+            report.unchanged.append(file.path)
         else:
             # A file that is already there was put there by hand: a download gets its name only when it is whole.
             digest = _digest(folder / file.path)
@@ -84,7 +86,7 @@ def fetch(
             write_atomically(
                 folder / CHECKSUMS, json.dumps({"sha256": dict(sorted(recorded.items()))}, indent=2) + "\n"
             )
-            (report.kept if by_hand else report.fetched).append(file.path)
+            (report.unchanged if by_hand else report.fetched).append(file.path)
             if not expected:
                 report.first_seen[file.path] = digest
         if progress:

@@ -82,15 +82,15 @@ def _mlqa(_: Sequence[str]) -> list[RemoteFile]:
 
 
 def _miracl(languages: Sequence[str]) -> list[RemoteFile]:
-    found = []
+    remote_files = []
     for language in languages or miracl.PASSAGES:
         for kind in ("topics", "qrels"):
             path = f"{kind}/{kind}.miracl-v1.0-{language}-dev.tsv"
-            found.append(_with_checksum("miracl", path, f"{ANSERINI}/{path}"))
+            remote_files.append(_with_checksum("miracl", path, f"{ANSERINI}/{path}"))
         for number in range(-(-miracl.PASSAGES[language] // MIRACL_FILE)):
             path = f"miracl-corpus-v1.0-{language}/docs-{number}.jsonl.gz"
-            found.append(RemoteFile(path, f"{MIRACL_CORPUS}/{path}"))
-    return found
+            remote_files.append(RemoteFile(path, f"{MIRACL_CORPUS}/{path}"))
+    return remote_files
 
 
 def _tydiqa(_: Sequence[str]) -> list[RemoteFile]:

@@ -20,5 +20,5 @@ def find_file(folder: Path, *names: str, remedy: str) -> Path:
     if path := plain_or_gzipped(*(folder / name for name in names)):
         return path
     others = sorted(path.name for path in (folder / names[0]).parent.glob("*"))
-    found = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
-    raise DataError(f"{folder} has no {names[0]}, plain or gzipped; beside it are {found or 'no files'}. {remedy}")
+    listing = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
+    raise DataError(f"{folder} has no {names[0]}, plain or gzipped; beside it are {listing or 'no files'}. {remedy}")

@@ -71,8 +71,8 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
         relevance |= {f"{language}:{question}": tuple(indices[doc] for doc in docs) for question, docs in part.items()}
     queries = [query for language in read for query in _read_queries(folder, language, languages)]
     answered = sorted((query for query in queries if relevance.get(query.id)), key=lambda query: query.language)
-    asked = {query.id for query in answered}
-    if missing := {question for question, indices in relevance.items() if indices and question not in asked}:
+    answered_ids = {query.id for query in answered}
+    if missing := {question for question, indices in relevance.items() if indices and question not in answered_ids}:
         raise DataError(
             f"{folder} has judgements of {len(missing):,} questions that are not among its topics, such as {min(missing)}."
             f" {_REMEDY}"
@@ -82,7 +82,7 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
         tuple(sorted({*read, *(query.language for query in answered)})),
         tuple(answered),
         candidates,
-        {question: indices for question, indices in relevance.items() if question in asked},
+        {question: indices for question, indices in relevance.items() if question in answered_ids},
         metrics=METRICS,
         settings=("monolingual", "cross_lingual"),
         note=f"the subset {subset}: not comparable with published numbers" if subset else "",

@@ -58,10 +58,10 @@ def read_sentences(
                     queries.append(Query(entry["id"], language, entry["question"]))
                     relevance[entry["id"]] = (*relevance.get(entry["id"], ()), answer)
         ids = {query.id for query in queries[first_query:]}
-        found = len(queries) - first_query, len(candidates) - first_candidate
-        if found != counts[language] or len(ids) != found[0]:
+        sizes = len(queries) - first_query, len(candidates) - first_candidate
+        if sizes != counts[language] or len(ids) != sizes[0]:
             raise DataError(
-                f"{path} has {found[0]} questions, {len(ids)} different ones, and {found[1]} sentences; expected"
+                f"{path} has {sizes[0]} questions, {len(ids)} different ones, and {sizes[1]} sentences; expected"
                 f" {counts[language][0]} and {counts[language][1]}. {remedy}"
             )
     return tuple(queries), tuple(candidates), relevance

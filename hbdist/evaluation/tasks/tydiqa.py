@@ -46,10 +46,10 @@ def load_tydiqa(folder: Path = DEFAULT_FOLDER) -> RetrievalTask:
                 passages[language][paragraph["context"]] = None
                 queries.append(Query(entry["id"], language, entry["question"]))
                 contexts[entry["id"]] = language, paragraph["context"]
-    found = {language: sum(query.language == language for query in queries) for language in QUESTIONS}
-    if found != QUESTIONS or len(contexts) != len(queries):
+    counts = {language: sum(query.language == language for query in queries) for language in QUESTIONS}
+    if counts != QUESTIONS or len(contexts) != len(queries):
         raise DataError(
-            f"{path} has {found} questions, {len(contexts):,} different ones; TyDi QA's development set has {QUESTIONS}."
+            f"{path} has {counts} questions, {len(contexts):,} different ones; TyDi QA's development set has {QUESTIONS}."
             f" {_REMEDY}"
         )
     candidates = [

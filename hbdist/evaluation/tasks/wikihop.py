@@ -108,14 +108,14 @@ def load_wikihop(folder: Path = DEFAULT_FOLDER, *, labels: Labels = "answer") ->
         answering = tuple(index for index in sample.passages if _contains(normalized[index], sample.answer))
         if answering:
             relevance[sample.id] = answering if labels == "answer" else sample.passages
-    asked = [sample for sample in samples if sample.id in relevance]
-    ignored = _unjudged_passages(asked, normalized)
-    general = sum(sample.relation not in TEMPLATES for sample in asked)
-    left_out = len(samples) - len(asked)
+    answerable = [sample for sample in samples if sample.id in relevance]
+    ignored = _unjudged_passages(answerable, normalized)
+    general = sum(sample.relation not in TEMPLATES for sample in answerable)
+    left_out = len(samples) - len(answerable)
     return RetrievalTask(
         f"{NAME}:{labels} (derived)",
         ("en",),
-        tuple(Query(sample.id, "en", question(sample.relation, sample.subject)) for sample in asked),
+        tuple(Query(sample.id, "en", question(sample.relation, sample.subject)) for sample in answerable),
         tuple(Candidate("en", index, 0, text) for index, text in enumerate(texts)),
         relevance,
         metrics=("map", "recall@10", "recall@100", "ndcg@10", "mrr"),
@@ -123,8 +123,8 @@ def load_wikihop(folder: Path = DEFAULT_FOLDER, *, labels: Labels = "answer") ->
         ignored=ignored,
         note=(
             "derived from WikiHop by distant supervision, comparable within hbdist only;"
-            f" {general:,} of {len(asked):,} questions by the general template; passages not ranked, as unjudged:"
-            f" {sum(map(len, ignored.values())) / max(1, len(asked)):.1f} of {len(texts):,} a question"
+            f" {general:,} of {len(answerable):,} questions by the general template; passages not ranked, as unjudged:"
+            f" {sum(map(len, ignored.values())) / max(1, len(answerable)):.1f} of {len(texts):,} a question"
         ),
         left_out={NO_ANSWER: left_out} if left_out else {},
     )

@@ -89,7 +89,7 @@ def test_unchanged_files_are_not_fetched_again(store, tmp_path):
     store.files = {"a": b"one", "b": b"two"}
     data_source = source(RemoteFile("a", f"{store.url}/a", sha256(b"one")), RemoteFile("b", f"{store.url}/b"))
     fetch(data_source, tmp_path)
-    assert fetch(data_source, tmp_path).kept == ["a", "b"]
+    assert fetch(data_source, tmp_path).unchanged == ["a", "b"]
     (tmp_path / "b").write_bytes(b"tw")
     assert fetch(data_source, tmp_path).fetched == ["b"]
     assert store.requests == ["a", "b", "b"]
@@ -128,7 +128,7 @@ def test_a_failed_fetch_resumes_with_the_missing_files(store, tmp_path):
         fetch(data_source, tmp_path)
     store.files["b"] = b"two"
     report = fetch(data_source, tmp_path)
-    assert (report.kept, report.fetched) == (["a"], ["b"])
+    assert (report.unchanged, report.fetched) == (["a"], ["b"])
 
 
 def archive(**members: str) -> bytes:
@@ -148,7 +148,7 @@ def test_only_the_named_members_of_an_archive_are_kept(store, tmp_path):
         *("a.json", "qrels/c.tsv", CHECKSUMS),
     }
     assert (tmp_path / "a.json").read_text() == "A"
-    assert fetch(data_source, tmp_path).kept == ["z.zip"]
+    assert fetch(data_source, tmp_path).unchanged == ["z.zip"]
     (tmp_path / "a.json").write_text("damaged")
     assert fetch(data_source, tmp_path).fetched == ["z.zip"]
     assert (tmp_path / "a.json").read_text() == "A"
@@ -165,11 +165,11 @@ def test_files_put_there_by_hand_are_kept_and_recorded_unless_their_checksum_is_
         RemoteFile("c", f"{store.url}/c", sha256(b"right")),
     )
     report = fetch(data_source, tmp_path)
-    assert (report.kept, report.fetched) == (["z.zip", "b"], ["c"])
+    assert (report.unchanged, report.fetched) == (["z.zip", "b"], ["c"])
     assert set(report.first_seen) == {"z.zip", "b"}
     assert (tmp_path / "a.json").read_text() == "A"
     assert (tmp_path / "c").read_bytes() == b"right"
-    assert fetch(data_source, tmp_path).kept == ["z.zip", "b", "c"]
+    assert fetch(data_source, tmp_path).unchanged == ["z.zip", "b", "c"]
 
 
 @pytest.mark.parametrize(
