@@ -59,19 +59,20 @@ def introduction(name: str, measured: Rows, about: str) -> str:
         [
             "# Results",
             "",
-            f"`{name}` as it is, untuned, on the benchmarks at hand. Nothing here was trained with hbdist."
-            f"{more} The page is made by",
+            f"`{name}`, untuned, on the available benchmarks. Nothing here was trained with hbdist."
+            f"{more} The page is made by this command:",
             "",
             "```sh",
             "python benchmarks/results_table.py MODEL DATA",
             "```",
             "",
-            "The script's first lines say which files DATA holds.",
-            f"Model fingerprint (of files and settings, its first digits): {', '.join(sorted(fingerprints)) or 'none'}."
+            "The docstring of the script lists the files that DATA contains.",
+            f"Model fingerprint (first digits; computed from files and settings): {', '.join(sorted(fingerprints)) or 'none'}."
             f" Prefixes: {used or 'none'}.",
             *(f"Measured {machine}." for machine in sorted(machines)),
             "",
-            "In all tables, ↑ is better high and ↓ low, and a dash stands where a task or a measure has no such number.",
+            "In all tables, ↑ means that higher is better and ↓ that lower is better; a dash means that the task or measure"
+            " has no such number.",
             "",
         ]
     )
@@ -198,7 +199,7 @@ def alignment(measured: Rows) -> str:
     lines = [[title, items[title], *(number(values.get(name)) for name in PAIR)] for title, values in found.items()]
     space = [(title, values) for title, values in found.items() if "uniformity" in values]
     more = [[title, *(number(values.get(name)) for name in SPACE)] for title, values in space]
-    tables = table(["", "texts a language", *PAIR.values()], lines), table(["", *SPACE.values()], more)
+    tables = table(["", "texts per language", *PAIR.values()], lines), table(["", *SPACE.values()], more)
     return "\n\n".join(one for one in tables if one)
 
 
@@ -235,15 +236,15 @@ def costs(measured: Rows) -> str:
 def notes(scores: Rows, rows: Rows) -> str:
     lines = [f"- {NAMES[row]}: {one['note']}." for row, one in scores.items() if one.get("note")]
     lines += [
-        f"- {NAMES[row]}: {count:,} questions left out, {reason}."
+        f"- {NAMES[row]}: {count:,} questions left out: {reason}."
         for row, one in scores.items()
         for reason, count in one.get("left_out", {}).items()
     ]
     if not any(one.get("cut") for one in scores.values()):
-        lines.append("- Nothing was cut from any task.")
+        lines.append("- No task was restricted.")
     lines += [f"- {NAMES[row]} is not here: {found['reason']}." for row, found in rows.items() if "reason" in found]
     lines.append(
-        "- MIRACL and WikiHop are not on this page; `hbdist evaluate --task` measures them where their data are"
+        "- MIRACL and WikiHop are not on this page; `hbdist evaluate --task` measures them if you have their data"
         " ([evaluation.md](evaluation.md))."
     )
     return "\n".join(lines)

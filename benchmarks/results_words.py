@@ -49,42 +49,46 @@ BIAS = {
 }
 
 RETRIEVAL_TEXT = (
-    "Monolingual: questions and candidates of one language. Cross-lingual (cross): an ordered pair of two. Multilingual"
-    " (multi): candidates of all languages in one pool. All are macro means over languages or pairs. mAP is over the full"
-    " ranking; R@k is recall@k, where in the pool of all languages an answer's translations count, too."
-    " [evaluation.md](evaluation.md) has the tasks and their protocols.\n\n"
-    "↳ 95 %: the middle 95 % of 10,000 draws of whole paragraphs ([confidence](measures.md#confidence)). ↳ language means"
-    " removed, ↳ LIR: the same vectors with the language taken out, nothing trained; they need to know the language of every"
-    " text ([baselines](measures.md#baselines-without-training))."
+    "Monolingual: questions and candidates are in one language. Cross-lingual (cross): questions are in one language"
+    " and candidates in another. Multilingual (multi): the candidates of all languages are in one pool. All scores are"
+    " macro means over languages or ordered pairs. mAP is over the full ranking; R@k is recall@k, and in the pool of"
+    " all languages it also counts an answer's translations. [evaluation.md](evaluation.md) describes the tasks and"
+    " their protocols.\n\n"
+    "↳ 95 %: the middle 95 % of 10,000 draws of whole paragraphs ([confidence](measures.md#confidence)). ↳ language"
+    " means removed, ↳ LIR: the same embeddings with the language removed, without training; these need to know the"
+    " language of every text ([baselines](measures.md#baselines-without-training))."
 )
 BIAS_TEXT = (
-    "In the pool of all languages, of the tasks that have one. Rank distance: places between a question's best and worst"
-    " answer. Same-language share@10: how much of the first ten is in the question's language, beside how much of the pool"
-    " is. mAP: range (best minus worst) and standard deviation over the languages of questions. All of these improve where"
-    " nothing is found: read them beside mAP. [Language bias](measures.md#language-bias) defines them and says where one of"
-    " them is not defined."
+    "In the pool of all languages, for tasks that have one. Rank distance: positions between a question's best and"
+    " worst answer. Same-language share@10: share of the first ten that is in the question's language, beside the same"
+    " share of the whole pool. mAP: range (best minus worst) and standard deviation over the languages of questions."
+    " All of these improve when nothing is found: read them beside mAP. [Language bias](measures.md#language-bias)"
+    " defines them and says when one of them is not defined."
 )
 ONE_ANSWER_TEXT = (
-    "XQuAD-R, sentence: mAP in the pool of all languages if only the answer in one language (column) stays in it, by"
-    " language of the question (row)."
+    "XQuAD-R, sentence: mAP in the pool of all languages if, of all answers, only those in one language (column) stay"
+    " in it, by language of the question (row)."
 )
 LANGUAGE_TEXT = (
-    "mAP. Cross-lingual: the means over the pairs in which the language asks, and in which it answers. Multilingual, rank"
-    " distance and same-language share: of the questions in the language, in the pool of all."
+    "mAP. Cross-lingual: means over the pairs in which the questions are in the language (asks), and in which the"
+    " answers are (answers). Multilingual, rank distance and same-language share: for questions in the language, in the"
+    " pool of all languages."
 )
 ALIGNMENT_TEXT = (
-    "Means over the unordered pairs of languages: of questions (XQuAD-R, MLQA-R), of sentences in many languages (FLORES-200),"
-    " and with English alone (Tatoeba). Bitext accuracy: how often a text's translation is nearer than all other texts, in both"
-    " directions; equal sentences count as misses. Sentences have the prefix of queries on both sides.\n\n"
-    "The second table: uniformity is of one language's texts; centroid gap and the language probe say how far languages lie"
-    " apart; lists@10 and neighbours@10 whether a question finds the same, and has the same neighbours, in two languages."
-    " [Alignment](measures.md#alignment) defines all of them, with what they are for aligned and unrelated texts."
+    "Means over the unordered pairs of languages: for questions (XQuAD-R, MLQA-R), for sentences in many languages"
+    " (FLORES-200), and for pairs with English only (Tatoeba). Bitext accuracy: share of texts whose translation is"
+    " nearer than all other texts, in both directions; equal sentences count as misses. Sentences on both sides have"
+    " the prefix of queries.\n\n"
+    "In the second table, uniformity is that of one language's texts; centroid gap and language probe measure how far"
+    " apart the languages are; lists@10 and neighbours@10 measure whether a question finds the same candidates, and has"
+    " the same neighbours, in two languages. [Alignment](measures.md#alignment) defines all of them and gives their"
+    " values for aligned and unrelated texts."
 )
 ENGLISH_TEXT = (
-    "Bitext accuracy with English, plain / by margin, highest first. Languages are called as FLORES-200 (language and script)"
-    " and Tatoeba (ISO 639-3) call them."
+    "Bitext accuracy with English, plain / by margin, highest first. Language codes are those of FLORES-200 (language"
+    " and script) and Tatoeba (ISO 639-3)."
 )
 TIME_TEXT = (
-    f"On {CORES} threads. Seconds from loading the model to the last measure, and how many of them took encoding and scoring;"
-    " the most memory that the process held, PyTorch included."
+    f"On {CORES} threads. Seconds from loading the model to the last measure, and how many of them were spent on encoding and"
+    " scoring; the peak memory of the process, including PyTorch."
 )
