@@ -229,9 +229,9 @@ def _masked(masks: dict[str, Any]) -> str:
     if "reason" in masks:
         return f"Masks were not counted: {masks['reason']}."
     return (
-        f"hbdist leaves repeats in the batch and masks them. Of {masks['documents']:,.1f} places a batch where a query meets "
+        f"hbdist leaves repeats in the batch and masks them. Of {masks['documents']:,.1f} cases per batch where a query meets "
         f"its own document under another number, {masks['documents_left']:,.1f} are not masked; of {masks['queries']:,.1f} "
-        f"where it meets the other document of a query with its very text, {masks['queries_left']:,.1f}."
+        f"where it meets the other document of a query with exactly its text, {masks['queries_left']:,.1f}."
     )
 
 
@@ -241,8 +241,8 @@ def _alpha(found: dict[str, Any]) -> Iterator[str]:
         return
     for alpha, shares in found.items():
         reached = ", ".join(f"{share:.4f} over {int(steps):,} steps" for steps, share in shares.items())
-        yield f"- α = {alpha} asked of hbdist: {reached}."
-    yield "- sentence-transformers takes no α: its shares are those of the data."
+        yield f"- hbdist with α = {alpha} reaches {reached}."
+    yield "- sentence-transformers has no α: its shares are those of the data."
 
 
 if __name__ == "__main__":

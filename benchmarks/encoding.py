@@ -79,7 +79,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Return Markdown: one row per kind of text."""
     lines = [
-        "| | tokens a text | hbdist, texts/s | sentence-transformers, texts/s | its batch size | hbdist ÷ it | largest"
+        "| | tokens per text | hbdist, texts/s | sentence-transformers, texts/s | its batch size | hbdist ÷ it | largest"
         " difference |",
         "|---" * 7 + "|",
     ]

@@ -182,7 +182,7 @@ def table(result: dict[str, Any]) -> str:
     steps, reduced = result["steps"], result["reductions"]
     if "reason" in steps:
         return f"Not measured: {steps['reason']}."
-    lines = ["| | seconds | ÷ one pass | reductions a step, 2 ranks | under DeepSpeed, ZeRO-2 |", "|---" * 5 + "|"]
+    lines = ["| | seconds | ÷ one pass | reductions per step, 2 ranks | under DeepSpeed, ZeRO-2 |", "|---" * 5 + "|"]
     for name in (ONE_PASS, TWO_PASSES, PEER):
         if name not in steps["seconds"]:
             lines.append(f"| {name} | not run: {steps['peer']} | – | – | – |")
@@ -197,7 +197,7 @@ def table(result: dict[str, Any]) -> str:
     if PEER in steps["seconds"]:
         against = _spread(ratio(steps["seconds"][TWO_PASSES], steps["seconds"][PEER]))
         best = ", ".join(f"{key} = {value}" for key, value in result["settings"]["mini_batch"].items())
-        lines += ["", f"Two passes ÷ sentence-transformers at its best, {best}: {against}."]
+        lines += ["", f"Two passes ÷ sentence-transformers with its best setting, {best}: {against}."]
     padding = f"{steps['padded_over_real'] - 1:.1%} padding in hbdist's chunks of {result['settings']['chunk_tokens']:,} tokens"
     return "\n".join([*lines, "", f"{steps['real_tokens']:,} real tokens; {padding}."])
 

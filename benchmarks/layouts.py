@@ -91,13 +91,13 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """Return Markdown: sizes, then rates, one row per cap and share."""
-    lines = ["| pairs a group | layout | tars, MB | indexes, MB | lists, MB | in all, MB |", "|---" * 6 + "|"]
+    lines = ["| pairs per group | layout | tars, MB | indexes, MB | lists, MB | total, MB |", "|---" * 6 + "|"]
     for case in result["cases"]:
         for layout, found in case["bytes"].items():
             parts = [found[key] / 1e6 for key in ("tars", "indexes", "lists")]
             cells = " | ".join(f"{part:.1f}" for part in (*parts, sum(parts)))
             lines.append(f"| {case['cap'] or 'all'} | {layout} | {cells} |")
-    lines += ["", "| pairs a group | monolingual | parallel ÷ pairs, rate of reading |", "|---" * 3 + "|"]
+    lines += ["", "| pairs per group | monolingual | parallel ÷ pairs, rate of reading |", "|---" * 3 + "|"]
     for case in result["cases"]:
         for one in case["reading"]:
             taken = one["parallel_over_pairs"]

@@ -204,7 +204,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [f"\n{name}, not run: {reason}." for name, reason in missing.items()]
     lines += [f"\n{int(pairs):,} pairs timed once: {reason}." for pairs, reason in result["once"].items() if reason]
-    lines += ["", "hbdist ÷ peer, memory and time (median of the turns' ratios, quartiles):", "", head]
+    lines += ["", "hbdist ÷ the other library, memory and time (median of the turns' ratios, quartiles):", "", head]
     for ours, peer in PAIRS:
         cells = [_ratio_cell(result, ours, peer, pairs) for pairs in sizes]
         lines.append(f"| {ours} ÷ {peer} | {' | '.join(cells)} |")

@@ -25,107 +25,116 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str], str]] = {
     "gradients": (
         "Is the gradient of W ranks that of the whole batch?",
         gradients.table,
-        "‖g‖ ÷ ‖reference‖ under DistributedDataParallel, which averages over the ranks; the lowest cosine and the largest"
-        " relative error of all losses and ranks. The reference is the gradient of the global batch's mean loss, made by one"
-        " process in float64. q→d: query to document; q⇄d: both directions; +2: with two hard negatives a pair. Adam"
-        " hides a wrong length; clipping, auxiliary losses and comparisons over W do not.",
+        "‖g‖ ÷ ‖reference‖ under DistributedDataParallel, which averages over the ranks, then the lowest cosine and the"
+        " largest relative error over all losses and ranks. The reference is the gradient of the global batch's mean"
+        " loss, computed by one process in float64. q→d: query to document; q⇄d: both directions; +2: with two hard"
+        " negatives per pair. Adam hides a gradient of the wrong length; clipping, auxiliary losses and comparisons"
+        " between different W do not.",
     ),
     "loss": (
         "The loss alone, one process",
         loss.table,
-        "Unit vectors of 768 dimensions in, loss and both gradients out; float32, two threads. Memory is the peak of a process"
-        " of its own above its imports and inputs. Aims: memory ≤ 0.05 × OpenCLIP at 16,384 pairs; time ≤ 0.6 × OpenCLIP's"
-        " symmetric loss and ≤ 1.0 × sentence-transformers' cached loss, which has its fastest mini-batch.",
+        "The input is unit vectors of 768 dimensions, the output the loss and both gradients; float32, two threads."
+        " Memory is the peak of a separate process, above its imports and inputs. Targets: memory ≤ 0.05 × OpenCLIP at"
+        " 16,384 pairs; time ≤ 0.6 × OpenCLIP's symmetric loss and ≤ 1.0 × sentence-transformers' cached loss with its"
+        " fastest mini-batch.",
     ),
     "loss-large": (
         "65,536 pairs in one process",
         loss.large_table,
-        "The same with 65,536 pairs, where all scores at once would take 17 GB a copy. Aim: the whole process ≤ 2.5 GB.",
+        "The same with 65,536 pairs, where each copy of the full score matrix would take 17 GB. Target: the whole process"
+        " ≤ 2.5 GB.",
     ),
     "ranks": (
         "The loss over two ranks",
         ranks.table,
         "The symmetric loss, forward and backward, from each rank's unit vectors; two processes of one thread, gloo."
-        " OpenCLIP with local_loss and gather_with_grad. Bytes are counted at the collectives, as a ring moves them; beside"
-        " that is what the loopback interface carried: gloo makes a reduce-scatter out of an all-reduce, which moves twice as"
-        " much. Aims: time ≤ 1.0, peak ≤ 0.1, bytes ≤ 0.75 × OpenCLIP.",
+        " OpenCLIP runs with local_loss and gather_with_grad. Bytes are counted at the collectives, as a ring moves them."
+        " The last column is what the loopback interface carried: gloo implements a reduce-scatter as an all-reduce,"
+        " which moves twice as much. Targets: time ≤ 1.0, peak ≤ 0.1, bytes ≤ 0.75 × OpenCLIP.",
     ),
     "gradient_cache": (
         "The gradient cache",
         gradient_cache.table,
-        "A whole step of a random encoder of six layers and 384 dimensions, 256 pairs of about 24 and 96 tokens. Two passes do"
-        " at least 1.33 times the arithmetic of one. Aim: ≤ 1.40 times its time.",
+        "A whole step of a random encoder of six layers and 384 dimensions, with 256 pairs of about 24 and 96 tokens. Two"
+        " passes need at least 1.33 times the arithmetic of one. Target: ≤ 1.40 times its time.",
     ),
     "reading": (
         "Reading",
         reading.table,
-        "Pairs a second from the same shards of about 1 KB a pair; files in the system's memory but in the last row, where it"
-        " was made to forget them. Both tokenise 512 pairs at once with the demo's tokenizer; hbdist's are also sorted, cut"
-        " into chunks and given identities. Aims: ≥ 1.0 × webdataset; ≥ 2 × what the encoder takes.",
+        "Pairs per second, read from the same shards of about 1 KB per pair. The files are in the page cache, except in"
+        " the last row, for which they were evicted from it. Both tokenise 512 pairs at once with the demo's tokenizer;"
+        " hbdist also sorts them, cuts them into chunks and assigns identities. Targets: ≥ 1.0 × webdataset; ≥ 2 × what"
+        " the encoder needs.",
     ),
     "composition": (
         "What is in a global batch",
         composition.table,
-        "Eleven languages, 4 ranks, 5 % of the texts repeated; sentence-transformers' samplers of several data sets, sharded by"
-        " accelerate. hbdist's second row also reads and cuts the texts, which the other rows leave to what follows. Shared"
-        " documents and queries are means a batch, of texts that a rank has as well as an earlier one. The first batches hold"
-        " what is done once (hashes); speed is that of later turns. Aims: 1.000; none unmasked; ≥ 5 × batches/s.",
+        "Eleven languages, 4 ranks, 5 % of the texts repeated; sentence-transformers' samplers for several datasets,"
+        " sharded by accelerate. hbdist's second row also reads and truncates the texts, which the other rows leave to"
+        " later stages. Shared documents and queries: mean number per batch of a rank's texts that an earlier rank also"
+        " has. The first batches include one-time work (hashes); the speed is that of later turns. Targets: 1.000; none"
+        " unmasked; ≥ 5 × batches/s.",
     ),
     "resume": (
-        "Going on after a kill",
+        "Resuming after a kill",
         resume.table,
-        "Seconds from the imports to the first batch of 256 texts, and whether all ids that follow are those of an undisturbed"
-        " run. Peers that stream pass over what was read; `state_dict` of datasets knows the place in a shard, and loses what"
-        " a shuffle buffer held. Aim: the same batches, ≥ 20 times as soon at 90 %.",
+        "Seconds from the imports to the first batch of 256 texts, and whether all later ids are those of an"
+        " uninterrupted run. The streaming libraries skip over what was already read; `state_dict` of datasets knows the"
+        " position in a shard, and loses what a shuffle buffer contained. Target: the same batches, ≥ 20 times as soon at"
+        " 90 %.",
     ),
     "schedule": (
         "Planning at scale",
         schedule.table,
-        "Made-up manifests. Memory is the peak of a process of its own above its imports.",
+        "Synthetic manifests. Memory is the peak of a separate process, above its imports.",
     ),
     "layouts": (
         "Layouts of parallel data",
         layouts.table,
-        "NTREX and TICO-19 in eleven languages: shards that hold each pair whole (`pairs`), and each text once (`parallel`).",
+        "NTREX and TICO-19 in eleven languages: shards that store each pair whole (`pairs`), and shards that store each"
+        " text once (`parallel`).",
     ),
     "scoring": (
         "Scoring XQuAD-R",
         scoring.table,
-        "13,090 questions against 13,014 sentences, 132 settings, from the same made-up vectors of 384 dimensions. hbdist ranks"
-        " all candidates; sentence-transformers' InformationRetrievalEvaluator the first 100, mteb the first 1,000, scored by"
-        " pytrec_eval. The last column is over all settings' nDCG@10, recall@10 and map@100. hbdist's second row also has"
-        " bias, alignment, two baselines and intervals. Aims: sentence-transformers ≥ 5, mteb ≥ 20 times hbdist's time; the"
-        " process < 1 GB.",
+        "13,090 questions against 13,014 sentences, 132 settings, from the same synthetic vectors of 384 dimensions."
+        " hbdist ranks all candidates; sentence-transformers' InformationRetrievalEvaluator ranks the first 100, and mteb"
+        " the first 1,000, scored by pytrec_eval. The last column is over all settings' nDCG@10, recall@10 and map@100."
+        " hbdist's second row includes bias, alignment, two baselines and intervals. Targets: sentence-transformers ≥ 5,"
+        " mteb ≥ 20 times hbdist's time; the process < 1 GB.",
     ),
     "encoding": (
         "Encoding",
         encoding.table,
         "The demo's encoder on XQuAD-R's texts in eleven languages, float32, two threads, tokenising included;"
-        " sentence-transformers with its fastest batch size. Aim: ≥ 1.0 times its texts a second.",
+        " sentence-transformers runs with its fastest batch size. Target: ≥ 1.0 times its texts per second.",
     ),
     "search": (
         "Searching ten million vectors",
         search.table,
-        "Random vectors of 384 dimensions, float16, in parts on disk; two threads. FAISS: a flat index that is filled with each"
-        " part in turn. The peak is that of a process of its own, imports included; files are in the system's memory as far as"
-        " there is room. Aims: ≤ 4 GB; ≤ 1.0 × FAISS's time.",
+        "Random vectors of 384 dimensions, float16, in parts on disk; two threads. FAISS uses a flat index that is filled"
+        " with each part in turn. The peak is that of a separate process, imports included; the files are in the page"
+        " cache as far as they fit. Targets: ≤ 4 GB; ≤ 1.0 × FAISS's time.",
     ),
     "gpu": (
         "One GPU, bfloat16",
         gpu.table,
-        "Seconds, peak memory above the inputs, and speed as a share of a plain matrix product's, of the symmetric loss with"
-        " 8,192 to 1,048,576 pairs of 768 dimensions, beside Inf-CL's kernel and OpenCLIP.",
+        "The symmetric loss with 8,192 to 1,048,576 pairs of 768 dimensions, compared with Inf-CL's kernel and OpenCLIP:"
+        " seconds, peak memory above the inputs, and speed as a share of that of a plain matrix product.",
     ),
 }
 INTRODUCTION = """# Benchmarks
 
-hbdist beside the libraries that people use for the same, on the same machine in the same minutes. `make bench` measures all of
-it anew and makes this page; each file here runs alone, too (`--quick` shows in minutes that it does).
+These benchmarks compare hbdist with the libraries that are used for the same purpose, on the same machine within the same
+minutes. `make bench` repeats all measurements and makes this page. Each file here also runs on its own; with `--quick` it
+takes minutes and only shows that it works.
 
-Peers have their best settings. Times are interleaved, A B C A B C, five turns after two warm-ups on a smaller batch, and a
-ratio is the median of the turns' ratios, with its quartiles; `*` marks what was run once, because five turns would take too
-long. That all compute the same is checked first. What a peer could not run is named, with the reason. Raw numbers are in
-[results/](results/); versions of the peers in [peers.txt](peers.txt), and none of their code is here.
+The other libraries run with their best settings. Times are interleaved, A B C A B C, in five turns after two warm-ups on a
+smaller batch, and a ratio is the median of the turns' ratios, with its quartiles; `*` marks what was run once, because five
+turns would take too long. Each benchmark first checks that all of them compute the same. If a library could not run
+something, the table says so and why. Raw numbers are in [results/](results/), versions of the other libraries in
+[peers.txt](peers.txt); none of their code is here.
 """
 
 

@@ -145,7 +145,7 @@ def _or_reason(function: Any, **settings: Any) -> Any:
 def table(result: dict[str, Any]) -> str:
     """Return Markdown: one line per number of pairs and loss, and hbdist ÷ OpenCLIP."""
     lines = [
-        "| pairs | | seconds | peak of a rank | received by a rank | on the wire, gloo |",
+        "| pairs | | seconds | peak per rank | received per rank | on the wire, gloo |",
         "|---|---|---|---|---|---|",
     ]
     for pairs, alone in result["alone"].items():

@@ -251,7 +251,7 @@ def _needs(result: dict[str, Any]) -> list[str]:
         return [f"The encoder was not measured: {encoder.get('reason', 'nothing to compare with')}.", need]
     rate, length = quartiles(encoder["pairs_a_second"])["median"], encoder["tokens_a_pair"]
     return [
-        f"The demo's encoder takes {rate:,.1f} pairs/s of {length:.0f} tokens here in its forward pass alone: tokenised "
+        f"The demo's encoder processes {rate:,.1f} pairs/s of {length:.0f} tokens here in its forward pass alone: tokenised "
         f"batches come {max(fed) / rate:,.0f} times as fast, {max(fed) * length:,.0f} tokens/s. {need}"
     ]
 

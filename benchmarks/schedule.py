@@ -118,7 +118,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """Return Markdown: one row per mixture."""
-    heads = ("open, s", "first batch, s", "a batch, ms", "highest, ms", "new schedule, step 10⁶, s", "memory, MB")
+    heads = ("open, s", "first batch, s", "per batch, ms", "highest, ms", "new schedule, step 10⁶, s", "memory, MB")
     lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, case in result["cases"].items():
         taken, memory = case["seconds"], case["megabytes"]

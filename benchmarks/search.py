@@ -133,7 +133,7 @@ def _or_reason(function: Any, **settings: Any) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Return Markdown: both side by side, then the search of all vectors."""
     settings, both, all_of_them = result["settings"], result["beside"], result["whole"]
-    lines = ["| | vectors | seconds | scores a second | peak, GB | ÷ FAISS |", "|---" * 6 + "|"]
+    lines = ["| | vectors | seconds | scores per second | peak, GB | ÷ FAISS |", "|---" * 6 + "|"]
 
     def rate(vectors: int, seconds: float) -> str:
         return f"{vectors * settings['queries'] / seconds / 1e6:,.0f} million"
@@ -154,7 +154,7 @@ def table(result: dict[str, Any]) -> str:
         cells = f"{seconds:,.0f} * | {rate(settings['vectors'], seconds)} | {all_of_them['bytes'] / 1e9:.2f} | "
         lines.append(f"| hbdist, all | {settings['vectors']:,} | {cells} |")
     if "reason" not in both:
-        agreed = f"{both['same_places']:.4%} of the places are the same, scores to {both['score_error']:.0e}"
+        agreed = f"{both['same_places']:.4%} of the positions are the same, scores to within {both['score_error']:.0e}"
         lines += ["", f"{settings['queries']:,} queries, the first {settings['top']}; {agreed}."]
     return "\n".join(lines)
 

@@ -152,7 +152,9 @@ def test_the_page_shows_the_data_path(results: Path) -> None:
 
     assert line("| texts | 0 |") == "| texts | 0 | 250 | 100 | 2.50 (2.25–2.75) |"
     assert "was not done after 200 s" in line("| tokens | 1 |")
-    assert "come 50 times as fast, 50,000 tokens/s. Not measured here:" in line("The demo's encoder takes 5.0 pairs/s")
+    assert "come 50 times as fast, 50,000 tokens/s. Not measured here:" in line(
+        "The demo's encoder processes 5.0 pairs/s"
+    )
     assert line("| hbdist | 1.000 |") == "| hbdist | 1.000 | 2.5 · 0.0 | 9.00 | 4.0 | 1.0 (1.0–1.0) |"
     assert line("| hbdist, texts read").endswith("| 9.00 | 1.3 | 3.0 (2.5–3.5) |")
     assert "not run: No module named 'datasets'" in line("| NO_DUPLICATES |")
