@@ -66,7 +66,7 @@ def introduction(name: str, measured: Rows, about: str) -> str:
             "python benchmarks/results_table.py MODEL DATA",
             "```",
             "",
-            "The docstring of the script lists the files that DATA contains.",
+            "The docstring of the script lists the files that DATA may contain.",
             f"Model fingerprint (first digits; computed from files and settings): {', '.join(sorted(fingerprints)) or 'none'}."
             f" Prefixes: {used or 'none'}.",
             *(f"Measured {machine}." for machine in sorted(machines)),
