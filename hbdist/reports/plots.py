@@ -1,8 +1,8 @@
-"""The charts of a report as inline SVG: sharp on a phone and in print, and no colour without a marker beside it.
+"""Charts of a report as inline SVG: sharp on a phone and in print, and every colour with a marker beside it.
 
-Colours are those of Okabe and Ito, or run from dark to light, so that they stay apart in every kind of colour vision.
+Colours are those of Okabe and Ito, or run from dark to light, so that they can be told apart with any colour vision.
 
-    X query languages · Y document languages
+    X query languages · Y document languages · S sides, such as before and after
 """
 
 import io
@@ -24,10 +24,10 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1
 MARKERS = "o^sDvPX"
 CROSSES = "x+1234"
 """Markers of models without training."""
-SOFT, GRID, QUIET = "#5f6b7a", "#e4e8ed", "#9aa5b1"
+SOFT, QUIET = "#5f6b7a", "#9aa5b1"
 
 MOST_TICKS = 9
-"""Values that the x axis names; of more, some are left out."""
+"""Most values that the x axis names; if there are more, some are left out."""
 
 CHART_STYLE = {
     "svg.fonttype": "none",
@@ -37,24 +37,27 @@ CHART_STYLE = {
     "axes.spines.right": False,
     "axes.edgecolor": "#b8c1cb",
     "axes.labelcolor": SOFT,
+    "grid.color": "#e4e8ed",
+    "grid.linewidth": 0.7,
     "text.color": "#1f2933",
     "xtick.color": SOFT,
     "ytick.color": SOFT,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 1.6,
 }
 
-
-Look = dict[str, Any]
-"""Arguments of matplotlib's."""
+Style = dict[str, Any]
+"""Keyword arguments of matplotlib."""
 
 Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """x and y of marks that a line joins."""
 
 
 class Spread(NamedTuple):
-    """A number and the interval it may lie in; the bounds are the number itself where nothing is known."""
+    """A number and its confidence interval; if that is not known, its bounds are the number itself."""
 
     value: float
     low: float
@@ -62,7 +65,7 @@ class Spread(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """One point of a chart; `label` stands beside it."""
+    """One point of a chart, with a label beside it."""
 
     label: str
     x: Spread
@@ -71,7 +74,7 @@ class Spot(NamedTuple):
 
 @contextmanager
 def chart_style() -> Iterator[None]:
-    """While inside, charts are drawn in the report's style."""
+    """Draw charts in the style of the reports while inside."""
     with matplotlib.rc_context(CHART_STYLE):
         yield
 
@@ -79,88 +82,86 @@ def chart_style() -> Iterator[None]:
 def trade_off(
     lines: Mapping[str, Sequence[Spot]], crosses: Sequence[Spot], *, name: str, joined: bool, x_name: str, y_name: str
 ) -> str:
-    """One number against another: a colour for each group of points, `joined` by a line in their order."""
+    """Draw one number against another: a colour per group of points, `joined` by a line in their order.
+
+    Args:
+        crosses: models without training.
+        name: name of the chart within its page, here and in the functions below.
+    """
     figure, axes = _chart(4.2)
     for number, (line, spots) in enumerate(lines.items()):
         colour, marker = _look(number)
         x, y = [spot.x.value for spot in spots], [spot.y.value for spot in spots]
-        bars: Look = {"xerr": _bars([spot.x for spot in spots]), "yerr": _bars([spot.y for spot in spots])}
-        axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.45)
-        style: Look = {"linewidth": 0.9, "markersize": 6, "linestyle": "-" if joined else ""}
-        axes.plot(x, y, marker, color=colour, label=line, **style)
+        x_bars, y_bars = _bars([spot.x for spot in spots]), _bars([spot.y for spot in spots])
+        axes.errorbar(x, y, xerr=x_bars, yerr=y_bars, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.45)
+        axes.plot(x, y, marker, color=colour, label=line, linewidth=0.9, markersize=6, linestyle="-" if joined else "")
         for spot in spots:
-            place: Look = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7.5}
-            axes.annotate(spot.label, (spot.x.value, spot.y.value), color=colour, **place)
+            text: Style = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7.5, "color": colour}
+            axes.annotate(spot.label, (spot.x.value, spot.y.value), **text)
     for number, spot in enumerate(crosses):
-        # In the legend, as models without training often stand on one another.
-        look: Look = {"linestyle": "", "markersize": 7, "markeredgewidth": 1.5, "color": SOFT, "label": spot.label}
-        axes.plot(spot.x.value, spot.y.value, CROSSES[number % len(CROSSES)], **look)
-    axes.grid(color=GRID, linewidth=0.7)
-    axes.set_xlabel(x_name)
-    axes.set_ylabel(y_name)
+        # Named in the legend, since models without training often overlap.
+        cross: Style = {"linestyle": "", "markersize": 7, "markeredgewidth": 1.5, "color": SOFT, "label": spot.label}
+        axes.plot(spot.x.value, spot.y.value, CROSSES[number % len(CROSSES)], **cross)
+    axes.grid()
+    axes.set(xlabel=x_name, ylabel=y_name)
     _legend(axes, [*lines, *(spot.label for spot in crosses)])
     return _svg(figure, name)
 
 
 def along(lines: Mapping[str, Sequence[tuple[Any, Spread]]], untuned: float | None, *, name: str, x_name: str) -> str:
-    """One number over the values of an axis, a line for each group of points, and a dashed one for the untuned model.
+    """Draw one number over the values of an axis: a line per group of points, a dashed one for the untuned model.
 
-    Numbers that span a factor of eight or more stand on a logarithmic axis; what are no numbers stand side by side.
+    Numbers that span a factor of eight or more have a logarithmic axis; values that are not numbers are evenly spaced.
     """
     values = list(dict.fromkeys(x for points in lines.values() for x, _ in points))
-    place = _places(values)
+    x_of = _coordinates(values)
     joined = "-" if all(map(is_number, values)) else ""
-    span = max(place.values()) - min(place.values()) or 1.0
+    first, last = min(x_of.values()), max(x_of.values())
+    span = last - first or 1.0
     figure, axes = _chart(3.3)
     for number, (line, points) in enumerate(lines.items()):
         colour, marker = _look(number)
-        # Side by side by a hair, so that intervals of lines that meet can be told apart.
+        # Moved a little sideways, so that intervals of lines that meet can be told apart.
         shift = 0.012 * span * (number - (len(lines) - 1) / 2)
-        ordered = sorted(points, key=lambda point: place[point[0]])
-        x, y = [place[value] + shift for value, _ in ordered], [spread for _, spread in ordered]
-        axes.errorbar(x, [s.value for s in y], _bars(y), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.6)
-        style: Look = {"linewidth": 1.1, "markersize": 5.5}
-        axes.plot(x, [s.value for s in y], marker, linestyle=joined, color=colour, label=line, **style)
+        ordered = sorted(points, key=lambda point: x_of[point[0]])
+        x, spreads = [x_of[value] + shift for value, _ in ordered], [spread for _, spread in ordered]
+        y = [spread.value for spread in spreads]
+        axes.errorbar(x, y, _bars(spreads), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.6)
+        axes.plot(x, y, marker, linestyle=joined, color=colour, label=line, linewidth=1.1, markersize=5.5)
     if untuned is not None:
         axes.axhline(untuned, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="untuned")
-    shown = sorted(values, key=place.__getitem__)
+    shown = sorted(values, key=x_of.__getitem__)
     shown = shown[:: -(-len(shown) // MOST_TICKS)]
-    axes.set_xticks([place[value] for value in shown], [show(value) for value in shown])
-    axes.set_xlim(min(place.values()) - 0.08 * span, max(place.values()) + 0.08 * span)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_xticks([x_of[value] for value in shown], [show(value) for value in shown])
+    axes.set_xlim(first - 0.08 * span, last + 0.08 * span)
+    axes.grid(axis="y")
     axes.set_xlabel(x_name)
     _legend(axes, [*lines, *["untuned"] * (untuned is not None)])
     return _svg(figure, name)
 
 
-def _places(values: Sequence[Any]) -> dict[Any, float]:
-    """Where each value stands on its axis."""
+def _coordinates(values: Sequence[Any]) -> dict[Any, float]:
+    """Return value of an axis → its x coordinate."""
     if not all(map(is_number, values)):
-        return {value: float(place) for place, value in enumerate(values)}
+        return {value: float(index) for index, value in enumerate(values)}
     if min(values) > 0 and max(values) >= 8 * min(values):
         return {value: float(np.log2(value)) for value in values}
     return {value: float(value) for value in values}
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of an axis has a place on a line."""
+    """Return whether a value of an axis has a position on a scale of numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def curves(
-    lines: Mapping[str, Curve],
-    *,
-    name: str,
-    x_name: str,
-    limits: tuple[float, float],
-) -> str:
-    """Numbers over a training, a line each, from dark to light in their order; `limits` are of the y axis."""
+def curves(lines: Mapping[str, Curve], *, name: str, x_name: str, limits: tuple[float, float]) -> str:
+    """Draw numbers over a training, a line each, from dark to light in their order; `limits` are of the y axis."""
     figure, axes = _chart(3.3)
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(2, len(lines))))
     for number, (line, (x, y)) in enumerate(lines.items()):
-        look: Look = {"marker": MARKERS[number % len(MARKERS)], "markevery": max(1, len(x) // 8)}
-        axes.plot(x, y, color=shades[number], linewidth=1.1, markersize=4.2, label=line, **look)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
+        marks: Style = {"marker": MARKERS[number % len(MARKERS)], "markevery": max(1, len(x) // 8), "markersize": 4.2}
+        axes.plot(x, y, color=shades[number], linewidth=1.1, label=line, **marks)
+    axes.grid(axis="y")
     axes.set_xlabel(x_name)
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -171,15 +172,15 @@ def curves(
 
 
 def curve_by_kind(kinds: Mapping[str, Curve], *, name: str, share: bool) -> str:
-    """One number over steps, marked by the kind of each step: monolingual, cross-lingual, mixed."""
+    """Draw one number over steps, marked by the kind of each step: monolingual, cross-lingual, mixed."""
     figure, axes = _chart(3.1)
     looks = {"monolingual": (PALETTE[0], "o"), "cross-lingual": (PALETTE[1], "^"), "mixed": ("#6b7682", "s")}
     for kind, (steps, values) in kinds.items():
         colour, marker = looks[kind]
-        style: Look = {"linewidth": 0.8, "markersize": 4.2, "alpha": 0.85}
-        axes.plot(steps, values, marker, linestyle="-", color=colour, label=kind, **style)
+        style: Style = {"linestyle": "-", "linewidth": 0.8, "markersize": 4.2, "alpha": 0.85}
+        axes.plot(steps, values, marker, color=colour, label=kind, **style)
     axes.set_xlabel("step")
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.grid(axis="y")
     if share:
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter("{x:.1f}")
@@ -188,44 +189,40 @@ def curve_by_kind(kinds: Mapping[str, Curve], *, name: str, share: bool) -> str:
 
 
 def heat_map(value_of_pair: Mapping[str, float], low: float, high: float, *, name: str, change: bool = False) -> str:
-    """Numbers by query language (rows) and document language (columns), with numbers in their cells.
+    """Draw numbers by query language (rows) and document language (columns), with the numbers in their cells.
 
     Args:
-        value_of_pair: "en-de" → number.
-        low, high: where the shades begin and end; of a change, they are the same on both sides of zero.
-        name: of the chart within its page.
-        change: two colours that part at zero, instead of one.
+        value_of_pair: language pair, such as "en-de" → its number.
+        low, high: numbers of the lightest and the darkest shade; of a change, they are symmetric around zero.
+        change: use two colours that meet at zero instead of one.
     """
     languages = sorted({language for pair in value_of_pair for language in pair.split("-")})
     value_XY = np.array([[value_of_pair.get(f"{x}-{y}", np.nan) for y in languages] for x in languages])
     figure, axes = _chart(5.0)
     many = len(languages) > 24
-    furthest = max(abs(low), abs(high), 1e-9)
-    shade = (
-        Normalize(-1.25 * furthest, 1.25 * furthest) if change else Normalize(low - 0.15 * (high - low), high + 1e-9)
-    )
-    # Drawn as shapes, not as an image: sharp at any size, and it prints. Ten thousand shapes would be megabytes.
-    cells: Look = {"rasterized": True} if many else {"edgecolors": "#fff", "linewidth": 1.2}
+    largest = max(abs(low), abs(high), 1e-9)
+    shade = Normalize(-1.25 * largest, 1.25 * largest) if change else Normalize(low - 0.15 * (high - low), high + 1e-9)
+    # Drawn as shapes, which are sharp at any size and in print; but ten thousand shapes would be megabytes.
+    cells: Style = {"rasterized": True} if many else {"edgecolors": "#fff", "linewidth": 1.2}
     axes.pcolormesh(value_XY, cmap="PuOr" if change else "Blues", norm=shade, **cells)
+    size = 8 if len(languages) <= 12 and not change else 80 / max(len(languages), 11)
     for (row, column), value in np.ndenumerate(value_XY):
         if np.isfinite(value) and not many:
-            dark = abs(value) > 0.6 * furthest if change else value > low + 0.5 * (high - low)
+            dark = abs(value) > 0.6 * largest if change else value > low + 0.5 * (high - low)
             text = f"{value:+.2f}".replace("0.", ".") if change else f"{value:.2f}".removeprefix("0")
-            size = 8 if len(languages) <= 12 and not change else 80 / max(len(languages), 11)
-            place: Look = {"ha": "center", "va": "center", "fontsize": size, "color": "#fff" if dark else "#1f2933"}
-            axes.text(column + 0.5, row + 0.5, text, **place)
-    every = -(-len(languages) // 40)
-    axes.set_xticks(np.arange(0.5, len(languages))[::every], languages[::every], rotation=90 if many else 0)
-    axes.set_yticks(np.arange(0.5, len(languages))[::every], languages[::every])
+            style: Style = {"ha": "center", "va": "center", "fontsize": size, "color": "#fff" if dark else "#1f2933"}
+            axes.text(column + 0.5, row + 0.5, text, **style)
+    ticks, every = np.arange(0.5, len(languages)), -(-len(languages) // 40)
+    axes.set_xticks(ticks[::every], languages[::every], rotation=90 if many else 0)
+    axes.set_yticks(ticks[::every], languages[::every])
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("document language")
-    axes.set_ylabel("query language")
+    axes.set(xlabel="document language", ylabel="query language")
     return _svg(figure, name)
 
 
 def dots(sides: Mapping[str, Mapping[str, float]], *, name: str, x_name: str) -> str:
-    """A number of each language: a dot a side, joined; all sides but the last are hollow, and what is called before."""
+    """Draw a number per language, a dot per side, joined; hollow on all sides but the last, and on one called before."""
     languages = sorted({language for values in sides.values() for language in values})
     value_SX = np.array([[values.get(language, np.nan) for language in languages] for values in sides.values()])
     figure, axes = _chart(4.0)
@@ -236,57 +233,58 @@ def dots(sides: Mapping[str, Mapping[str, float]], *, name: str, x_name: str) ->
         axes.plot(value_X, rows, "o", color=colour, markerfacecolor=fill, markersize=7, label=side)
     axes.set_yticks(rows, languages)
     axes.invert_yaxis()
-    axes.set_xlabel(x_name)
-    axes.grid(axis="x", color=GRID, linewidth=0.7)
-    axes.spines["left"].set_visible(False)
+    _finish_rows(axes, x_name)
     _legend(axes, sides)
     return _svg(figure, name)
 
 
 def rows(spreads: Mapping[str, Spread], hollow: Mapping[str, float], *, name: str, x_name: str) -> str:
-    """One number of each of many: a dot and its interval a row; hollow squares for those that are held against."""
+    """Draw a row for each of many numbers: a dot with its interval, then hollow squares for numbers to compare with."""
     labels = [*spreads, *hollow]
     figure, axes = _chart(1.0 + 0.24 * len(labels))
-    for place, spread in enumerate(spreads.values()):
-        axes.plot([spread.low, spread.high], [place, place], color=PALETTE[0], linewidth=1.2, alpha=0.6)
-        axes.plot(spread.value, place, "o", color=PALETTE[0], markersize=5.5)
-    for place, value in enumerate(hollow.values(), start=len(spreads)):
-        axes.plot(value, place, "s", color=SOFT, markerfacecolor="#fff", markersize=5.5)
+    for row, spread in enumerate(spreads.values()):
+        axes.plot([spread.low, spread.high], [row, row], color=PALETTE[0], linewidth=1.2, alpha=0.6)
+        axes.plot(spread.value, row, "o", color=PALETTE[0], markersize=5.5)
+    for row, value in enumerate(hollow.values(), start=len(spreads)):
+        axes.plot(value, row, "s", color=SOFT, markerfacecolor="#fff", markersize=5.5)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlabel(x_name)
     axes.xaxis.set_major_formatter("{x:,.5g}")
-    axes.grid(axis="x", color=GRID, linewidth=0.7)
-    axes.spines["left"].set_visible(False)
+    _finish_rows(axes, x_name)
     return _svg(figure, name)
 
 
+def _finish_rows(axes: Axes, x_name: str) -> None:
+    axes.set_xlabel(x_name)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+
+
 def _look(number: int) -> tuple[str, str]:
-    """Colour and marker of a line. Seven of each, which shift against one another from the eighth line on."""
+    """Return colour and marker of a line: seven of each, paired differently from the eighth line on."""
     return PALETTE[number % len(PALETTE)], MARKERS[(number + number // len(PALETTE)) % len(MARKERS)]
 
 
 def _bars(spreads: Sequence[Spread]) -> list[list[float]]:
-    """Lengths below and above. An interval need not hold the number it is about, but a length cannot be negative."""
+    """Return lengths below and above. A number can be outside of its interval, but a length cannot be negative."""
     return [[max(0.0, s.value - s.low) for s in spreads], [max(0.0, s.high - s.value) for s in spreads]]
 
 
 def _legend(axes: Axes, labels: Sequence[str] | Mapping[str, Any]) -> None:
-    """Above the chart, in as many columns as their words leave room for; none where there is one nameless line."""
+    """Put a legend above the chart, in as many columns as fit; none if the only line has no name."""
     if any(labels):
-        longest = max(map(len, labels))
-        columns = max(1, min(len(labels), 76 // (longest + 6)))
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, handlelength=1.6, fontsize=8.5)
+        columns = max(1, min(len(labels), 76 // (max(map(len, labels)) + 6)))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
 
 
 def _chart(height: float) -> tuple[Figure, Axes]:
-    """An empty chart, `height` inches high. It is as wide as a phone's screen: text keeps its size there."""
+    """Return an empty chart, `height` inches high and as wide as a phone's screen, where text keeps its size."""
     figure = Figure(figsize=(5.0, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The chart as an <svg> element that can stand in a page beside others; the same chart gives the same bytes."""
+    """Return the chart as an <svg> element that can be in one page with others; equal charts have equal bytes."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(
@@ -294,6 +292,6 @@ def _svg(figure: Figure, name: str) -> str:
         )
     svg = file.getvalue()
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg") :])
-    # Names within the drawing must be unique in the whole page.
+    # Ids within the drawing must be unique in the whole page.
     unique = f"c{zlib.crc32(f'{name} {svg}'.encode()):x}"
     return re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{unique}-", svg)

@@ -1,110 +1,88 @@
-"""What a study cost, how its runs ended, what they were made with, and the commands that make them again."""
+"""Accounts of a study: what its runs cost, what they were made with, and the commands that make them again."""
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from hbdist.reports import page
-from hbdist.reports.results import Results, Training
+from hbdist.reports.results import Results, TrainingSummary
 from hbdist.reports.table import label_of
 from hbdist.studies.commands import evaluate_words
+from hbdist.studies.study import StudySpec
 
 
-def cost(results: Results) -> Iterator[str]:
-    """Throughput and hours: a row a point of the grid, and their sum."""
-    trained = {found.run.name: found.training for found in results.runs if found.training}
+class CostTable(NamedTuple):
+    """Throughput and hours of a study as text: a row per point of the grid, and the sums of all runs."""
+
+    hours: str
+    """Name of the last column."""
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+    sums: Sequence[str]
+
+
+def cost_table(results: Results) -> CostTable | None:
+    """Return what the runs took, or None if no run has been trained."""
+    trained = {result.run.name: result.training for result in results.runs if result.training}
     if not trained:
-        return
-    yield page.heading("Throughput and cost")
+        return None
     rows = []
     for runs in results.study.points():
         if point := [trained[run.name] for run in runs if run.name in trained]:
-            rows.append([page.text(label_of(runs[0].values)), *_spent(point)])
+            rows.append((label_of(runs[0].values), _spent(point)))
     every = list(trained.values())
     hours = "GPU-hours" if all(training.gpus for training in every) else "process-hours"
     columns = ("pairs/s", "tokens/s", "waiting for data", "peak memory", "pairs seen", "hours", hours)
-    sums = [
-        f"{sum(training.pairs for training in every):,}",
-        *(f"{sum(values):,.2f}" for values in zip(*map(_hours, every), strict=True)),
-    ]
-    yield page.table(["mean of a run"], columns, rows, [("all runs together", ["", "", "", "", *sums])])
-    yield page.paragraph(
-        f"Hours are those of the training steps, {hours} those times the processes of a run's newest start. Peak memory is"
-        " that of the process that had most.",
-        kind="note",
+    sums = [f"{sum(training.pairs for training in every):,}", *(f"{value:,.2f}" for value in _hours(every))]
+    return CostTable(hours, columns, rows, ["", "", "", "", *sums])
+
+
+def _hours(trainings: Sequence[TrainingSummary]) -> tuple[float, float]:
+    """Return the sums of the hours of the clock and of the hours of all processes."""
+    return (
+        sum(training.hours for training in trainings),
+        sum(training.process_hours for training in trainings),
     )
 
 
-def _hours(training: Training) -> tuple[float, float]:
-    """Of the clock, and of all processes."""
-    return training.seconds / 3600, training.seconds / 3600 * training.processes
-
-
-def _spent(trainings: Sequence[Training]) -> list[str]:
-    """What the runs of one point took; a mean run."""
+def _spent(trainings: Sequence[TrainingSummary]) -> list[str]:
+    """Return what a run of one point took on average."""
     runs, seconds = len(trainings), sum(training.seconds for training in trainings)
-    hours = [sum(values) / runs for values in zip(*map(_hours, trainings), strict=True)]
     return [
         f"{sum(training.pairs for training in trainings) / seconds:,.0f}",
         f"{sum(training.tokens for training in trainings) / seconds:,.0f}",
         f"{sum(training.data_seconds for training in trainings) / seconds:.1%}",
         f"{max(training.peak_bytes for training in trainings) / 2**30:,.1f} GiB",
         f"{sum(training.pairs for training in trainings) / runs:,.0f}",
-        *(f"{value:,.2f}" for value in hours),
+        *(f"{value / runs:,.2f}" for value in _hours(trainings)),
     ]
 
 
-def runs(results: Results) -> Iterator[str]:
-    """Which runs are not complete, and why; behind a click, all of them."""
-    yield page.heading("Runs")
-    yield page.paragraph(f"{len(results.complete)} of {len(results.runs)} are trained and measured in full.")
-    left = [(found.run.name, found.state, found.reason) for found in results.runs if found.reason]
-    if left:
-        yield page.table(["run", "state", "why"], [], [list(map(page.text, row)) for row in left])
-    yield page.remarks(results.remarks)
-    every = [
-        [
-            *map(page.text, (found.run.name, found.state, str(found.run.folder))),
-            f"{found.training.steps if found.training else 0:,} of {found.run.config.steps:,}",
-        ]
-        for found in results.runs
-    ]
-    yield page.folded("All runs", page.table(["run", "state", "folder"], ["steps"], every))
+def environment_facts(results: Results) -> Iterator[tuple[str, str]]:
+    """Yield what the runs were made with: what all share once, what differs with each of its values."""
+    fingerprints = (result.fingerprint for result in results.runs if result.fingerprint)
+    yield "manifest fingerprint", _differing(fingerprints)
+    known = [result.environment for result in results.runs if result.environment]
+    for name in dict.fromkeys(name for environment in known for name in environment if name != "command"):
+        yield name, _differing(_words(environment.get(name, "–")) for environment in known)
 
 
-def provenance(results: Results) -> Iterator[str]:
-    """What the runs were made with: what all share once, what differs with each of its values; and the commands."""
-    study = results.study
-    yield page.heading("Provenance")
-    known = [_flat(found.environment) for found in results.runs if found.environment]
-    rows = [("manifest fingerprint", _differing(found.fingerprint for found in results.runs if found.fingerprint))]
-    names = dict.fromkeys(name for environment in known for name in environment if name != "command")
-    rows += [(name, _differing(environment.get(name, "–") for environment in known)) for name in names]
-    yield page.facts(rows)
-    yield page.paragraph("The same again:")
-    path = shlex.quote(str(study.argument))
-    yield page.preformatted("\n".join(f"hbdist study {verb} {path}" for verb in ("plan", "submit", "report")))
+def study_commands(study: StudySpec) -> list[str]:
+    """Return the commands that make the whole study again."""
+    return [f"hbdist study {verb} {shlex.quote(str(study.argument))}" for verb in ("plan", "submit", "report")]
+
+
+def single_commands(study: StudySpec) -> list[str]:
+    """Return the command of each training and of each evaluation."""
     commands = [["accelerate", "launch", "hbdist/train.py", f"{run.folder}/config.toml"] for run in study.runs]
-    commands += [
-        ["hbdist", *evaluate_words(model, measure)]
-        for measure in study.measures
-        for model in (*(study.baselines if measure.baseline else ()), *study.runs)
-    ]
-    every = "\n".join(map(shlex.join, commands))
-    yield page.folded("Each training and evaluation by itself", page.preformatted(every))
-    if study.path.is_file():
-        yield page.folded(study.path.name, page.preformatted(study.path.read_text(encoding="utf-8")))
-    if study.base.is_file():
-        yield page.folded(study.base.name, page.preformatted(study.base.read_text(encoding="utf-8")))
-
-
-def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
-    """What environment.json holds, each thing as text."""
-    return {name: _words(value) for name, value in environment.items()}
+    for measure in study.measures:
+        models = (*(study.baselines if measure.baseline else ()), *study.runs)
+        commands += [["hbdist", *evaluate_words(model, measure)] for model in models]
+    return list(map(shlex.join, commands))
 
 
 def _words(value: Any) -> str:
+    """Return a value of environment.json as text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, list):
@@ -113,8 +91,8 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _differing(values: Any) -> str:
-    """One value where all are alike; else each with the number of runs that have it."""
+def _differing(values: Iterable[str]) -> str:
+    """Return the value that all runs share; else each value with the number of runs that have it."""
     counts = Counter(values)
     if len(counts) == 1:
         return next(iter(counts))

@@ -1,4 +1,4 @@
-"""The reports: of a run, a study, an evaluation. One HTML file each, which loads nothing; of a study also tables as text."""
+"""Reports of a run, a study or an evaluation: one HTML file each, which loads nothing; of a study also tables as text."""
 
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from hbdist.runs.record import Record
 from hbdist.studies.study import STUDY, StudySpec
 from hbdist.utils.files import write_atomically
 
+HTML = "report.html"
+
 
 def report_on(path: Path) -> Path:
-    """Write the report of what `path` is: a study's file or folder, a run's folder, or an evaluation's.
+    """Write the report of a study (its file or folder), of a run's folder or of an evaluation's folder; return its path.
 
     Raises:
-        DataError: it is none of these, or nothing of it has begun.
+        DataError: `path` is none of these, or nothing of it has begun.
         ConfigError: the study's file is wrong.
     """
     if (path / "config.toml").is_file():
@@ -28,9 +30,9 @@ def report_on(path: Path) -> Path:
         return study_report(StudySpec.load(path))
     if (path / "scores.json").is_file():
         return evaluation_report(path)
-    found = f"holds neither config.toml nor {STUDY} nor scores.json" if path.is_dir() else "does not exist"
+    problem = f"holds neither config.toml nor {STUDY} nor scores.json" if path.is_dir() else "does not exist"
     raise DataError(
-        f"{path} {found}. Give the folder of a run (with config.toml), of a study (with {STUDY}) or of an evaluation"
+        f"{path} {problem}. Give the folder of a run (with config.toml), of a study (with {STUDY}) or of an evaluation"
         " (with scores.json), or a study's TOML file."
     )
 
@@ -39,11 +41,9 @@ def run_report(run: Path) -> Path:
     """Write `run`/report.html: what was trained, what it changed, how it went, and how to make it again.
 
     Raises:
-        DataError: `run` is no run folder, or a file in it is damaged.
+        DataError: `run` is not a run folder, or a file in it is damaged.
     """
-    path = run / "report.html"
-    write_atomically(path, run_page(Record.read(run)))
-    return path
+    return _write(run, run_page(Record.read(run)))
 
 
 def evaluation_report(out: Path) -> Path:
@@ -55,22 +55,23 @@ def evaluation_report(out: Path) -> Path:
     scores = read_scores(out)
     if scores is None:
         raise DataError(f"{out} holds no scores.json. Give the --out of `hbdist evaluate`.")
-    path = out / "report.html"
-    write_atomically(path, evaluation_page(scores))
-    return path
+    return _write(out, evaluation_page(scores))
 
 
 def study_report(study: StudySpec) -> Path:
-    """Write report.html, results.csv, report.md and report.tex into the study's folder, from what is there of it.
+    """Write report.html, results.csv, report.md and report.tex into the study's folder, from the runs there are so far.
 
     Raises:
-        DataError: no run of it has begun.
+        DataError: no run of the study has begun.
     """
     results = Results.read(study)
     tables = make_tables(results)
     write_atomically(study.folder / "results.csv", results_csv(results))
     write_atomically(study.folder / "report.md", report_markdown(results, tables))
     write_atomically(study.folder / "report.tex", report_latex(results, tables))
-    path = study.folder / "report.html"
-    write_atomically(path, study_page(results, tables))
-    return path
+    return _write(study.folder, study_page(results, tables))
+
+
+def _write(folder: Path, page: str) -> Path:
+    write_atomically(folder / HTML, page)
+    return folder / HTML

@@ -1,4 +1,4 @@
-"""What is there of a study: each run as its folder shows it, and each untuned model that was scored. Reads run folders alone.
+"""Results of a study: its runs as their folders show them, and the scores of its untuned models. Reads run folders only.
 
 K marks of a curve
 """
@@ -16,17 +16,20 @@ from hbdist.evaluation.scores import read_scores
 from hbdist.runs.outcome import ENDED, Outcome, read_outcome
 from hbdist.runs.record import Record, Scores
 from hbdist.studies.schema import Measure
-from hbdist.studies.study import Baseline, StudyRun, StudySpec
+from hbdist.studies.study import Baseline, Measured, StudyRun, StudySpec
 
 MOST_MARKS = 40
-"""K, at most: of a curve of one run among many."""
+"""Most marks K of a curve of one run among many."""
 
 CURVES = ("loss_above_chance", "accuracy")
 
+KEYS = {"task", "task_fingerprint", "counts", "cut", "by_pair"}
+"""Keys without which a scores.json cannot be reported."""
+
 
 @dataclass(frozen=True)
-class Training:
-    """A run's metrics in sum, so that a hundred long runs fit into memory."""
+class TrainingSummary:
+    """Sums of a run's metrics: the metrics themselves of a hundred long runs would not fit into memory."""
 
     steps: int
     pairs: int
@@ -35,14 +38,14 @@ class Training:
     data_seconds: float
     peak_bytes: int
     processes: int
-    """Of the newest start; a run may have gone on with another number."""
+    """Number of processes of the newest start; a run may have been resumed with another number."""
     gpus: bool
     curve_K: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Name of a metric → steps [K] and its mean around each [K]."""
+    """Name of a metric → steps [K] and its mean around each of them [K]."""
 
     @classmethod
-    def of(cls, record: Record) -> "Training | None":
-        """The sums of a run; None before its first step."""
+    def of(cls, record: Record) -> "TrainingSummary | None":
+        """Return the sums of a run; None before its first step."""
         metrics = record.metrics
         if not metrics:
             return None
@@ -57,13 +60,18 @@ class Training:
         )
 
     @property
+    def hours(self) -> float:
+        """Hours of the training steps."""
+        return self.seconds / 3600
+
+    @property
     def process_hours(self) -> float:
-        """GPU-hours where a process has a GPU."""
-        return self.seconds * self.processes / 3600
+        """Hours of all processes: GPU-hours if each process has a GPU."""
+        return self.hours * self.processes
 
 
 def _curve(metrics: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Means over as many neighbouring steps as leave at most MOST_MARKS marks."""
+    """Return steps and means over so many neighbouring steps that at most MOST_MARKS marks are left."""
     parts = -(-len(metrics) // -(-len(metrics) // MOST_MARKS))
 
     def means(name: str) -> np.ndarray:
@@ -73,24 +81,25 @@ def _curve(metrics: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.
 
 
 @dataclass(frozen=True)
-class Found:
+class RunResult:
     """One run of the grid, as its folder shows it."""
 
     run: StudyRun
     state: str
-    """As in outcome.json; else "missing" (no step is done), "not ended", "changed" (another run is there) or "invalid"."""
+    """State in outcome.json; else "missing" (no step is done), "not ended", "changed" (the folder is another run's) or
+    "invalid"."""
     reason: str
-    """Why it is not done, or what of it is missing; empty where all is there."""
-    training: Training | None = None
+    """Sentences on why it is not done, or on what is missing of it; empty if it is complete."""
+    training: TrainingSummary | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
-    """Of the shards it was trained on."""
+    """Fingerprint of the shards it was trained on."""
     scores: dict[str, Scores] = field(default_factory=dict)
-    """By the measure's name: those that can be compared with the other runs'."""
+    """Name of a measure → scores that can be compared with those of the other runs."""
 
 
 class Untuned(NamedTuple):
-    """One untuned model's scores on one measure."""
+    """Scores of one untuned model on one measure."""
 
     baseline: Baseline
     scores: Scores
@@ -98,24 +107,24 @@ class Untuned(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """All that is there of a study."""
+    """Everything that is known of a study so far."""
 
     study: StudySpec
-    runs: tuple[Found, ...]
+    runs: tuple[RunResult, ...]
     untuned: dict[str, tuple[Untuned, ...]]
-    """By the measure's name, one a model at most."""
+    """Name of a measure → scores of the untuned models."""
     remarks: tuple[str, ...]
-    """What was found and is not shown, in sentences."""
+    """Sentences about files that are missing or left out."""
 
     @classmethod
     def read(cls, study: StudySpec) -> "Results":
-        """Read all run folders; what is damaged is a reason in its run, not an error.
+        """Read all run folders. Damaged files are a reason in their run's result, not an error.
 
         Raises:
             DataError: no run of the study has begun.
         """
-        runs = [_find(run, study.measures) for run in study.runs]
-        if all(found.state == "missing" for found in runs):
+        runs = [_result(run, study.measures) for run in study.runs]
+        if all(result.state == "missing" for result in runs):
             raise DataError(
                 f"None of the {len(runs)} runs of the study {study.name} has done a step in {study.folder}."
                 f" `hbdist study submit {study.argument}` starts them, `hbdist study status {study.argument}` says how far they"
@@ -123,51 +132,52 @@ class Results:
             )
         untuned, remarks = {}, []
         for measure in study.measures:
-            found, more = _find_untuned(study.baselines if measure.baseline else (), measure)
-            remarks += more
-            remarks += _leave_out_other_tasks(runs, found, measure)
-            untuned[measure.name] = tuple(found)
+            scored = []
+            for baseline in study.baselines if measure.baseline else ():
+                missing = f"The untuned {baseline.model.name} is not scored on {measure.name}."
+                scores = _read_scores(baseline, measure, missing)
+                if isinstance(scores, str):
+                    remarks.append(scores)
+                else:
+                    scored.append(Untuned(baseline, scores))
+            untuned[measure.name] = tuple(scored)
+            remarks += _leave_out_other_tasks(runs, untuned, measure)
         return cls(study, tuple(runs), untuned, tuple(remarks))
 
     @property
-    def complete(self) -> list[Found]:
-        return [found for found in self.runs if not found.reason]
+    def complete(self) -> list[RunResult]:
+        """Runs that are trained and measured in full."""
+        return [result for result in self.runs if not result.reason]
 
 
-def _find(run: StudyRun, measures: Sequence[Measure]) -> Found:
-    """A run as its folder shows it. Until it has done something, its config is only what was asked for."""
+def _result(run: StudyRun, measures: Sequence[Measure]) -> RunResult:
+    """Return a run as its folder shows it. Until its first step, the config in the folder is only a request."""
     begun = (run.folder / "metrics.jsonl").is_file() or (run.folder / "checkpoints").is_dir()
     try:
         ended = read_outcome(run.folder) or read_outcome(run.folder, ENDED)
         if not begun and (ended is None or ended.state == "done"):
-            return Found(run, "missing", "Not started, or not come to its first step.")
+            return RunResult(run, "missing", "Not started, or not come to its first step.")
         record = Record.read(run.folder)
-        training = Training.of(record)
+        training = TrainingSummary.of(record)
         stored = Config.check(record.config, source=str(run.folder / "config.toml"))
     except (DataError, ConfigError) as error:
-        return Found(run, "invalid", str(error))
+        return RunResult(run, "invalid", str(error))
     except (KeyError, TypeError, ValueError) as error:
-        return Found(run, "invalid", f"A file in {run.folder} does not hold what it should: {error!r}.")
+        return RunResult(run, "invalid", f"A file in {run.folder} does not hold what it should: {error!r}.")
     if changed := difference(run.config, stored):
         what = ", ".join(f"{key} = {value!r}" for key, value in list(changed.items())[:4])
-        return Found(run, "changed", f"Its folder holds another run than the study asks for, with {what}.")
+        return RunResult(run, "changed", f"Its folder holds another run than the study asks for, with {what}.")
     known = (training, record.environment, record.fingerprint)
-    if ended is None or ended.state != "done":  # what it scored is that of another state, if there is anything
-        return Found(run, ended.state if ended else "not ended", _why_not_done(ended, record), *known)
+    if ended is None or ended.state != "done":  # if it has scores, they are of an earlier state
+        return RunResult(run, ended.state if ended else "not ended", _why_not_done(ended, record), *known)
     scores, reasons = {}, []
     for measure in measures:
-        try:
-            found = read_scores(run.evaluation(measure))
-        except DataError as error:
-            reasons.append(str(error))
-            continue
-        if found is None:
-            reasons.append(f"Not scored on {measure.name}{_why_not_scored(run, measure)}.")
-        elif _holds_scores(found):
-            scores[measure.name] = found
+        read = _read_scores(run, measure, f"Not scored on {measure.name}{_why_not_scored(run, measure)}.")
+        if isinstance(read, str):
+            reasons.append(read)
         else:
-            reasons.append(f"{run.evaluation(measure)}/scores.json does not hold scores. Delete it.")
-    return Found(run, ended.state, " ".join(reasons), *known, scores)
+            scores[measure.name] = read
+    return RunResult(run, ended.state, " ".join(reasons), *known, scores)
 
 
 def _why_not_done(ended: Outcome | None, record: Record) -> str:
@@ -182,41 +192,34 @@ def _why_not_scored(run: StudyRun, measure: Measure) -> str:
     return f": {ended.state}, {ended.message.rstrip('.')}" if ended else ""
 
 
-def _find_untuned(baselines: Sequence[Baseline], measure: Measure) -> tuple[list[Untuned], list[str]]:
-    """The untuned models' scores on a measure, and what is missing of them, in sentences."""
-    found, remarks = [], []
-    for baseline in baselines:
-        try:
-            scores = read_scores(baseline.evaluation(measure))
-        except DataError as error:
-            remarks.append(str(error))
-            continue
-        if scores is None:
-            remarks.append(f"The untuned {baseline.model.name} is not scored on {measure.name}.")
-        elif _holds_scores(scores):
-            found.append(Untuned(baseline, scores))
-        else:
-            remarks.append(f"{baseline.evaluation(measure)}/scores.json does not hold scores. Delete it.")
-    return found, remarks
+def _read_scores(model: Measured, measure: Measure, missing: str) -> Scores | str:
+    """Return the scores of a model; if there are none that can be used, a sentence: `missing` if there is no file."""
+    try:
+        scores: Any = read_scores(model.evaluation(measure))
+    except DataError as error:
+        return str(error)
+    if scores is None:
+        return missing
+    if isinstance(scores, dict) and scores.keys() >= KEYS:
+        return scores
+    return f"{model.evaluation(measure)}/scores.json does not hold scores. Delete it."
 
 
-def _holds_scores(scores: Any) -> bool:
-    return isinstance(scores, dict) and {"task", "task_fingerprint", "counts", "cut", "by_pair"} <= scores.keys()
-
-
-def _leave_out_other_tasks(runs: list[Found], untuned: list[Untuned], measure: Measure) -> list[str]:
-    """Leave out scores of another cut or version of the task than most runs have; returns what of `untuned` was."""
-    known = [found.scores[measure.name]["task_fingerprint"] for found in runs if measure.name in found.scores]
+def _leave_out_other_tasks(
+    runs: list[RunResult], untuned: dict[str, tuple[Untuned, ...]], measure: Measure
+) -> list[str]:
+    """Leave out scores of another cut or version of the task than most runs have; return a remark per untuned model."""
+    known = [result.scores[measure.name]["task_fingerprint"] for result in runs if measure.name in result.scores]
     if not known:
         return []
     expected = Counter(known).most_common(1)[0][0]
-    for place, found in enumerate(runs):
-        if found.scores.get(measure.name, {}).get("task_fingerprint", expected) != expected:
-            reason = f"{found.reason} Scored on another cut or version of {measure.name} than most runs.".strip()
-            kept = {name: scores for name, scores in found.scores.items() if name != measure.name}
-            runs[place] = replace(found, reason=reason, scores=kept)
-    others = [one for one in untuned if one.scores["task_fingerprint"] != expected]
-    untuned[:] = [one for one in untuned if one not in others]
+    for index, result in enumerate(runs):
+        if result.scores.get(measure.name, {}).get("task_fingerprint", expected) != expected:
+            reason = f"{result.reason} Scored on another cut or version of {measure.name} than most runs.".strip()
+            kept = {name: scores for name, scores in result.scores.items() if name != measure.name}
+            runs[index] = replace(result, reason=reason, scores=kept)
+    others = [one for one in untuned[measure.name] if one.scores["task_fingerprint"] != expected]
+    untuned[measure.name] = tuple(one for one in untuned[measure.name] if one not in others)
     return [
         f"The untuned {one.baseline.model.name} was scored on another cut or version of {measure.name} than most runs."
         for one in others

@@ -1,21 +1,21 @@
-"""The page of one run: what was trained, what it changed, how it went, and how to make it again. No torch."""
+"""Page of one run: what was trained, what it changed, how it went, and how to make it again. Loads no torch."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from hbdist.evaluation.scores import describe_cut
-from hbdist.reports import page, plots
+from hbdist.reports import plots
+from hbdist.reports.render import Chart, render
 from hbdist.runs.record import Record
 
 KINDS = ("monolingual", "cross-lingual", "mixed")
 
 MOST_MARKS = 120
-"""Marks of one kind in a training curve; a longer run is averaged over neighbouring steps."""
+"""Most marks of one kind in a training curve; a longer run is averaged over neighbouring steps."""
 
 NAMES = {"map": "mAP", "rank_distance": "rank distance", "same_language_share@10": "same-language share"}
-"""What numbers of scores.json are called here; others by their own names."""
+"""Number of scores.json → its name on a page; others are called by their own names."""
 
 SECTIONS = {
     "monolingual": "Monolingual",
@@ -23,108 +23,93 @@ SECTIONS = {
     "multilingual": "Multilingual",
     "bias": "Language bias",
 }
-"""Sections of scores.json that the table shows."""
+"""Sections of scores.json in the table of scores."""
 
-RANKED = ("map", "recall@1", "recall@10")
-BIAS = ("rank_distance", "same_language_share@10")
-"""Their rows; of a task without these metrics, its first three."""
+ROWS = ("map", "recall@1", "recall@10", "rank_distance", "same_language_share@10")
+"""Rows of a section in the table of scores; of a task without these numbers, its first three."""
 
-READING = (
-    "mAP is over the full ranking. Multilingual: candidates of all languages in one pool; recall@k is the share of all"
-    " translations of the answer that are in the top k. Rank distance: places between the best and the worst ranked of"
-    " them; lower is better. Same-language share: of the top 10; best where it equals the language's share of the pool."
-)
+CURVES = {
+    "loss_above_chance": "Loss above chance: the loss less ln(candidates); 0 is guessing, lower is better.",
+    "accuracy": "In-batch accuracy: queries whose own document scores highest; higher is better.",
+}
+
+
+class Change(NamedTuple):
+    """A number before and after training, as text; the arrow is empty where the two are the same text."""
+
+    before: str
+    after: str
+    word: Literal["better", "worse", "no change"]
+    arrow: str = ""
+    size: str = ""
 
 
 def run_page(record: Record) -> str:
-    """The HTML of a run's report. Parts that are missing are named, with the command that makes them."""
-    with plots.chart_style():
-        parts = [
-            *_opening(record),
-            *_scores(record),
-            *_pairs(record),
-            *_training(record),
-            *_throughput(record),
-            *_provenance(record),
-        ]
-    return page.page(record.folder.resolve().name, parts)
-
-
-def _opening(record: Record) -> Iterator[str]:
+    """Return the HTML of a run's report. It names missing parts, with the command that makes them."""
     config, batch = record.config, record.config.get("batch", {})
-    unit = "pairs of each batch" if batch.get("mix") == "blocks" else "steps"
-    yield page.paragraph(
-        f"{config.get('model', {}).get('name', 'A model')}, trained for {len(record.metrics):,} of"
-        f" {config.get('steps', 0):,} steps with {batch.get('size', 0):,} pairs in each global batch,"
-        f" {batch.get('mono_share', 0.5):.0%} of the {unit} monolingual and the rest cross-lingual.",
-        kind="lead",
-    )
-    if record.outcome:
-        yield page.paragraph(f"{record.outcome['state']}: {record.outcome['message']}", kind="note")
-    else:
-        yield page.missing("The run has not ended: there is no outcome.json.", record.train_command)
-    if metric := config.get("evaluation", {}).get("metric"):
-        yield page.paragraph(
-            f"The model was chosen among the run's steps by {metric}, a score of an evaluation task: on that task it is"
-            " higher than it would be on other questions.",
-            kind="note",
+    both = {"Both": record.sides["after"]} if record.comparable else {}
+    with plots.chart_style():
+        return render(
+            "run.html",
+            title=record.folder.resolve().name,
+            record=record,
+            model=config.get("model", {}).get("name", "A model"),
+            steps=config.get("steps", 0),
+            batch_size=batch.get("size", 0),
+            mono_share=f"{batch.get('mono_share', 0.5):.0%}",
+            unit="pairs of each batch" if batch.get("mix") == "blocks" else "steps",
+            chosen_by=config.get("evaluation", {}).get("metric"),
+            tasks=both or {side.capitalize(): scores for side, scores in record.sides.items()},
+            score_columns=["", *record.sides, *["change"] * record.comparable],
+            sections=list(_sections(record)),
+            pair_charts=list(_pair_charts(record)),
+            training_charts=list(_training_charts(record.metrics)),
+            tiles=_tiles(record.metrics) if record.metrics else [],
+            facts=list(_facts(record)),
         )
 
 
-def _scores(record: Record) -> Iterator[str]:
-    yield page.heading("What the training changed")
-    sides = record.sides
-    for side in ("before", "after"):
-        if side not in sides:
-            yield page.missing(f"The scores {side} training are missing.", record.evaluate_command(side))
-    if not sides:
-        return
-    columns = ["", *sides] + ["change"] * record.comparable
-    yield page.score_table(columns, _score_groups(record))
-    for side, scores in [("both", sides["after"])] if record.comparable else sides.items():
-        counts = scores["counts"]
-        yield page.paragraph(
-            f"{side.capitalize()}: {scores['task']}, {counts['queries']:,} queries against {counts['candidates']:,}"
-            f" candidates; {describe_cut(scores['cut'])}.",
-            kind="note",
-        )
-    if len(sides) == 2 and not record.comparable:
-        command = record.evaluate_command("before", like="after")
-        yield page.missing(
-            "The two are not comparable: task or cut differ. Before training, scores like those after are missing.",
-            command,
-        )
-    yield page.paragraph(READING, kind="note")
-
-
-def _score_groups(record: Record) -> Iterator[tuple[str, list[list[str]]]]:
+def _sections(record: Record) -> Iterator[tuple[str, list[tuple[str, Sequence[str]]]]]:
     for section, title in SECTIONS.items():
-        parts = [scores.get(section) or {} for scores in record.sides.values()]
-        if all(parts):
-            known = [name for name in parts[0] if all(name in part for part in parts)]
-            names = [name for name in (*RANKED, *BIAS) if name in known]
+        sides = [scores.get(section) or {} for scores in record.sides.values()]
+        if sides and all(sides):
+            known = [name for name in sides[0] if all(name in side for side in sides)]
+            names = [name for name in ROWS if name in known]
             rows = names if len(names) > 1 else known[:3]
-            yield title, [[NAMES.get(name, name), *_cells(record, section, name)] for name in rows]
+            yield title, [(NAMES.get(name, name), _cells(record, section, name)) for name in rows]
 
 
-def _cells(record: Record, section: str, name: str) -> list[str]:
-    """One row of the table as HTML."""
+def _cells(record: Record, section: str, name: str) -> Sequence[str]:
     values = [scores[section][name] for scores in record.sides.values()]
-    digits = shown(name)
+    digits = digits_of(name)
     if not record.comparable:
         return [f"{value:,.{digits}f}" for value in values]
-    good = {"rank_distance": 0.0}.get(name, 1.0)
-    if name == "same_language_share@10":  # neither more nor less than the pool has
+    good = 0.0 if name == "rank_distance" else 1.0
+    if name == "same_language_share@10":  # neither more nor less than its share of the pool
         good = record.sides["after"][section]["same_language_pool_share"]
-    return [*page.compared(values[0], values[1], digits=digits, good=good)]
+    return compare(values[0], values[1], digits=digits, good=good)
 
 
-def shown(name: str) -> int:
-    """Digits of a number after the decimal point; distances are counts of places."""
+def compare(before: float, after: float, *, digits: int, good: float) -> Change:
+    """Return a number before and after training, and whether it became better.
+
+    Args:
+        digits: digits after the decimal point.
+        good: best possible value: of the two numbers, the nearer one is the better.
+    """
+    texts = [f"{value:,.{digits}f}" for value in (before, after)]
+    if texts[0] == texts[1]:
+        return Change(texts[0], texts[1], "no change")
+    word: Literal["better", "worse"] = "better" if abs(after - good) < abs(before - good) else "worse"
+    return Change(texts[0], texts[1], word, "▲" if after > before else "▼", f"{abs(after - before):,.{digits}f}")
+
+
+def digits_of(name: str) -> int:
+    """Return the digits of a number after the decimal point; distances are differences of positions."""
     return 1 if name.startswith("rank_distance") and not name.endswith("share") else 3
 
 
-def _pairs(record: Record) -> Iterator[str]:
+def _pair_charts(record: Record) -> Iterator[Chart]:
     metric = metric_of_pairs(record.sides.values())
     if not metric:
         return
@@ -135,87 +120,37 @@ def _pairs(record: Record) -> Iterator[str]:
         }
         for section in ("by_pair", "by_language")
     )
-    yield page.heading("Language pairs")
     title = NAMES.get(metric, metric)
     shades = [value for values in by_pair.values() for value in values.values()]
     low, high = min(shades), max(shades)
-    charts = [
-        (
+    for side, values in by_pair.items():
+        yield Chart(
             plots.heat_map(values, low, high, name=f"heat-{side}"),
             f"{title} {side} training. Shades run from {low:.2f} to {high:.2f}.",
         )
-        for side, values in by_pair.items()
-    ]
     if all(by_language.values()):
-        caption = f"{title} of each query language against the pool of all languages."
-        charts.append((plots.dots(by_language, name="languages", x_name=f"multilingual {title}"), caption))
-    yield page.figures(charts)
+        yield Chart(
+            plots.dots(by_language, name="languages", x_name=f"multilingual {title}"),
+            f"{title} of each query language against the pool of all languages.",
+        )
 
 
 def metric_of_pairs(evaluations: Iterable[dict[str, Any]]) -> str:
-    """mAP where the task has it, else its first metric; empty where no pair has scores."""
+    """Return "map" if all language pairs have it, else the first metric they share; "" if there is none."""
     pairs = [values for scores in evaluations for values in scores["by_pair"].values()]
     known = [name for name in (pairs[0] if pairs else ()) if all(name in values for values in pairs)]
     return "map" if "map" in known else next(iter(known), "")
 
 
-def _training(record: Record) -> Iterator[str]:
-    yield page.heading("Training")
-    if not record.metrics:
-        yield page.missing("No step is done yet: metrics.jsonl is missing or empty.", record.train_command)
-        return
-    width = max(1, -(-len(record.metrics) // MOST_MARKS))
+def _training_charts(metrics: Sequence[dict[str, Any]]) -> Iterator[Chart]:
+    width = max(1, -(-len(metrics) // MOST_MARKS))
     marks = "Each mark is one step." if width == 1 else f"Each mark is the mean of up to {width} neighbouring steps."
-    charts = (
-        ("loss_above_chance", "Loss above chance: the loss less ln(candidates); 0 is guessing, lower is better."),
-        ("accuracy", "In-batch accuracy: queries whose own document scores highest; higher is better."),
-    )
-    yield page.figures((_curve(record.metrics, key, width), f"{caption} {marks}") for key, caption in charts)
-
-
-def _throughput(record: Record) -> Iterator[str]:
-    metrics = record.metrics
-    if not metrics:
-        return
-    total = {key: sum(step[key] for step in metrics) for key in ("seconds", "data_seconds", "pairs", "tokens")}
-    # Padding is a share of real tokens, so the mean over the run weighs each step by its tokens.
-    padding = sum(step["padding"] * step["tokens"] for step in metrics) / total["tokens"]
-    yield page.heading("Throughput")
-    yield page.tiles(
-        [
-            (f"{total['pairs'] / total['seconds']:,.0f}", "pairs a second"),
-            (f"{total['tokens'] / total['seconds']:,.0f}", "tokens a second"),
-            (f"{padding:.1%}", "padding, of real tokens"),
-            (f"{np.mean([step['masked'] for step in metrics]):.2%}", "candidates masked"),
-            (f"{total['data_seconds'] / total['seconds']:.1%}", "of the time waiting for data"),
-            (f"{max(step['peak_bytes'] for step in metrics) / 2**30:,.1f} GiB", "peak memory of a process"),
-            (f"{total['seconds'] / 60:,.1f} min", "for all steps"),
-        ]
-    )
-
-
-def _provenance(record: Record) -> Iterator[str]:
-    yield page.heading("Provenance")
-    environment = dict(record.environment)
-    packages = environment.pop("packages", {})
-    rows = [("manifest fingerprint", record.fingerprint or "no checkpoint says (see the plan)")]
-    rows += [
-        (name, ", ".join(map(str, v)) or "none" if isinstance(v, list) else str(v)) for name, v in environment.items()
-    ]
-    rows += [("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))] if packages else []
-    yield page.facts(rows)
-    if not record.environment:
-        yield page.missing("What it was made with is unknown: environment.json is missing.", record.train_command)
-    commands = [record.again_command, record.evaluate_command("before"), record.evaluate_command("after")]
-    yield page.paragraph("The same again:")
-    yield page.preformatted("\n".join([*commands, record.report_command]))
-    if record.plan:
-        yield page.folded("plan.txt", page.preformatted(record.plan))
-    yield page.folded("config.toml", page.preformatted(record.config_text))
+    for key, caption in CURVES.items() if metrics else ():
+        yield Chart(_curve(metrics, key, width), f"{caption} {marks}")
 
 
 def _curve(metrics: Sequence[dict[str, Any]], key: str, width: int) -> str:
-    """One number a step, marked by the kind of the step; `width` steps in a row make one mark of each kind."""
+    """Draw one number per step; `width` neighbouring steps make one mark of each kind of step."""
     kinds = {}
     for number, name in enumerate(KINDS):
         bins: dict[int, list[tuple[int, float]]] = {}
@@ -229,5 +164,30 @@ def _curve(metrics: Sequence[dict[str, Any]], key: str, width: int) -> str:
 
 
 def _kind(step: dict[str, Any]) -> int:
-    """The place in KINDS of a step: mono- or cross-lingual as a whole, or mixed."""
+    """Return the index in KINDS of a step: all its pairs monolingual, all cross-lingual, or mixed."""
     return {1.0: 0, 0.0: 1}.get(float(step["mono_share"]), 2)
+
+
+def _tiles(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the throughput of a run as (number, label)."""
+    total = {key: sum(step[key] for step in metrics) for key in ("seconds", "data_seconds", "pairs", "tokens")}
+    # Padding is a share of real tokens, so the mean over the run weighs each step by its tokens.
+    padding = sum(step["padding"] * step["tokens"] for step in metrics) / total["tokens"]
+    return [
+        (f"{total['pairs'] / total['seconds']:,.0f}", "pairs a second"),
+        (f"{total['tokens'] / total['seconds']:,.0f}", "tokens a second"),
+        (f"{padding:.1%}", "padding, of real tokens"),
+        (f"{np.mean([step['masked'] for step in metrics]):.2%}", "candidates masked"),
+        (f"{total['data_seconds'] / total['seconds']:.1%}", "of the time waiting for data"),
+        (f"{max(step['peak_bytes'] for step in metrics) / 2**30:,.1f} GiB", "peak memory of a process"),
+        (f"{total['seconds'] / 60:,.1f} min", "for all steps"),
+    ]
+
+
+def _facts(record: Record) -> Iterator[tuple[str, str]]:
+    yield "manifest fingerprint", record.fingerprint or "no checkpoint says (see the plan)"
+    for name, value in record.environment.items():
+        if name != "packages":
+            yield name, ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    if packages := record.environment.get("packages"):
+        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())

@@ -1,62 +1,45 @@
-"""The page of a study: its question, its setting and its tables, and after them the charts and the accounts."""
+"""Page of a study: its question, setting, tables and charts, and what it cost and was made with."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hbdist.evaluation.scores import describe_cut
-from hbdist.reports import page
-from hbdist.reports.exports import mark_sign, name_cells
-from hbdist.reports.provenance import cost, provenance, runs
+from hbdist.reports.provenance import cost_table, environment_facts, single_commands, study_commands
+from hbdist.reports.render import render
 from hbdist.reports.results import Results
 from hbdist.reports.study_charts import charts
-from hbdist.reports.table import Row, Table, show
+from hbdist.reports.table import Table, show
 from hbdist.studies.study import StudySpec
 
-LEGEND = (
-    "Bold: the best of the grid. ≈: not told from it: the 95 % interval of the difference, on the same questions, holds"
-    " zero. †: without training, and better than all of the grid. Below a number: its 95 % interval, over questions and,"
-    " where there are several, seeds. A number without an interval does not follow from the ranks of single queries, so"
-    " no difference in its column has been tested. One interval is right 95 times in 100: of twenty comparisons, expect"
-    " one that is wrong."
-)
-
-CHOSEN = (
-    "A model chosen by these tables is chosen by an evaluation task ({}): its score there is higher than it would be on"
-    " other questions. Choose by validation loss, or measure the chosen one elsewhere."
-)
+LENGTHS = {"steps": " (the same steps for all)", "pairs": " (the same pairs for all)"}
 
 
 def study_page(results: Results, tables: Sequence[Table]) -> str:
-    """The HTML of a study's report; what is missing of it is said at its head."""
-    parts = [*_opening(results, tables), *_setting(results, tables)]
-    for table in tables:
-        parts += _table(results.study, table)
-    parts.append(page.paragraph(LEGEND, kind="note"))
-    if chosen_by := ", ".join(table.measure.name for table in tables if table.best):
-        parts.append(page.paragraph(CHOSEN.format(chosen_by), kind="note"))
-    parts += [*charts(results, tables), *cost(results), *runs(results), *provenance(results)]
-    return page.page(results.study.title, parts)
-
-
-def _opening(results: Results, tables: Sequence[Table]) -> Iterator[str]:
+    """Return the HTML of a study's report; if runs are missing, its first lines say so."""
     study = results.study
-    yield page.paragraph(study.question, kind="lead")
-    if study.note:
-        yield page.paragraph(study.note)
-    left = len(results.runs) - len(results.complete)
-    if left:
-        yield page.missing(
-            f"{left} of {len(results.runs)} runs are not complete: what is here may change. They are listed under Runs.",
-            f"hbdist study submit {shlex.quote(str(study.argument))}",
-        )
-    for table in tables:
-        if words := headline(table):
-            yield page.paragraph(words)
+    return render(
+        "study.html",
+        title=study.title,
+        study=study,
+        results=results,
+        tables=tables,
+        left=len(results.runs) - len(results.complete),
+        submit_command=f"hbdist study submit {shlex.quote(str(study.argument))}",
+        headlines=list(filter(None, map(headline, tables))),
+        setting=list(_setting(study, tables)),
+        chosen_by=", ".join(table.measure.name for table in tables if table.best),
+        charts=charts(results, tables),
+        cost=cost_table(results),
+        facts=list(environment_facts(results)),
+        study_commands=study_commands(study),
+        commands=single_commands(study),
+        files=[(path.name, path.read_text(encoding="utf-8")) for path in (study.path, study.base) if path.is_file()],
+    )
 
 
 def headline(table: Table) -> str:
-    """What a table says in its primary column, in words."""
+    """Return what the primary column of a table shows, in sentences; "" if no point has a number there."""
     best, column = table.best, table.measure.primary
     if best is None:
         return ""
@@ -75,35 +58,32 @@ def headline(table: Table) -> str:
     return words
 
 
-def _setting(results: Results, tables: Sequence[Table]) -> Iterator[str]:
-    study, configs = results.study, [run.config for run in results.study.runs]
-    yield page.heading("Setting")
-    rows = [(axis, "; ".join(map(_value, values.items()))) for axis, values in study.axes.items()]
-    rows.append(("seeds", ", ".join(map(str, study.seeds))))
-    rows.append(("runs", f"{len(study.runs):,}{_conditions(study)}"))
-    rows.append(("model", _distinct(config.model.name for config in configs)))
-    rows.append(("data", _distinct(config.data.shards for config in configs)))
-    steps, rates = [config.steps for config in configs], [config.optimizer.lr for config in configs]
-    pairs = [config.steps * config.batch.size for config in configs]
-    alike = {"steps": "the same steps for all", "pairs": "the same pairs for all"}.get(study.file.equal or "", "")
-    rows.append(("length", f"{_range(steps)} steps, {_range(pairs)} pairs" + (f" ({alike})" if alike else "")))
+def _setting(study: StudySpec, tables: Sequence[Table]) -> Iterator[tuple[str, str]]:
+    configs = [run.config for run in study.runs]
+    for axis, values in study.axes.items():
+        yield axis, "; ".join(_axis_value(value, keys) for value, keys in values.items())
+    yield "seeds", ", ".join(map(str, study.seeds))
+    yield "runs", f"{len(study.runs):,}{_conditions(study)}"
+    yield "model", _distinct(config.model.name for config in configs)
+    yield "data", _distinct(config.data.shards for config in configs)
+    steps, pairs = [config.steps for config in configs], [config.steps * config.batch.size for config in configs]
+    yield "length", f"{_range(steps)} steps, {_range(pairs)} pairs{LENGTHS.get(study.file.equal or '', '')}"
     rule = {
-        "none": "not changed with the batch",
-        "sqrt": f"times √(batch.size / {study.file.lr_reference_batch})",
-        "linear": f"times batch.size / {study.file.lr_reference_batch}",
+        "none": ", not changed with the batch",
+        "sqrt": f", times √(batch.size / {study.file.lr_reference_batch})",
+        "linear": f", times batch.size / {study.file.lr_reference_batch}",
     }.get(study.file.lr_rule or "", "")
-    rows.append(("learning rate", f"{_range(rates)}" + (f", {rule}" if rule else "")))
-    rows.append(("all else", f"{study.base}" + "".join(f", {k} = {show(v)}" for k, v in study.file.set.items())))
-    rows += [(f"measured: {table.measure.name}", _measured(table)) for table in tables]
-    yield page.facts(rows)
+    yield "learning rate", _range([config.optimizer.lr for config in configs]) + rule
+    yield "all else", f"{study.base}" + "".join(f", {key} = {show(value)}" for key, value in study.file.set.items())
+    for table in tables:
+        yield f"measured: {table.measure.name}", _measured(table)
 
 
-def _value(value: tuple[Any, dict[str, Any]]) -> str:
-    """A value of an axis, with the keys it sets where it is a name for them."""
-    name, keys = value
-    return (
-        show(name) if list(keys.values()) == [name] else f"{name} ({', '.join(f'{k} = {v}' for k, v in keys.items())})"
-    )
+def _axis_value(value: Any, keys: dict[str, Any]) -> str:
+    """Return a value of an axis; if it is a name, with the keys of the config that it sets."""
+    if list(keys.values()) == [value]:
+        return show(value)
+    return f"{value} ({', '.join(f'{key} = {one}' for key, one in keys.items())})"
 
 
 def _conditions(study: StudySpec) -> str:
@@ -115,7 +95,7 @@ def _conditions(study: StudySpec) -> str:
     return f" ({'; '.join(words)})" if words else ""
 
 
-def _distinct(values: Any) -> str:
+def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
@@ -125,6 +105,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _measured(table: Table) -> str:
+    """Return the task of a measure, its size and its cut, from the first scores there are."""
     scores = next((scores for row in (*table.points, *table.untrained) for _, scores in row.scored), None)
     if scores is None:
         return f"{table.measure.task}, of no run yet"
@@ -133,26 +114,3 @@ def _measured(table: Table) -> str:
     words += describe_cut(scores["cut"])
     words += f". {scores['note']}" if scores.get("note") else ""
     return words + "".join(f". Left out: {n:,} queries, {why}" for why, n in (scores.get("left_out") or {}).items())
-
-
-def _table(study: StudySpec, table: Table) -> Iterator[str]:
-    yield page.heading(f"Results: {table.measure.name}")
-    axes, columns = list(study.axes), table.columns
-    points = [
-        [*name_cells(row, axes, page.text), *(_cell(table, row, column) for column in columns)] for row in table.points
-    ]
-    untrained = [(row.label, [_cell(table, row, column) for column in columns]) for row in table.untrained]
-    yield page.table([*axes, "seeds"], columns, points, untrained)
-    if chosen := {scores["chosen_on"] for row in table.points for _, scores in row.scored if scores.get("chosen_on")}:
-        yield page.paragraph(
-            f"Models are those of the steps that scored best on {', '.join(sorted(chosen))} while they were trained: scores"
-            " there are higher than they would be on other questions.",
-            kind="note",
-        )
-    yield page.remarks(table.remarks)
-
-
-def _cell(table: Table, row: Row, column: str) -> str:
-    number, mark, interval = table.cell(row, column)
-    shown = f"<b>{number}</b>" if mark == "best" else number
-    return f"{shown}{mark_sign(mark)}" + (f"<small>{interval}</small>" if interval else "")

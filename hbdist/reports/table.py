@@ -1,12 +1,12 @@
-"""The tables of a study: a row a point of its grid, seeds pooled, with the best and what cannot be told from it."""
+"""Tables of a study: a row per point of the grid, seeds pooled, with the best point and those that tie with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hbdist.evaluation.scores import BASELINES
 from hbdist.reports.results import Results, Untuned
-from hbdist.reports.seeds import DISTANCE, Column, Estimate, ProcessGroup, Scored
+from hbdist.reports.seeds import DISTANCE, Column, Estimate, PerQueryFiles, Scored
 from hbdist.runs.record import Scores
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Baseline
@@ -15,11 +15,26 @@ if TYPE_CHECKING:  # it loads torch
     from hbdist.evaluation.metrics.bootstrap import Difference
 
 MONO, CROSS, SHARE = "monolingual.map", "cross_lingual.map", "bias.same_language_share@10"
-"""Numbers of scores.json that have charts of their own, whether or not the study has them as columns."""
+"""Numbers of scores.json that have charts of their own, whether or not the study has columns for them."""
 
 Mark = Literal["best", "tied", "beats"]
-"""best: of all points. tied: the interval of the difference to the best holds zero. beats: a model without training that is
-better than all points."""
+"""best: the best point. tied: the confidence interval of the difference to the best contains zero. beats: a model without
+training that is better than all points."""
+
+
+class Cell(NamedTuple):
+    """One number of a table as text."""
+
+    number: str
+    """Number, or a dash if it is not known."""
+    mark: Mark | Literal[""] = ""
+    interval: str = ""
+    """95 % confidence interval; empty if there is none."""
+
+    @property
+    def sign(self) -> str:
+        """Sign that shows the mark behind the number; the best number is bold instead."""
+        return {"tied": "≈", "beats": "†"}.get(self.mark, "")
 
 
 @dataclass(frozen=True)
@@ -30,69 +45,83 @@ class Row:
     values: Mapping[str, Any]
     """Axis → value; empty for a model without training."""
     scored: Sequence[Scored]
-    """Its runs that have scores, one a seed; a model without training itself."""
-    asked: int
-    """Runs that the study asks for."""
+    """Runs that have scores, one per seed; or the model without training."""
+    wanted: int
+    """Number of runs that the study wants of this point."""
     baseline: Baseline
-    """The model that it began with, or is."""
+    """Untuned model that the point began with, or that it is."""
     numbers: dict[str, Estimate] = field(default_factory=dict)
-    """By column; those that are known."""
+    """Column → its number, if known."""
     marks: dict[str, Mark] = field(default_factory=dict)
-    """By column."""
+    """Column → mark of its number."""
+
+    def heads(self, axes: Iterable[str]) -> list[str]:
+        """Return the cells that name the row: a value per axis and the number of seeds, or the model's name."""
+        if not self.values:
+            return [self.label, *("" for _ in axes)]
+        missing = f" of {self.wanted}" if len(self.scored) < self.wanted else ""
+        return [*(show(self.values[axis]) for axis in axes), f"{len(self.scored)}{missing}"]
 
 
 @dataclass(frozen=True)
 class Table:
-    """What one measure says of the study."""
+    """Results of a study by one measure."""
 
     measure: Measure
-    """With columns for the charts added to its own."""
+    """Measure with its own columns and those that only charts show."""
     columns: tuple[str, ...]
-    """The measure's own."""
+    """Columns of the measure itself."""
     points: tuple[Row, ...]
     untrained: tuple[Row, ...]
-    """Each untuned model, and after it the same with the language taken out of its vectors."""
+    """Untuned models, each followed by the same model with the language removed from its embeddings."""
     gain: "Difference | None"
-    """In the primary column, the best point less the model it began with."""
+    """Difference between the best point and the model that it began with, in the primary column."""
     remarks: tuple[str, ...]
 
     @property
     def best(self) -> Row | None:
-        """The best point by the primary column."""
+        """Best point by the primary column."""
         return next((row for row in self.points if row.marks.get(self.measure.primary) == "best"), None)
 
+    @property
+    def chosen_on(self) -> list[str]:
+        """Tasks by which training chose the exported step, of all runs in the table."""
+        return sorted(
+            {scores["chosen_on"] for row in self.points for _, scores in row.scored if scores.get("chosen_on")}
+        )
+
     def column_of(self, path: str) -> str:
-        """The column that shows this number of scores.json."""
+        """Return the column that shows this number of scores.json."""
         return next(column for column, shown in self.measure.columns.items() if shown == path)
 
     def text(self, column: str, value: float) -> str:
-        """A number of this column, with as many digits as it has room for."""
+        """Return a number of this column with as many digits as the largest of the column needs."""
         largest = max((abs(row.numbers[column].mean) for row in self.points if column in row.numbers), default=0.0)
         return f"{value:,.{3 if largest < 10 else 1 if largest < 10_000 else 0}f}"
 
-    def cell(self, row: Row, column: str) -> tuple[str, str, str]:
-        """The number, its mark ("" for none) and its interval ("" where there is none); a dash for what is not known."""
+    def cell(self, row: Row, column: str) -> Cell:
+        """Return the cell of this row and column."""
         estimate = row.numbers.get(column)
         if estimate is None:
-            return "–", "", ""
+            return Cell("–")
         interval = ""
         if estimate.low is not None and estimate.high is not None:
             interval = f"{self.text(column, estimate.low)} to {self.text(column, estimate.high)}"
-        return self.text(column, estimate.mean), row.marks.get(column, ""), interval
+        return Cell(self.text(column, estimate.mean), row.marks.get(column, ""), interval)
 
 
 def make_tables(results: Results) -> list[Table]:
-    """A table for each measure of the study."""
+    """Return a table for each measure of the study."""
     return [_table(results, measure) for measure in results.study.measures]
 
 
 def label_of(values: Mapping[str, Any]) -> str:
-    """A point of the grid in a few words: names alone, numbers with their axis."""
+    """Return a point of the grid in a few words: names alone, numbers with their axis."""
     return ", ".join(value if isinstance(value, str) else f"{axis} {show(value)}" for axis, value in values.items())
 
 
 def show(value: Any) -> str:
-    """A value of an axis."""
+    """Return a value of an axis as text."""
     if isinstance(value, tuple):
         return "+".join(map(show, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
@@ -101,42 +130,42 @@ def show(value: Any) -> str:
 def _table(results: Results, own: Measure) -> Table:
     charted = [path for path in (MONO, CROSS, DISTANCE, SHARE) if path not in own.columns.values()]
     measure = own.model_copy(update={"columns": own.columns | {path: path for path in charted}})
-    found = {one.run.name: one for one in results.runs}
-    points = [
-        Row(
-            label_of(runs[0].values),
-            runs[0].values,
-            [(run, found[run.name].scores[own.name]) for run in runs if own.name in found[run.name].scores],
-            len(runs),
-            runs[0].baseline,
-        )
-        for runs in results.study.points()
-    ]
-    models = results.untuned[own.name]
-    untuned = [Row(_label_untuned(one, models), {}, [(one.baseline, one.scores)], 1, one.baseline) for one in models]
+    points, untuned = _points(results, own), _untuned(results.untuned[own.name])
     removed = {row.label: _without_language(row, measure) for row in untuned}
-    ranks = ProcessGroup(measure)
+    untrained = [*untuned, *(row for rows in removed.values() for row in rows)]
+    files = PerQueryFiles(measure)
     gain = None
     for name in measure.columns:
-        column = Column(ranks, name)
+        column = Column(files, name)
         for row in (*points, *untuned):
             if estimate := column.estimate(row.scored):
                 row.numbers[name] = estimate
-        untrained = [*untuned, *(row for rows in removed.values() for row in rows)]
         best = _mark(points, untrained, column)
         if best and name == measure.primary:
             before = [row for row in untuned if row.baseline == best.baseline]
             gain = column.difference(before[0].scored, best.scored) if before else None
     lines = tuple(line for row in untuned for line in (row, *removed[row.label]))
-    return Table(measure, tuple(own.columns), tuple(points), lines, gain, tuple(ranks.remarks))
+    return Table(measure, tuple(own.columns), tuple(points), lines, gain, tuple(files.remarks))
 
 
-def _label_untuned(one: Untuned, models: Sequence[Untuned]) -> str:
-    return "untuned" if len(models) == 1 else one.baseline.name.replace("baseline-", "untuned, ")
+def _points(results: Results, measure: Measure) -> list[Row]:
+    scores = {result.run.name: result.scores.get(measure.name) for result in results.runs}
+    rows = []
+    for runs in results.study.points():
+        scored = [(run, values) for run in runs if (values := scores[run.name]) is not None]
+        rows.append(Row(label_of(runs[0].values), runs[0].values, scored, len(runs), runs[0].baseline))
+    return rows
+
+
+def _untuned(models: Sequence[Untuned]) -> list[Row]:
+    names = [one.baseline.name.replace("baseline-", "untuned, ") if len(models) > 1 else "untuned" for one in models]
+    return [
+        Row(name, {}, [(one.baseline, one.scores)], 1, one.baseline) for name, one in zip(names, models, strict=True)
+    ]
 
 
 def _without_language(untuned: Row, measure: Measure) -> list[Row]:
-    """The untuned model with the language taken out of its vectors, in each way that its evaluation tried."""
+    """Return the untuned model with each language removal that its evaluation tried."""
     model, scores = untuned.scored[0]
     rows = []
     for name, words in BASELINES.items():
@@ -152,8 +181,8 @@ def _without_language(untuned: Row, measure: Measure) -> list[Row]:
 
 
 def _mark(points: Sequence[Row], untrained: Sequence[Row], column: Column) -> Row | None:
-    """Find the best point, those that cannot be told from it, and what needs no training and is better."""
-    name, sign = column.name, column.ranks.measure.direction(column.name)
+    """Mark the best point, the points that tie with it, and models without training that are better; return the best."""
+    name, sign = column.name, column.files.measure.direction(column.name)
     known = [row for row in points if name in row.numbers]
     if not known or not sign:
         return None

@@ -4,18 +4,23 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 from made_studies import Page
 
 from hbdist.config.config import Config
 from hbdist.errors import DataError
-from hbdist.reports.page import compared
+from hbdist.launch.snapshot import copy_code
+from hbdist.reports.render import TEMPLATES, environment, render
 from hbdist.reports.report import report_on, run_report
+from hbdist.reports.run_page import compare
 
 LANGUAGES = ("ar", "de", "en")
+HOSTILE = "\"><script>alert('&')</script>"
 METRICS = ("map", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "mrr")
 
 
@@ -139,6 +144,25 @@ def test_everything_from_the_run_is_escaped(run):
     for raw in ("<model>", "<plan>", "<x>", "<10>", "<seed>", "a & b"):
         assert raw not in html
         assert raw in Page(html).text
+
+
+def test_a_hostile_name_is_text_wherever_it_is_shown(run):
+    values = {"steps": 10, "data": {"shards": HOSTILE}, "model": {"name": HOSTILE}, "batch": {"size": 100}}
+    (run / "config.toml").write_text(Config.check(values, source="test").to_toml())
+    (run / "plan.txt").write_text(HOSTILE)
+    (run / "environment.json").write_text(json.dumps({HOSTILE: HOSTILE, "packages": {HOSTILE: HOSTILE}}))
+    (run / "outcome.json").write_text(json.dumps({"state": "failed", "code": 1, "message": HOSTILE}))
+    by_pair = {f"{HOSTILE}-{HOSTILE}": {"map": 0.5}, f"{HOSTILE}-en": {"map": 0.5}}
+    hostile = scores(0.5, task=HOSTILE, model=HOSTILE, by_pair=by_pair, not_measured={HOSTILE: HOSTILE})
+    for side in ("before", "after"):
+        write_scores(run, side, hostile)
+    for path in (run, run / "evaluation" / "after"):
+        html = report_on(path).read_text()
+        page = Page(html)
+        assert "script" not in page.tags
+        assert page.open == []
+        assert HOSTILE in page.text
+        assert "<script" not in html
 
 
 def test_before_and_after_are_compared_and_the_cut_is_said(run):
@@ -268,9 +292,24 @@ def test_the_same_run_gives_the_same_bytes(run):
     ],
 )
 def test_the_better_is_what_is_nearer_to_the_good(before, after, good, expected):
-    cells = compared(before, after, digits=3, good=good)
-    assert expected in cells[2]
-    assert ("<b>" in cells[1]) is ("better" in expected)
+    change = compare(before, after, digits=3, good=good)
+    cells = environment(".html").get_template("parts.html").module.change_cells(change)
+    first, second, third = cells.removeprefix("<td>").removesuffix("</td>").split("</td><td>")
+    assert expected in third
+    assert (first.startswith("<b>"), second.startswith("<b>")) == ("worse" in expected, "better" in expected)
+
+
+def test_templates_travel_with_the_package(tmp_path):
+    copy_code(tmp_path)
+    copied = {path.name for path in (tmp_path / "hbdist/reports/templates").iterdir()}
+    assert copied == {path.name for path in TEMPLATES.iterdir()}
+    project = tomllib.loads((TEMPLATES.parents[2] / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["package-data"] == {"hbdist.reports": ["templates/*"]}
+
+
+def test_a_value_that_a_template_lacks_is_an_error():
+    with pytest.raises(UndefinedError, match="title"):
+        render("page.html")
 
 
 def test_a_report_needs_no_torch():

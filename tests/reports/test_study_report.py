@@ -30,11 +30,11 @@ from hbdist.cli import main
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.metrics.bootstrap import difference, interval
 from hbdist.evaluation.metrics.per_query import Values, read_per_query, values_of
-from hbdist.evaluation.metrics.retrieval import NO_POSITION, metrics
-from hbdist.reports.exports import LATEX, escape_latex, escape_markdown, report_latex, report_markdown
-from hbdist.reports.provenance import runs
+from hbdist.evaluation.metrics.retrieval import NO_RANK, metrics
+from hbdist.reports.exports import report_latex, report_markdown
+from hbdist.reports.render import LATEX, escape_latex, escape_markdown, render
 from hbdist.reports.report import report_on, study_report
-from hbdist.reports.results import Found, Results
+from hbdist.reports.results import Results, RunResult
 from hbdist.reports.study_page import headline
 from hbdist.reports.table import Table, make_tables
 from hbdist.studies.api import Study
@@ -64,7 +64,7 @@ def said_of(study: Study) -> str:
     results = Results.read(study)
     tables = make_tables(results)
     remarks = [remark for table in tables for remark in table.remarks]
-    return Page("".join([*runs(results), *map(headline, tables)])).words + " ".join(remarks)
+    return Page(render("runs.html", results=results) + "".join(map(headline, tables))).words + " ".join(remarks)
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, str]]:
@@ -88,6 +88,24 @@ def test_everything_from_the_study_is_escaped(whole):
     for raw in ("X-X & <mono>", "<sizes>", "<real>", "mAP <mono>", "NVIDIA & Co"):
         assert raw not in html
         assert raw in Page(html).text
+
+
+def test_a_hostile_name_of_a_study_is_text(tmp_path):
+    hostile = "\"><script>alert('&')</script>"
+    text = STUDY
+    for name in ("Batches & <sizes>", "X-X & <mono>", "mAP <mono>"):
+        text = text.replace(f'"{name}"', json.dumps(hostile))
+    study = write_study(tmp_path / "made", text)
+    (measure,) = study.measures
+    for run in study.runs:
+        write_run(run, message=hostile, steps=2)
+        score(run.evaluation(measure), level_of(run), task=f"xquad-r{hostile}", note=hostile)
+    written = study_report(study).read_text()
+    page = Page(written)
+    assert "script" not in page.tags
+    assert page.open == []
+    assert page.text.count(hostile) > 10
+    assert "<script" not in written
 
 
 def test_the_question_the_setting_and_the_measure_are_said(whole):
@@ -225,7 +243,7 @@ def test_bold_is_the_highest_mean_or_the_lowest_where_low_is_good(whole, drawn, 
             "cross_lingual": {"map": cross},
             "bias": base["bias"] | {"rank_distance": 1000 * distance},
         }
-        found.append(Found(run, "done", "", scores={} if place in unscored else {"xquad-r": scores}))
+        found.append(RunResult(run, "done", "", scores={} if place in unscored else {"xquad-r": scores}))
     (table,) = make_tables(Results(study, tuple(found), {"xquad-r": ()}, ()))
     for column, index, pick in (("mAP <mono>", 0, max), ("mAP_cross", 1, max), ("rank distance", 2, min)):
         means = {
