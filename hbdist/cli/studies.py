@@ -73,8 +73,9 @@ def status(
     ] = None,
 ) -> None:
     """Show how far each run is, what it measures, why it failed, and what to try."""
+    from hbdist.launch.handle import LIVE
     from hbdist.studies.api import Study
-    from hbdist.studies.status import LIVE, problems, table
+    from hbdist.studies.status import problems, table
     from hbdist.utils.slurm import asked_together
 
     loaded = Study.load(study)

@@ -1,4 +1,4 @@
-"""Python interface of a study: load, start, watch and stop its runs."""
+"""Python interface of a study: load it, start, watch and stop its runs."""
 
 from typing import Any
 
@@ -9,29 +9,36 @@ from hbdist.studies.submit import Submission, cancel, submit
 
 
 class Study(StudySpec):
-    """Grid of runs that can be started, watched and stopped. Make it with `Study.load`."""
+    """Grid of runs that can be started, watched and stopped. Create it with `Study.load`."""
 
     def status(self) -> list[RunStatus]:
-        """Return how far each run is; see `status.status_of`."""
+        """Return the progress of each run; see `status.status_of`."""
         return statuses_of(self)
 
     def missing(self) -> list[StudyRun]:
-        """Return the runs of which a training or a measurement is not done yet."""
+        """Return the runs that are not trained or not measured in full yet."""
         return [status.run for status in self.status() if not status.complete]
 
     def submit(self, *, set_aside: bool = False, **resources: Any) -> Submission:
         """Start what is missing: trainings, evaluations, the report; see `submit.submit`.
 
         Args:
-            set_aside: move folders away that hold another run than the study now wants, and train anew.
-            resources: override those in [resources]: cluster="slurm", nodes=4, at_once=2 …
+            set_aside: move away folders that belong to another form of a run, and train the run anew.
+            resources: values that override those in [resources]: cluster="slurm", nodes=4, at_once=2 …
+
+        Raises:
+            ConfigError: a resource is wrong, or a folder belongs to another form of a run.
         """
         return submit(self, resources, set_aside=set_aside)
 
     def retry(self, **resources: Any) -> Submission:
-        """Start what is missing and what failed."""
+        """Start what is missing and what has failed.
+
+        Raises:
+            ConfigError: as in `submit`.
+        """
         return submit(self, resources, again=True)
 
     def cancel(self) -> list[Handle]:
-        """Stop all jobs that wait or run; returns their handles."""
+        """Stop all waiting and running jobs, and return their handles."""
         return cancel(self)

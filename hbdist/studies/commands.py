@@ -5,7 +5,7 @@ from hbdist.studies.study import Baseline, Measured, StudyRun
 
 
 def evaluate_words(model: Measured, measure: Measure) -> tuple[str, ...]:
-    """The command line, after `hbdist`, that measures this model."""
+    """Return the words after `hbdist` of the command that evaluates this model on this measure."""
     if isinstance(model, Baseline):
         settings = model.model
         words = ["evaluate", settings.name, "--pooling", settings.pooling]
@@ -24,5 +24,5 @@ def evaluate_words(model: Measured, measure: Measure) -> tuple[str, ...]:
 
 
 def train_words(run: StudyRun) -> tuple[str, ...]:
-    """The command line that trains this run, or goes on with it; its config is written when it is submitted."""
+    """Return the words after `hbdist` of the command that trains or resumes this run by the config in its folder."""
     return ("train", str(run.folder / "config.toml"))

@@ -1,6 +1,6 @@
-"""What a study would take on so many GPUs: a model, from formulas and stated assumptions. Nothing is loaded or measured.
+"""Cost of a study on any number of GPUs: a model of formulas and stated assumptions, which loads and measures nothing.
 
-W GPUs · P pairs of one GPU · Ψ parameters
+W GPUs · P pairs per GPU · Ψ parameters
 """
 
 import json
@@ -20,28 +20,28 @@ from hbdist.studies.schema import Assumptions
 from hbdist.studies.study import StudyRun, StudySpec
 
 GPUS_PER_NODE = 8
-"""Where the study's [resources] do not say it."""
+"""GPUs per node if the study's [resources] do not give the number."""
 TITLES = (
     *("GPUs", "nodes", "pairs/GPU", "GB/GPU", "loss GB/step", "gradient GB/step"),
-    *("s/step", "hours a run", "GPU-hours"),
+    *("s/step", "hours/run", "GPU-hours"),
 )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One run on W GPUs. Bytes are of one GPU."""
+    """Cost of one run on W GPUs. Bytes are those of one GPU."""
 
     config: Config
     gpus: int
     parameters: int | None
-    """Ψ; None where it is not known."""
+    """Number of parameters Ψ; None if it is not known."""
     dimensions: int | None
     assumed: Assumptions
     zero: Zero | None = None
 
     @classmethod
     def of(cls, config: Config, gpus: int, assumed: Assumptions) -> "Cost":
-        """Of this config, its model's sizes from its files or from what is assumed.
+        """Return the cost of a config, with its model's sizes from its files or else from the assumptions.
 
         Raises:
             ConfigError: the DeepSpeed file is wrong.
@@ -51,39 +51,40 @@ class Cost:
         return cls(config, gpus, parameters, _dimensions(name) or assumed.dimensions.get(name), assumed, zero)
 
     @property
-    def pairs_a_gpu(self) -> int:
-        """P, of the GPU that has the most."""
+    def pairs_per_gpu(self) -> int:
+        """Number of pairs P of the GPU that has the most."""
         return -(-self.config.batch.size // self.gpus)
 
     @property
-    def tokens_a_pair(self) -> float:
+    def tokens_per_pair(self) -> float:
+        """Tokens of query and documents: assumed, or the most that the config allows."""
         model = self.config.model
         most = model.max_query_tokens + model.max_document_tokens * (1 + self.config.loss.hard_negatives)
         return self.assumed.tokens_per_pair or most
 
     @property
-    def tokens_a_gpu(self) -> float:
-        """Of a step."""
-        return self.pairs_a_gpu * self.tokens_a_pair
+    def tokens_per_gpu(self) -> float:
+        """Tokens per GPU and step."""
+        return self.pairs_per_gpu * self.tokens_per_pair
 
     @property
     def chunks(self) -> int:
-        """Pieces that a step is encoded in: queries and documents are cut apart, so one more than all tokens would fill."""
-        return 1 + math.ceil(self.tokens_a_gpu / self.config.loss.chunk_tokens)
+        """Number of chunks per step. Queries and documents are cut separately: one more than all tokens together fill."""
+        return 1 + math.ceil(self.tokens_per_gpu / self.config.loss.chunk_tokens)
 
     @property
     def two_passes(self) -> bool:
-        """With the gradient cache; "auto" is taken to need it where there are more tokens than in two chunks."""
-        asked = self.config.loss.gradient_cache
-        return asked == "always" or (asked == "auto" and self.tokens_a_gpu > 2 * self.config.loss.chunk_tokens)
+        """True with the gradient cache, which "auto" is assumed to use if the tokens fill more than two chunks."""
+        setting = self.config.loss.gradient_cache
+        return setting == "always" or (setting == "auto" and self.tokens_per_gpu > 2 * self.config.loss.chunk_tokens)
 
     @property
     def loss_bytes(self) -> int | None:
-        """Received for the loss in a step."""
+        """Bytes received for the loss per step."""
         if self.dimensions is None:
             return None
         return loss_traffic(
-            self.pairs_a_gpu,
+            self.pairs_per_gpu,
             self.config.batch.size,
             self.dimensions,
             ranks=self.gpus,
@@ -94,7 +95,7 @@ class Cost:
 
     @property
     def gradient_bytes(self) -> float | None:
-        """Received for gradients and parameters in a step."""
+        """Bytes received for gradients and parameters per step."""
         if self.parameters is None:
             return None
         stage = self.zero.stage if self.zero else 0
@@ -104,50 +105,58 @@ class Cost:
 
     @property
     def wire_bytes(self) -> float | None:
-        """Received in a step."""
+        """Bytes received per step."""
         if self.loss_bytes is None or self.gradient_bytes is None:
             return None
         return self.loss_bytes + self.gradient_bytes
 
     @property
     def memory(self) -> dict[str, float] | None:
-        """Bytes by what they are for, as `hbdist plan --fit` counts them; without libraries and what backward takes beside."""
+        """Bytes by purpose, as in `hbdist plan --fit`, without libraries and what the backward pass takes in addition."""
         if self.parameters is None or self.dimensions is None:
             return None
         with_negatives = 1 + self.config.loss.hard_negatives
-        texts, documents = self.pairs_a_gpu * (1 + with_negatives), self.config.batch.size * with_negatives
-        kept = min(self.config.loss.chunk_tokens, self.tokens_a_gpu) if self.two_passes else self.tokens_a_gpu
+        texts, documents = self.pairs_per_gpu * (1 + with_negatives), self.config.batch.size * with_negatives
+        tokens = min(self.config.loss.chunk_tokens, self.tokens_per_gpu) if self.two_passes else self.tokens_per_gpu
         return {
             **bytes_of_parameters(self.parameters, ranks=self.gpus, zero=self.zero),
-            "activations": kept * (self.assumed.activation_bytes or 0),
+            "activations": tokens * (self.assumed.activation_bytes or 0),
             "vectors and their gradients": vector_bytes(texts, documents, self.dimensions, ranks=self.gpus),
-            "scores of the loss": score_bytes(self.pairs_a_gpu, documents),
+            "scores of the loss": score_bytes(self.pairs_per_gpu, documents),
         }
 
     @property
     def step_seconds(self) -> float | None:
-        """Computing, then receiving, with nothing done at the same time."""
+        """Seconds per step: computing, then receiving, without overlap."""
         if self.assumed.tokens_per_second is None:
             return None
         rate, received = self.assumed.gigabytes_per_second, self.wire_bytes
         if rate and received is None:
             return None
-        moving = received / (rate * 1e9) if rate and received else 0.0
-        return self.tokens_a_gpu / self.assumed.tokens_per_second + moving
+        transfer = received / (rate * 1e9) if rate and received else 0.0
+        return self.tokens_per_gpu / self.assumed.tokens_per_second + transfer
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of the whole run."""
+        """GPU-hours of the whole run."""
         seconds = self.step_seconds
         return None if seconds is None else seconds * self.config.steps * self.gpus / 3600
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Runs of a study that cost the same, with their cost on each number of GPUs."""
+
+    runs: list[StudyRun]
+    costs: list[Cost]
+
+
 def plan_text(study: StudySpec, gpus: Sequence[int] = (), tokens_per_second: float | None = None) -> str:
-    """The plan of a study for people: its runs, and what each kind of them takes on each number of GPUs.
+    """Return the plan of a study as text: its runs, and what each kind of them costs on each number of GPUs.
 
     Args:
-        gpus: instead of those that the study's [plan] names.
-        tokens_per_second: of one GPU, instead of what [plan] assumes.
+        gpus: numbers of GPUs that replace those in [plan].
+        tokens_per_second: speed of one GPU that replaces the one in [plan].
 
     Raises:
         ConfigError: a number of GPUs is below 1, or [resources] or a DeepSpeed file is wrong.
@@ -162,34 +171,30 @@ def plan_text(study: StudySpec, gpus: Sequence[int] = (), tokens_per_second: flo
             " --gpus 8,64,512, or gpus = [8, 64, 512] in [plan]."
         )
     per_node = _gpus_per_node(study)
-    kinds = _kinds(study.runs)
-    costs = {kind: [Cost.of(runs[0].config, number, assumed) for number in counts] for kind, runs in kinds.items()}
+    kinds = [Kind(runs, [Cost.of(runs[0].config, number, assumed) for number in counts]) for runs in _alike(study.runs)]
     lines = [*_opening(study, assumed, per_node), ""]
-    for kind, runs in kinds.items():
-        lines += [_heading(runs), _line(TITLES), *(_row(cost, per_node, len(runs)) for cost in costs[kind]), ""]
-    lines += _totals(counts, list(kinds.values()), list(costs.values()))
-    return "\n".join(lines) + "\n"
+    for kind in kinds:
+        rows = (_row(cost, per_node, len(kind.runs)) for cost in kind.costs)
+        lines += [_heading(kind.runs), _line(TITLES), *rows, ""]
+    return "\n".join([*lines, *_totals(counts, kinds)]) + "\n"
 
 
-def _kinds(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
-    """Runs that cost the same, together."""
-    together: dict[str, list[StudyRun]] = {}
+def _alike(runs: Sequence[StudyRun]) -> list[list[StudyRun]]:
+    """Return the runs grouped by cost."""
+    groups: dict[str, list[StudyRun]] = {}
     for run in runs:
         config, model = run.config, run.config.model
-        decides = (config.batch.size, config.steps, model.name, model.max_query_tokens, model.max_document_tokens)
-        key = str((*decides, config.loss, config.engine))
-        together.setdefault(key, []).append(run)
-    return together
+        sizes = (config.batch.size, config.steps, model.name, model.max_query_tokens, model.max_document_tokens)
+        groups.setdefault(str((*sizes, config.loss, config.engine)), []).append(run)
+    return list(groups.values())
 
 
 def _gpus_per_node(study: StudySpec) -> int:
-    asked = {key: value for key, value in study.file.resources.items() if key != "at_once"}
-    return Resources.read(asked, source=f"{study.path}, [resources]").gpus_per_node or GPUS_PER_NODE
+    values = {key: value for key, value in study.file.resources.items() if key != "at_once"}
+    return Resources.read(values, source=f"{study.path}, [resources]").gpus_per_node or GPUS_PER_NODE
 
 
-@cache
-def _parameters(name: str) -> int | None:
-    return count_parameters(name)
+_parameters = cache(count_parameters)
 
 
 @cache
@@ -200,37 +205,36 @@ def _dimensions(name: str) -> int | None:
 
 
 def _opening(study: StudySpec, assumed: Assumptions, per_node: int) -> list[str]:
-    points = len(study.points())
     measured = ", ".join(measure.name for measure in study.measures)
-    rate = f"{assumed.tokens_per_second:,.0f} tokens/s a GPU" if assumed.tokens_per_second else "no speed, so no times"
-    wire = (
-        f"{assumed.gigabytes_per_second:g} GB/s into a GPU"
-        if assumed.gigabytes_per_second
-        else "data that move in no time"
-    )
-    length = f"{assumed.tokens_per_pair:g} tokens a pair" if assumed.tokens_per_pair else "texts as long as they may be"
-    kept = (
-        f"{assumed.activation_bytes / 1e6:g} MB of activations a token"
-        if assumed.activation_bytes
-        else "no activations"
-    )
+    speed = f"{assumed.tokens_per_second or 0:,.0f} tokens/s per GPU"
+    transfer = f"{assumed.gigabytes_per_second or 0:g} GB/s into a GPU"
+    length = f"{assumed.tokens_per_pair or 0:g} tokens per pair"
+    activations = f"{(assumed.activation_bytes or 0) / 1e6:g} MB of activations per token"
+    assumptions = [
+        speed if assumed.tokens_per_second else "no speed, so no times",
+        transfer if assumed.gigabytes_per_second else "transfers that take no time",
+        f"{per_node} GPUs per node",
+        length if assumed.tokens_per_pair else "texts as long as they may be",
+        activations if assumed.activation_bytes else "no activations",
+    ]
+    seeds = ", ".join(map(str, study.seeds))
     return [
         f"{study.name}: {study.question}",
-        f"{len(study.runs):,} runs: {points} points × seeds {', '.join(map(str, study.seeds))}; then evaluated on {measured}",
-        "A model, not a measurement: formulas (docs/studies.md says what they were held against), and assumed are",
-        f"  {rate}; {wire}; {per_node} GPUs a node; {length}; {kept} in memory.",
+        f"{len(study.runs):,} runs: {len(study.points())} points × seeds {seeds}; then evaluated on {measured}",
+        "A model, not a measurement: formulas (docs/studies.md compares them with measurements) that assume",
+        f"  {'; '.join(assumptions)} in memory.",
         "  Nothing overlaps; evaluation is not counted.",
         *_unused(study, assumed),
     ]
 
 
 def _unused(study: StudySpec, assumed: Assumptions) -> list[str]:
-    """What [plan] says of models that no run has: a misspelt name would go unnoticed."""
+    """Return a line on the models in [plan] that no run trains: a misspelt name would go unnoticed."""
     models = {run.config.model.name for run in study.runs}
-    strange = sorted({*assumed.parameters, *assumed.dimensions} - models)
-    if not strange:
+    unused = sorted({*assumed.parameters, *assumed.dimensions} - models)
+    if not unused:
         return []
-    return [f"  [plan] has {', '.join(strange)}, which no run trains; there is {', '.join(sorted(models))}."]
+    return [f"  [plan] has {', '.join(unused)}, which no run trains; they train {', '.join(sorted(models))}."]
 
 
 def _heading(runs: Sequence[StudyRun]) -> str:
@@ -250,17 +254,16 @@ def _row(cost: Cost, per_node: int, runs: int) -> str:
     cells = [f"{cost.gpus:,}", f"{-(-cost.gpus // per_node):,}"]
     if cost.gpus > cost.config.batch.size:
         return _line(cells) + "  fewer pairs than GPUs"
-    memory, seconds, hours = cost.memory, cost.step_seconds, cost.gpu_hours
-    cells += [
-        f"{cost.pairs_a_gpu:,}",
-        _number(None if memory is None else sum(memory.values()) / 1e9),
-        _number(None if cost.loss_bytes is None else cost.loss_bytes / 1e9),
-        _number(None if cost.gradient_bytes is None else cost.gradient_bytes / 1e9),
-        _number(seconds),
-        _number(None if hours is None else hours / cost.gpus),
-        _number(None if hours is None else hours * runs),
-    ]
-    return _line(cells)
+    memory, hours = cost.memory, cost.gpu_hours
+    numbers = (
+        None if memory is None else sum(memory.values()) / 1e9,
+        None if cost.loss_bytes is None else cost.loss_bytes / 1e9,
+        None if cost.gradient_bytes is None else cost.gradient_bytes / 1e9,
+        cost.step_seconds,
+        None if hours is None else hours / cost.gpus,
+        None if hours is None else hours * runs,
+    )
+    return _line([*cells, f"{cost.pairs_per_gpu:,}", *map(_number, numbers)])
 
 
 def _number(value: float | None) -> str:
@@ -269,20 +272,17 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _totals(counts: Sequence[int], kinds: Sequence[Sequence[StudyRun]], costs: Sequence[Sequence[Cost]]) -> list[str]:
+def _totals(counts: Sequence[int], kinds: Sequence[Kind]) -> list[str]:
     lines = []
-    for place, number in enumerate(counts):
-        hours = [
-            (cost[place].gpu_hours, len(runs))
-            for runs, cost in zip(kinds, costs, strict=True)
-            if number <= cost[place].config.batch.size
-        ]
-        left_out = sum(len(runs) for runs in kinds) - sum(count for _, count in hours)
-        known = [each * count for each, count in hours if each is not None]
+    for index, number in enumerate(counts):
+        fitting = [kind for kind in kinds if number <= kind.costs[index].config.batch.size]
+        hours = [(kind.costs[index].gpu_hours, len(kind.runs)) for kind in fitting]
+        known = [each * runs for each, runs in hours if each is not None]
         if known and len(known) == len(hours):
+            left_out = sum(len(kind.runs) for kind in kinds if kind not in fitting)
             without = f" without {left_out} runs of fewer pairs than GPUs" if left_out else ""
             lines.append(f"all runs on {number:,} GPUs each: {_number(sum(known))} GPU-hours{without}")
-    unknown = sorted({cost.config.model.name for row in costs for cost in row if cost.memory is None})
+    unknown = sorted({cost.config.model.name for kind in kinds for cost in kind.costs if cost.memory is None})
     if unknown:
         lines.append(
             f"? not known: parameters or dimensions of {', '.join(unknown)}. Write them into [plan] of the study."

@@ -1,4 +1,4 @@
-"""From a study's file to the runs that it asks for: every point of the grid with its config."""
+"""Expansion of a study's file into its runs: every point of the grid with its config."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ class Point:
     """One run of the grid, before it has a folder."""
 
     name: str
-    """Its delta: batch.size=64-strategy=hybrid-seed=0."""
+    """Values by which it differs from the other runs: batch.size=64-strategy=hybrid-seed=0."""
     values: dict[str, Any]
     """Axis → value, without the seed."""
     seed: int
@@ -26,73 +26,78 @@ class Point:
 
 
 def expand(file: StudyFile, base: Path, *, source: Path) -> list[Point]:
-    """The runs of a study, in the order of its axes, seeds last.
+    """Return the runs of a study, in the order of its axes, seeds last.
 
     Args:
-        base: the config that they begin with.
-        source: the study's file, for what goes wrong.
+        base: config that they begin with.
+        source: the study's file, named in error messages.
 
     Raises:
         ConfigError: the base cannot be read, a run's config is wrong, or two runs are the same.
     """
-    known, points = read_toml(base), []
+    base_values, points = read_toml(base), []
     for values, seed in _combinations(file):
         name = "-".join(f"{axis}={plain(value)}" for axis, value in [*values.items(), (SEED, seed)])
         where = f"{source}, run {name}"
         keys = {key: value for axis, value in values.items() for key, value in file.axes[axis][value].items()}
-        given = {**file.set, **keys, SEED: seed}
-        config = Config.check(merge(known, given), source=where)
-        given |= _follow_batch_size(file, config, where)
-        points.append(Point(name, values, seed, Config.check(merge(known, given), source=where)))
+        changes = {**file.set, **keys, SEED: seed}
+        config = Config.check(merge(base_values, changes), source=where)
+        changes |= _keys_of_batch_size(file, config, where)
+        points.append(Point(name, values, seed, Config.check(merge(base_values, changes), source=where)))
     if not points:
-        raise ConfigError(f"{source}: [[only]] and [[exclude]] leave no run. Take some of them out.")
-    known_as: dict[str, str] = {}
-    for number, point in enumerate(points):
-        if point.name in (other.name for other in points[:number]):
-            raise ConfigError(f"{source}: two runs would be called {point.name}. Write one of their values otherwise.")
-        other = known_as.setdefault(identity(point.config), point.name)
+        raise ConfigError(f"{source}: [[only]] and [[exclude]] leave no run. Remove some of them.")
+    names: set[str] = set()
+    name_of: dict[str, str] = {}
+    for point in points:
+        if point.name in names:
+            raise ConfigError(
+                f"{source}: two runs would be called {point.name}. Write one of their values differently."
+            )
+        names.add(point.name)
+        other = name_of.setdefault(identity(point.config), point.name)
         if other != point.name:
             raise ConfigError(
-                f"{source}: {other} and {point.name} are the same run. Take out a value that changes nothing."
+                f"{source}: {other} and {point.name} are the same run. Remove a value that changes nothing."
             )
     return points
 
 
 def identity(config: Config) -> str:
-    """The same text for configs of the same run: all keys but those that are free on resume."""
-    found = leaves(config.model_dump(mode="json"))
-    return json.dumps({key: value for key, value in found if not key.startswith(FREE_ON_RESUME)}, sort_keys=True)
+    """Return a text that is equal for configs of the same run: all keys except those that may change on resume."""
+    values = leaves(config.model_dump(mode="json"))
+    return json.dumps({key: value for key, value in values if not key.startswith(FREE_ON_RESUME)}, sort_keys=True)
 
 
 def _combinations(file: StudyFile) -> Iterator[tuple[dict[str, Any], int]]:
     axes = file.axes
     for *chosen, seed in itertools.product(*axes.values(), file.seeds):
         values = dict(zip(axes, chosen, strict=True))
-        fits = [_fits({**values, SEED: seed}, condition) for condition in file.only]
-        if (any(fits) or not fits) and not any(_fits({**values, SEED: seed}, condition) for condition in file.exclude):
+        point = {**values, SEED: seed}
+        wanted = not file.only or any(_fits(point, condition) for condition in file.only)
+        if wanted and not any(_fits(point, condition) for condition in file.exclude):
             yield values, seed
 
 
-def _follow_batch_size(file: StudyFile, config: Config, where: str) -> dict[str, Any]:
-    """The keys that follow from batch.size: steps, warm-up and learning rate."""
-    size, steps, follow = config.batch.size, config.steps, dict[str, Any]()
+def _keys_of_batch_size(file: StudyFile, config: Config, where: str) -> dict[str, Any]:
+    """Return the keys that follow from batch.size: steps, warm-up and learning rate."""
+    size, steps, keys = config.batch.size, config.steps, dict[str, Any]()
     if file.pairs_seen is not None:
         if file.pairs_seen % size:
             near = max(1, round(file.pairs_seen / size)) * size
             raise ConfigError(
-                f"{where}: pairs_seen = {file.pairs_seen:,} is no whole number of batches of {size:,}; the nearest that is:"
-                f" {near:,}. Choose a number that all values of batch.size divide."
+                f"{where}: pairs_seen = {file.pairs_seen:,} is not a whole number of batches of {size:,}; the nearest number"
+                f" that is: {near:,}. Choose a number that all values of batch.size divide."
             )
-        follow["steps"] = steps = file.pairs_seen // size
+        keys["steps"] = steps = file.pairs_seen // size
     if file.warmup_share is not None:
-        follow["optimizer.warmup_steps"] = round(file.warmup_share * steps)
+        keys["optimizer.warmup_steps"] = round(file.warmup_share * steps)
     if file.lr_rule in ("sqrt", "linear"):
         assert file.lr_reference_batch is not None
-        times = size / file.lr_reference_batch
+        factor = size / file.lr_reference_batch
         # Six digits: a rate that people can read, and type.
-        rate = config.optimizer.lr * (math.sqrt(times) if file.lr_rule == "sqrt" else times)
-        follow["optimizer.lr"] = float(f"{rate:.6g}")
-    return follow
+        rate = config.optimizer.lr * (math.sqrt(factor) if file.lr_rule == "sqrt" else factor)
+        keys["optimizer.lr"] = float(f"{rate:.6g}")
+    return keys
 
 
 def _fits(values: Mapping[str, Any], condition: Mapping[str, Any]) -> bool:

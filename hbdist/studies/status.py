@@ -1,4 +1,4 @@
-"""How far a study is, from its run folders and from who was asked to work on them. Reads files, no torch."""
+"""Progress of a study, read from its run folders and from the jobs that work on them. Loads no torch."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from hbdist.config.config import Config, difference, read_toml
 from hbdist.errors import DataError, HbdistError
 from hbdist.evaluation.scores import read_scores
 from hbdist.launch import Handle, find_handle
-from hbdist.launch.handle import JOB
-from hbdist.runs.lock import FILE as HELD
+from hbdist.launch.handle import JOB, LIVE
+from hbdist.runs.lock import FILE as LOCK
 from hbdist.runs.lock import owner_of
 from hbdist.runs.outcome import read_outcome
 from hbdist.studies.schema import Measure
@@ -26,22 +26,25 @@ from hbdist.utils.slurm import asked_together
 State = Literal[
     "missing", "pending", "running", "done", "failed", "invalid", "interrupted", "cancelled", "unknown", "changed"
 ]
-LIVE = ("pending", "running")
 REPORT = "report"
-"""Folder, in a study's, of the log of the job that writes its report."""
-COLOURS = dict.fromkeys(("failed", "invalid", "changed"), "red") | {
+"""Folder, in a study's folder, of the job that writes its report."""
+COLOURS: dict[State, str] = {
     "missing": "dim",
     "pending": "yellow",
     "running": "cyan",
     "done": "green",
+    "failed": "red",
+    "invalid": "red",
     "interrupted": "yellow",
     "cancelled": "yellow",
     "unknown": "yellow",
+    "changed": "red",
 }
+COLUMNS = ("run", "state", "step", "steps/s", "left", "loss", "best", "measured")
 RECENT_STEPS = 20
-"""Steps that the rate looks back on."""
+"""Number of newest steps from which the rate is computed."""
 TAIL = 1 << 18
-"""Bytes at the end of metrics.jsonl that hold so many steps, and more."""
+"""Bytes at the end of metrics.jsonl that are read: more than RECENT_STEPS lines."""
 REMEDIES = {
     ("out of memory", "outofmemory", "cannot allocate"): (
         "loss.gradient_cache=always or a smaller loss.chunk_tokens needs less memory; so do more GPUs"
@@ -54,92 +57,88 @@ REMEDIES = {
     ),
     ("timed out", "timeout", "connection", "nccl"): "a machine or its network failed: `hbdist study retry`",
 }
-"""What is in the message of a run that failed → what to try."""
+"""Words in the message of a failed run → what to try."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run, as it is now."""
+    """Progress of one run at this moment."""
 
     run: StudyRun
     state: State
     step: int = 0
-    """Updates done."""
+    """Optimizer steps done."""
     rate: float | None = None
-    """Steps a second, lately, of a run that is running."""
+    """Steps per second over the newest steps, if it is running."""
     loss: float | None = None
-    """Of the newest step."""
+    """Loss of the newest step."""
     best: str = ""
-    """The deciding number, or the lowest validation loss before there is one."""
+    """Number of the primary column; until there is one, the lowest validation loss."""
     problem: str = ""
-    """Why it failed, cannot be used, or waits."""
+    """Reason why it failed, cannot be used, or waits."""
     measured: dict[str, State] = field(default_factory=dict)
-    """Measure → how far it is."""
+    """Name of a measure → state of its evaluation."""
 
     @property
     def seconds_left(self) -> float | None:
+        """Seconds until the last step at the current rate."""
         return (self.run.config.steps - self.step) / self.rate if self.rate else None
 
     @property
     def complete(self) -> bool:
-        """Trained and measured."""
+        """True if it is trained and measured in full."""
         return self.state == "done" and all(state == "done" for state in self.measured.values())
 
     @property
     def advice(self) -> str:
-        """What to try; empty where nothing is wrong, or the problem says it."""
+        """Advice on what to try; empty if nothing is wrong, or if the problem says it."""
         if self.state == "changed":
             return "`hbdist study submit --set-aside` moves it away and trains anew"
         if self.state in ("interrupted", "unknown"):
-            return "`hbdist study submit` goes on with it"
+            return "`hbdist study submit` resumes it"
         if self.state != "failed":
             return ""
-        found = [text for words, text in REMEDIES.items() if any(word in self.problem.lower() for word in words)]
-        return found[0] if found else f"its log is in {self.run.folder / 'logs'}; then `hbdist study retry`"
+        remedies = [text for words, text in REMEDIES.items() if any(word in self.problem.lower() for word in words)]
+        return remedies[0] if remedies else f"its log is in {self.run.folder / 'logs'}; then `hbdist study retry`"
 
 
 def statuses_of(study: StudySpec) -> list[RunStatus]:
-    """Return how far each run of a study is."""
+    """Return the progress of each run of a study."""
     with asked_together():
         return [status_of(study, run) for run in study.runs]
 
 
 def status_of(study: StudySpec, run: StudyRun) -> RunStatus:
-    """How far a run is: by its folder, else by whoever was asked to train it."""
-    last = _last_steps(run.folder / "metrics.jsonl")
-    state, problem = _training(run)
-    seconds = [line["seconds"] for line in last]
+    """Return the progress of a run, from its folder or else from the job that is to train it."""
+    newest = _json_lines(run.folder / "metrics.jsonl")[-RECENT_STEPS:]
+    state, problem = _training_state(run)
+    seconds = sum(line["seconds"] for line in newest)
     return RunStatus(
         run,
         state,
-        step=last[-1]["step"] if last else 0,
-        rate=len(seconds) / sum(seconds) if state == "running" and sum(seconds) else None,
-        loss=last[-1]["loss"] if last else None,
+        step=newest[-1]["step"] if newest else 0,
+        rate=len(newest) / seconds if state == "running" and seconds else None,
+        loss=newest[-1]["loss"] if newest else None,
         best=_best(study, run),
         problem=problem,
-        measured=_measures_of(study, run),
+        measured={measure.name: measured_state(run, measure) for measure in study.measures},
     )
 
 
-def _measures_of(study: StudySpec, model: Measured) -> dict[str, State]:
-    return {measure.name: measured_state(model, measure) for measure in study.measures}
-
-
 def measured_state(model: Measured, measure: Measure) -> State:
-    """How far this measure of a run, or of an untuned model, is."""
+    """Return the state of this measure of a run or of an untuned model."""
     try:
         if scores_of(model, measure) is not None:
             return "done"
     except DataError:
         return "invalid"
     handle = find_handle(model.evaluation(measure))
-    state: State = handle.state if handle else "missing"
-    # What says that it is done, and has left no scores of this measure, was for another form of it.
-    return "missing" if state == "done" else state
+    # A job that is done but has left no scores of this measure was for another form of it.
+    return handle.state if handle and handle.state != "done" else "missing"
 
 
 def scores_of(model: Measured, measure: Measure) -> dict[str, Any] | None:
-    """What scores.json of this measure holds; None where there is none, or one of another task or cut.
+    """Return the scores.json of this measure; None if there is none, or if it is of another task or cut.
 
     Raises:
         DataError: it is damaged.
@@ -149,43 +148,43 @@ def scores_of(model: Measured, measure: Measure) -> dict[str, Any] | None:
         return None
     cut = scores.get("cut") or {}
     same_cut = (set(cut.get("languages") or ()), cut.get("questions")) == (set(measure.languages), measure.questions)
-    # A task's own name may say more than the one it is asked for by: tydiqa-goldp, wikihop:answer (derived).
+    # The name in the scores may be longer than the one on the command line: tydiqa-goldp, wikihop:answer (derived).
     same_task = str(scores.get("task")).startswith(measure.task.partition(":")[0])
-    # And two may be called alike there, as parallel:a/news and parallel:b/news: what was submitted tells them apart.
+    # Two tasks may have the same name in the scores, as parallel:a/news and parallel:b/news: their commands differ.
     handle = find_handle(model.evaluation(measure))
-    asked = dict(pairwise(handle.command.words)).get("--task", measure.task) if handle else measure.task
-    return scores if same_cut and same_task and asked == measure.task else None
+    submitted = dict(pairwise(handle.command.words)).get("--task", measure.task) if handle else measure.task
+    return scores if same_cut and same_task and submitted == measure.task else None
 
 
 def handles_of(study: StudySpec) -> list[Handle]:
-    """Of all that was submitted for a study, also for what it does not ask for any more: trainings, evaluations, the report."""
+    """Return all jobs in a study's folder: trainings, evaluations, the report; also of runs that are no longer part of it."""
     trainings = [path.parent for path in sorted(study.folder.glob(f"*/{JOB}")) if path.parent.name != REPORT]
     evaluations = [path.parent for path in sorted(study.folder.glob(f"*/evaluation/*/{JOB}"))]
-    places = [*trainings, *evaluations, study.folder / REPORT]
-    return [handle for folder in places if (handle := find_handle(folder))]
+    folders = [*trainings, *evaluations, study.folder / REPORT]
+    return [handle for folder in folders if (handle := find_handle(folder))]
 
 
-def _training(run: StudyRun) -> tuple[State, str]:
-    """The state of a run's training, and what is wrong with it."""
-    stored, handle = run.folder / "config.toml", find_handle(run.folder)
+def _training_state(run: StudyRun) -> tuple[State, str]:
+    """Return the state of a run's training, and what is wrong with it."""
+    config, handle = run.folder / "config.toml", find_handle(run.folder)
     started = (run.folder / "metrics.jsonl").is_file() or (run.folder / "checkpoints").is_dir()
-    if stored.is_file():
+    if config.is_file():
         try:
-            there = Config.check(read_toml(stored), source=str(stored))
+            stored = Config.check(read_toml(config), source=str(config))
         except HbdistError as error:
             return "invalid", str(error)
-        changed = difference(there, run.config)
+        changed = difference(stored, run.config)
         if changed and not started and not (handle and handle.state in LIVE):
-            return "missing", ""  # another form of it was submitted, and did nothing
+            return "missing", ""  # another form of the run was submitted, and did nothing
         if changed:
-            before = difference(run.config, there)
+            before = difference(run.config, stored)
             what = ", ".join(f"{key} = {before[key]!r} there, {value!r} now" for key, value in changed.items())
-            return "changed", f"{run.folder} holds another run: {what}"
+            return "changed", f"{run.folder} is the folder of another run: {what}"
     outcome = read_outcome(run.folder)
     state: State = handle.state if handle else outcome.state if outcome else "interrupted" if started else "missing"
-    holder = owner_of(run.folder) if state not in (*LIVE, "done") else None
-    if holder and holder.alive(run.folder / HELD):
-        state = "running"  # somebody has started it without a study
+    owner = owner_of(run.folder) if state not in (*LIVE, "done") else None
+    if owner and owner.alive(run.folder / LOCK):
+        state = "running"  # started without the study
     if state == "pending" and handle:
         return state, handle.reason
     return state, outcome.message if outcome and state in ("failed", "invalid") else ""
@@ -200,61 +199,58 @@ def _best(study: StudySpec, run: StudyRun) -> str:
     number = measure.number(scores, measure.primary) if scores else None
     if number is not None:
         return f"{measure.primary} {number:.3f}"
-    losses = [next(iter(line["loss"].values())) for line in _lines(run.folder / "validation.jsonl")]
+    losses = [next(iter(line["loss"].values())) for line in _json_lines(run.folder / "validation.jsonl")]
     return f"validation loss {min(losses):.3f}" if losses else ""
 
 
 def table(study: StudySpec, statuses: Sequence[RunStatus]) -> Table:
-    """All runs and untuned models, for the terminal."""
+    """Return a table of all untuned models and runs for the terminal."""
     done = sum(status.complete for status in statuses)
     shown = Table(title=f"{study.name}: {done} of {len(statuses)} runs trained and measured", title_justify="left")
-    for name in ("run", "state", "step", "steps/s", "left", "loss", "best", "measured"):
+    for name in COLUMNS:
         shown.add_column(name, justify="left" if name in ("run", "state", "best") else "right", overflow="fold")
-    for untuned in study.baselines:
-        states = {one.name: measured_state(untuned, one) for one in study.measures if one.baseline}
+    for model in study.baselines:
+        states = [measured_state(model, measure) for measure in study.measures if measure.baseline]
         if states:
-            shown.add_row(untuned.name, "untuned", "", "", "", "", "", _measured(states))
+            shown.add_row(model.name, "untuned", "", "", "", "", "", _count(states))
     for status in statuses:
-        steps = status.run.config.steps
+        reason = f" ({escape(status.problem)})" if status.state == "pending" and status.problem else ""
         shown.add_row(
             status.run.name,
-            f"[{COLOURS[status.state]}]{status.state}[/]{_why_it_waits(status)}",
-            f"{status.step:,}/{steps:,}",
+            f"[{COLOURS[status.state]}]{status.state}[/]{reason}",
+            f"{status.step:,}/{status.run.config.steps:,}",
             f"{status.rate:.2f}" if status.rate else "",
             _time(status.seconds_left),
             f"{status.loss:.3f}" if status.loss is not None else "",
             escape(status.best),
-            _measured(status.measured),
+            _count(list(status.measured.values())),
         )
     return shown
 
 
 def problems(study: StudySpec, statuses: Sequence[RunStatus]) -> list[str]:
-    """A line for each run, and each measure, that needs somebody: what happened, and what to try."""
+    """Return a line for each run and each evaluation that needs attention: what happened, and what to try."""
     lines = [
         f"{status.run.name}: {': '.join(part for part in (status.state, status.problem) if part)}"
         + (f" ({status.advice})" if status.advice else "")
         for status in statuses
         if status.state in ("failed", "invalid", "interrupted", "unknown", "changed")
     ]
-    models: list[tuple[Measured, dict[str, State]]] = [(one, _measures_of(study, one)) for one in study.baselines]
-    models += [(status.run, status.measured) for status in statuses]
-    for model, states in models:
-        for measure in (measure for measure in study.measures if states[measure.name] in ("failed", "invalid")):
-            state, log = states[measure.name], model.evaluation(measure) / "logs"
-            lines.append(
-                f"{model.name}: measuring {measure.name}: {state} (its log is in {log}; then `hbdist study retry`)"
-            )
-    return lines
+    states: list[tuple[Measured, Measure, State]] = [
+        (model, measure, measured_state(model, measure)) for model in study.baselines for measure in study.measures
+    ]
+    states += [(one.run, measure, one.measured[measure.name]) for one in statuses for measure in study.measures]
+    return lines + [
+        f"{model.name}: measuring {measure.name}: {state} (its log is in {model.evaluation(measure) / 'logs'}; then"
+        " `hbdist study retry`)"
+        for model, measure, state in states
+        if state in ("failed", "invalid")
+    ]
 
 
-def _why_it_waits(status: RunStatus) -> str:
-    return f" ({escape(status.problem)})" if status.state == "pending" and status.problem else ""
-
-
-def _measured(states: dict[str, State]) -> str:
-    done = sum(state == "done" for state in states.values())
-    others = sorted(set(states.values()) - {"done", "missing"})
+def _count(states: Sequence[State]) -> str:
+    done = sum(state == "done" for state in states)
+    others = sorted(set(states) - {"done", "missing"})
     return f"{done}/{len(states)}" + (f" {', '.join(others)}" if others else "")
 
 
@@ -265,17 +261,13 @@ def _time(seconds: float | None) -> str:
     return f"{hours}h{minutes:02d}" if hours else f"{minutes}m{int(seconds) % 60:02d}"
 
 
-def _last_steps(path: Path) -> list[dict[str, Any]]:
-    """The newest lines of metrics.jsonl, oldest first; one without its end is still being written."""
-    return _lines(path)[-RECENT_STEPS:]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the newest lines of a JSON-lines file; a last line without its end is still being written."""
     if not path.is_file():
         return []
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))
         lines = file.read().splitlines(keepends=True)
-    whole = lines if size <= TAIL else lines[1:]
-    return [json.loads(line) for line in whole if line.endswith(b"\n")]
+    complete = lines if size <= TAIL else lines[1:]
+    return [json.loads(line) for line in complete if line.endswith(b"\n")]

@@ -1,4 +1,4 @@
-"""Start what a study lacks: trainings, then the evaluations of each, then the report. What is there or on its way stays."""
+"""Submission of a study: starts the trainings, evaluations and report that are missing, and leaves all others alone."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,42 +9,43 @@ from typing import Any
 
 from hbdist.errors import ConfigError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
+from hbdist.launch.handle import LIVE
 from hbdist.studies.commands import evaluate_words, train_words
 from hbdist.studies.schema import Measure
-from hbdist.studies.status import LIVE, REPORT, RunStatus, handles_of, measured_state, problems, statuses_of
+from hbdist.studies.status import REPORT, RunStatus, handles_of, measured_state, problems, statuses_of
 from hbdist.studies.study import BASE, STUDY, Measured, StudyRun, StudySpec
 from hbdist.utils.files import write_atomically
 from hbdist.utils.slurm import asked_together
 
 STARTABLE = ("missing", "interrupted", "cancelled", "unknown")
-"""States of what a submission starts, anew or where it stopped. A run that lives after all refuses a second start."""
+"""States that every submission starts or resumes. If such a run is alive after all, it refuses a second start."""
 FAILED = ("failed", "invalid")
-"""And of what only a retry does."""
+"""States that only a retry starts again."""
 EARLIER = "earlier"
-"""Folder, in a study's, of the run folders that were set aside."""
+"""Folder, in a study's folder, of the run folders that were set aside."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What was started, and what was not."""
+    """Jobs that a submission has started, and runs that it has left alone."""
 
     trainings: list[Handle] = field(default_factory=list)
     evaluations: list[Handle] = field(default_factory=list)
     report: Handle | None = None
     set_aside: list[Path] = field(default_factory=list)
-    """Where folders of other runs are now."""
+    """New paths of the folders that were set aside."""
     left: list[str] = field(default_factory=list)
-    """A line for each run that was left alone although it is not done, and why."""
+    """Lines on the runs that are not done but were left alone, with the reason."""
 
     def text(self) -> str:
-        """For people."""
+        """Return the submission as text."""
         lines = [f"moved away: {path}" for path in self.set_aside]
         lines += [f"left alone: {line}" for line in self.left]
         if not (self.trainings or self.evaluations or self.report):
             return "\n".join([*lines, "nothing to start"])
         started = f"started {len(self.trainings)} trainings, {len(self.evaluations)} evaluations"
         lines.append(started + (", and the report" if self.report else ""))
-        # In this process all have ended by now.
+        # Jobs in this process have ended by now.
         here = [handle for handle in [*self.trainings, *self.evaluations] if handle.cluster == "debug"]
         return "\n".join(lines + [f"{handle.state}: {handle.folder}" for handle in here if handle.state in FAILED])
 
@@ -52,28 +53,28 @@ class Submission:
 def submit(
     study: StudySpec, resources: Mapping[str, Any] | None = None, *, set_aside: bool = False, again: bool = False
 ) -> Submission:
-    """Start what is missing, in this order: trainings, their evaluations as each is done, the report when all have ended.
+    """Start what is missing: trainings, the evaluations of each when it is done, the report when everything has ended.
 
     Args:
-        resources: instead of those in [resources], at_once among them. Where neither names a cluster, it is "slurm" in a
-            job of Slurm, else "local".
-        set_aside: move folders that hold another run than the study wants now to `earlier/`, and train anew.
-        again: also what failed.
+        resources: values that override those in [resources], including at_once. If neither names a cluster, it is "slurm"
+            within a Slurm job, else "local".
+        set_aside: move folders that belong to another form of a run to `earlier/`, and train the run anew.
+        again: also start what has failed.
 
     Raises:
-        ConfigError: a resource is wrong, or a folder holds another run and is not to be set aside.
+        ConfigError: a resource is wrong, or a folder belongs to another form of a run and must not be set aside.
     """
     values, at_once = _resources(study, resources or {})
-    given, shapes = _read(study, values), _shapes(study, values)
+    shared, groups = _read(study, values), _groups(study, values)
     statuses = statuses_of(study)
     moved = _set_aside(study, [status for status in statuses if status.state == "changed"], allowed=set_aside)
-    waits = (*STARTABLE, "changed", *(FAILED if again else ()))
-    to_train = [status.run for status in statuses if status.state in waits]
+    startable = (*STARTABLE, *(FAILED if again else ()))
+    to_train = [status.run for status in statuses if status.state in (*startable, "changed")]
     bad = [status for status in statuses if set(FAILED) & {status.state, *status.measured.values()}]
     left = [] if again else problems(study, bad)
     write_copies(study)
 
-    trainings = _train(study, to_train, given, at_once)
+    trainings = _train(study, to_train, shared, at_once)
     training = {run.name: handle for run, handle in zip(to_train, trainings, strict=True)}
     for status in statuses:
         if status.state in LIVE and (handle := find_handle(status.run.folder)):
@@ -81,10 +82,10 @@ def submit(
     trained = [status.run for status in statuses if status.state == "done"]
     evaluations: list[Handle] = []
     try:
-        for shape, measures in shapes:
-            for asked, after in _in_order(study, measures, trained, training):
-                evaluations += _evaluate(study, asked, after, shape, at_once, again=again)
-        report = _report(study, given) if trainings or evaluations or not _is_reported(study) else None
+        for group_resources, measures in groups:
+            for pairs in _in_order(study, measures, trained, training):
+                evaluations += _evaluate(study, pairs, group_resources, at_once, startable)
+        report = _report(study, shared) if trainings or evaluations or not _has_report(study) else None
     except ConfigError as error:
         if not (trainings or evaluations):
             raise
@@ -96,10 +97,10 @@ def submit(
 
 
 def cancel(study: StudySpec) -> list[Handle]:
-    """Stop all jobs of a study that wait or run; returns them."""
+    """Stop all waiting and running jobs of a study, and return them."""
     stopped = []
     with asked_together():
-        # What waits for others goes first: it would begin when they end.
+        # Jobs that wait for others go first: they would begin when the others end.
         for handle in reversed(handles_of(study)):
             if handle.state in LIVE:
                 handle.cancel()
@@ -116,51 +117,49 @@ def _train(study: StudySpec, runs: Sequence[StudyRun], resources: Resources, at_
     return submit_all(commands, resources, names=names, folder=study.folder, at_once=at_once) if runs else []
 
 
+Pair = tuple[Measured, Measure, Handle | None]
+"""Model, a measure of it, and the training that the evaluation waits for; None if the model exists already."""
+
+
 def _in_order(
     study: StudySpec, measures: Sequence[Measure], trained: Sequence[StudyRun], training: Mapping[str, Handle]
-) -> Iterator[tuple[list[tuple[Measured, Measure]], list[Handle] | None]]:
-    """What can be measured now, and then what waits for a training each: the jobs at the same places."""
-    yield [(model, one) for one in measures for model in [*(study.baselines if one.baseline else ()), *trained]], None
-    # In this process trainings have ended by now, and perhaps badly.
+) -> Iterator[list[Pair]]:
+    """Yield what can be measured now, then what waits for a training."""
+    now = [(one, [*(study.baselines if one.baseline else ()), *trained]) for one in measures]
+    yield [(model, measure, None) for measure, models in now for model in models]
+    # Trainings in this process have ended by now, perhaps badly.
     later = [run for run in study.runs if run.name in training and training[run.name].state in (*LIVE, "done")]
-    yield [(run, one) for one in measures for run in later], [training[run.name] for _ in measures for run in later]
+    yield [(run, measure, training[run.name]) for measure in measures for run in later]
 
 
 def _evaluate(
-    study: StudySpec,
-    asked: Sequence[tuple[Measured, Measure]],
-    after: Sequence[Handle] | None,
-    resources: Resources,
-    at_once: int | None,
-    *,
-    again: bool,
+    study: StudySpec, pairs: Sequence[Pair], resources: Resources, at_once: int | None, startable: Sequence[str]
 ) -> list[Handle]:
-    """Measure what is not measured yet, each after the job at its place."""
-    waits = (*STARTABLE, *(FAILED if again else ()))
-    states = [measured_state(model, measure) for model, measure in asked]
-    chosen = [place for place, state in enumerate(states) if state in waits]
-    if not chosen:
+    """Start the evaluations that are in a startable state."""
+    missing = [
+        (model, measure, after) for model, measure, after in pairs if measured_state(model, measure) in startable
+    ]
+    if not missing:
         return []
-    commands, names = [], []
-    for place in chosen:
-        model, measure = asked[place]
+    commands, names, before = [], [], []
+    for model, measure, after in missing:
         folder = model.evaluation(measure)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scores.json").unlink(missing_ok=True)  # damaged, or of another task or cut
         commands.append(Command(evaluate_words(model, measure)))
         names.append(str(folder.relative_to(study.folder)))
-    before = [after[place] for place in chosen] if after else None
-    return submit_all(commands, resources, names=names, folder=study.folder, after=before, at_once=at_once)
+        before += [after] if after else []
+    return submit_all(commands, resources, names=names, folder=study.folder, after=before or None, at_once=at_once)
 
 
-def _is_reported(study: StudySpec) -> bool:
-    """There is a report, or there will be one."""
-    asked = find_handle(study.folder / REPORT)
-    return (study.folder / "report.html").is_file() or (asked is not None and asked.state in LIVE)
+def _has_report(study: StudySpec) -> bool:
+    """Return whether there is a report, or a job that will write it."""
+    job = find_handle(study.folder / REPORT)
+    return (study.folder / "report.html").is_file() or (job is not None and job.state in LIVE)
 
 
 def _report(study: StudySpec, resources: Resources) -> Handle:
-    """Write the report when all has ended that waits or runs now; an earlier wish for it is withdrawn."""
+    """Start the job that writes the report when all waiting and running jobs have ended; it replaces an earlier such job."""
     earlier = find_handle(study.folder / REPORT)
     if earlier and earlier.state in LIVE:
         earlier.cancel()
@@ -172,41 +171,42 @@ def _report(study: StudySpec, resources: Resources) -> Handle:
     return submit_all([command], one, names=[REPORT], folder=study.folder, after=live or None, after_any=True)[0]
 
 
-def _resources(study: StudySpec, more: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-    """What [resources] and the caller give, and how many may run at the same time."""
+def _resources(study: StudySpec, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """Return the values of [resources] with overrides, and the number of runs that may go on at the same time."""
     here = "slurm" if "SLURM_JOB_ID" in os.environ else "local"
-    values = {"cluster": here, **study.file.resources, **more}
+    values = {"cluster": here, **study.file.resources, **overrides}
     most = values.pop("at_once", None)
     if most is not None and (not isinstance(most, int) or most < 1):
-        raise ConfigError(f"at_once = {most!r}: expected how many runs may go on at the same time, 1 or more.")
+        raise ConfigError(f"at_once = {most!r}; expected the number of runs at the same time, 1 or more.")
     return values, most
 
 
 def _read(study: StudySpec, values: Mapping[str, Any], measure: Measure | None = None) -> Resources:
-    """These resources, with those that a measure has of its own."""
+    """Return these resources, overridden by those of a measure."""
     own = measure.resources if measure else {}
-    where = f"[[measure]] {measure.name}, resources" if measure and own else "[resources]"
-    return Resources.read({**values, **own}, source=f"{study.path}, {where}")
+    table = f"[[measure]] {measure.name}, resources" if measure and own else "[resources]"
+    return Resources.read({**values, **own}, source=f"{study.path}, {table}")
 
 
-def _shapes(study: StudySpec, values: Mapping[str, Any]) -> list[tuple[Resources, list[Measure]]]:
-    """The measures whose evaluations are submitted together, and what each of these is given.
+def _groups(study: StudySpec, values: Mapping[str, Any]) -> list[tuple[Resources, list[Measure]]]:
+    """Return the measures whose evaluations are submitted together, with their resources.
 
-    An array on Slurm waits for an array, job by job: one a measure. On a workstation all that are alike wait in one queue.
+    On Slurm an array of evaluations waits for the array of trainings, job by job, so each measure is an array of its own. On
+    a workstation all evaluations with equal resources wait in one queue.
     """
-    shapes: list[tuple[Resources, list[Measure]]] = []
+    groups: list[tuple[Resources, list[Measure]]] = []
     for measure in study.measures:
-        given = _read(study, values, measure)
-        alike = [measures for known, measures in shapes if known == given and given.cluster != "slurm"]
-        if alike:
-            alike[0].append(measure)
+        resources = _read(study, values, measure)
+        equal = [measures for known, measures in groups if known == resources and resources.cluster != "slurm"]
+        if equal:
+            equal[0].append(measure)
         else:
-            shapes.append((given, [measure]))
-    return shapes
+            groups.append((resources, [measure]))
+    return groups
 
 
 def _set_aside(study: StudySpec, changed: Sequence[RunStatus], *, allowed: bool) -> list[Path]:
-    """Move the folders of other runs away."""
+    """Move the folders of changed runs away, and return their new paths."""
     if changed and not allowed:
         lines = "; ".join(status.problem for status in changed[:3]) + ("; …" if len(changed) > 3 else "")
         raise ConfigError(
@@ -220,22 +220,22 @@ def _set_aside(study: StudySpec, changed: Sequence[RunStatus], *, allowed: bool)
             raise ConfigError(
                 f"{status.problem}; and it is still {handle.state}. Cancel it first: hbdist study cancel."
             )
-        place = study.folder / EARLIER / status.run.folder.name
+        target = study.folder / EARLIER / status.run.folder.name
         number = 1
-        while place.exists():
+        while target.exists():
             number += 1
-            place = place.with_name(f"{status.run.folder.name}-{number}")
-        place.parent.mkdir(exist_ok=True)
-        status.run.folder.rename(place)
-        moved.append(place)
+            target = target.with_name(f"{status.run.folder.name}-{number}")
+        target.parent.mkdir(exist_ok=True)
+        status.run.folder.rename(target)
+        moved.append(target)
     return moved
 
 
 def write_copies(study: StudySpec) -> None:
-    """Put the study's file and its base config into its folder.
+    """Copy the study's file and its base config into its folder.
 
     Raises:
-        ConfigError: nothing can be written there.
+        ConfigError: the folder cannot be written.
     """
     try:
         study.folder.mkdir(parents=True, exist_ok=True)
@@ -245,6 +245,6 @@ def write_copies(study: StudySpec) -> None:
                 write_atomically(target, source.read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"{study.folder} cannot be written: {error.strerror}. Give the study another folder (folder = …), or the right to"
-            " write there."
+            f"{study.folder} cannot be written: {error.strerror}. Give the study another folder (folder = …), or get the right"
+            " to write there."
         ) from None

@@ -18,7 +18,7 @@ from made_studies import (
     STUDY,
     Page,
     level_of,
-    made_ranks,
+    made_per_query,
     made_scores,
     score,
     write_run,
@@ -234,7 +234,7 @@ numbers = st.floats(0, 1, width=32)
 @settings(max_examples=40)
 def test_bold_is_the_highest_mean_or_the_lowest_where_low_is_good(whole, drawn, unscored):
     study = Study.load(whole)
-    base = made_scores(made_ranks(0.5, 0, languages=2, questions=4), ("de", "en"))
+    base = made_scores(made_per_query(0.5, 0, languages=2, questions=4), ("de", "en"))
     found = []
     for place, (run, (mono, cross, distance)) in enumerate(zip(study.runs, drawn, strict=True)):
         scores = base | {
@@ -414,7 +414,7 @@ def test_a_task_without_a_multilingual_setting_or_map_has_a_report(tmp_path):
     (measure,) = study.measures
     for run in study.runs:
         write_run(run)
-        kept = made_ranks(level_of(run), run.seed, languages=3, questions=8)
+        kept = made_per_query(level_of(run), run.seed, languages=3, questions=8)
         scores = made_scores(kept, ("ar", "de", "sw"))
         pairs = {f"{x}-{x}": {"ndcg@10": 0.5 + level_of(run) / 10} for x in ("ar", "de", "sw")}
         changed = dict.fromkeys(("cross_lingual", "multilingual", "bias", "alignment"))

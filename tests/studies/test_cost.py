@@ -1,4 +1,4 @@
-"""The model of a study's cost, held against what real training counts and what `plan --fit` predicts."""
+"""Cost model of a study, compared with what real training counts and what `plan --fit` predicts."""
 
 import subprocess
 import sys
@@ -28,9 +28,7 @@ def cost(config: Config, gpus: int, stage: int | None = None, assumed: Assumptio
 
 
 @pytest.mark.slow
-def test_bytes_for_the_loss_are_those_in_the_metrics_of_two_ranks(
-    tiny_model: Path, tiny_shards: Path, tmp_path: Path
-) -> None:
+def test_loss_bytes_are_those_in_the_metrics_of_two_ranks(tiny_model: Path, tiny_shards: Path, tmp_path: Path) -> None:
     base = write_base(tmp_path, steps=2, shards=tiny_shards, model=tiny_model)
     uneven = ["batch.size=5", "batch.mono_share=1", "data.datasets=['made']"]
     loss = ["loss.symmetric=true", "loss.hard_negatives=2"]
@@ -43,7 +41,7 @@ def test_bytes_for_the_loss_are_those_in_the_metrics_of_two_ranks(
     assert {line["pairs"] for line in measured} == {settings.batch.size}
     assert len(measured) == settings.steps
     per_pair = max(line["tokens"] / line["pairs"] for line in measured)
-    assert 0 < per_pair <= predicted.tokens_a_pair
+    assert 0 < per_pair <= predicted.tokens_per_pair
 
 
 def test_one_gpu_receives_nothing(tmp_path: Path) -> None:
@@ -59,22 +57,22 @@ def test_memory_is_what_plan_fit_predicts(tiny_model: Path, tiny_shards: Path, t
     base = write_base(tmp_path, shards=tiny_shards, model=tiny_model)
     settings = Config.load(base, ["batch.size=24", f"run.folder={tmp_path / 'run'}"])
     for ranks in (1, 2):
-        fit = MemoryEstimate.measure(settings, Manifest.load(tiny_shards), ranks=ranks, memory=10**11)
-        there = fit.peak(24, settings.loss.chunk_tokens).parts
-        measured = fit.trial
-        here = Cost(settings, ranks, measured.parameters, measured.dimensions, NOTHING).memory
-        assert here
-        assert {name: there[name] for name in here if name != "activations"} == {
-            name: size for name, size in here.items() if name != "activations"
+        fit = Fit.measure(settings, Manifest.load(tiny_shards), ranks=ranks, memory=10**11)
+        predicted = fit.peak(24, settings.loss.chunk_tokens).parts
+        measured = fit.rehearsal
+        planned = Cost(settings, ranks, measured.parameters, measured.dimensions, NOTHING).memory
+        assert planned
+        assert {name: predicted[name] for name in planned if name != "activations"} == {
+            name: size for name, size in planned.items() if name != "activations"
         }
 
 
-def test_sharding_states_trades_memory_for_bytes(tmp_path: Path) -> None:
+def test_sharding_trades_memory_for_traffic(tmp_path: Path) -> None:
     stages = [cost(config(tmp_path, "batch.size=64"), 8, stage) for stage in (0, 1, 2, 3)]
     states = [
         sum(one.memory[name] for name in ("parameters", "gradients", "optimizer")) for one in stages if one.memory
     ]
-    # 16 bytes a parameter; the moments and a copy over eight, the gradients too, the parameters too.
+    # 16 bytes per parameter; then moments and a copy are shared by eight ranks, then gradients, then parameters too.
     assert states == [16_000, 8_000 + 12 * 125, 4_000 + 16 * 125, 20 * 125]
     once = 4 * 1000 * 7 / 8
     assert stages[0].chunks == 3
@@ -83,7 +81,7 @@ def test_sharding_states_trades_memory_for_bytes(tmp_path: Path) -> None:
     assert wire == [2 * once, 3 * once, 3 * once, (3 + 1 + 1) * once]
 
 
-def test_the_gradient_cache_encodes_twice_and_keeps_one_chunk(tmp_path: Path) -> None:
+def test_the_gradient_cache_encodes_twice_and_keeps_one_chunk_in_memory(tmp_path: Path) -> None:
     assumed = Assumptions(activation_bytes=10.0)
     settings = [config(tmp_path, "batch.size=64", f"loss.gradient_cache={cache}") for cache in ("always", "never")]
     cached, whole = (cost(one, 4, 3, assumed) for one in settings)
@@ -93,25 +91,25 @@ def test_the_gradient_cache_encodes_twice_and_keeps_one_chunk(tmp_path: Path) ->
     once = 4 * 1000 * 3 / 4
     assert cached.chunks == 4
     assert (cached.gradient_bytes, whole.gradient_bytes) == ((8 + 4 + 4) * once, (4 + 1 + 1) * once)
-    # Stage 2 reduces in each backward pass, and stage 1 once a step.
+    # Stage 2 reduces gradients in each backward pass, stage 1 once per step.
     by_stage = [[cost(one, 4, stage).gradient_bytes for one in settings] for stage in (1, 2)]
     assert by_stage == [[3 * once, 3 * once], [(2 * 4 + 1) * once, 3 * once]]
 
 
-def test_gpu_hours_are_tokens_over_speed_and_grow_by_what_is_moved(tmp_path: Path) -> None:
+def test_gpu_hours_are_tokens_over_speed_plus_transfer_time(tmp_path: Path) -> None:
     settings = config(tmp_path, "batch.size=64", "steps=100")
     compute = Assumptions(tokens_per_second=1000.0, tokens_per_pair=50.0)
     for gpus in (1, 2, 64):
-        found = cost(settings, gpus, assumed=compute).gpu_hours
-        assert found is not None
-        assert round(found * 3600, 6) == 100 * 64 * 50 / 1000
+        hours = cost(settings, gpus, assumed=compute).gpu_hours
+        assert hours is not None
+        assert round(hours * 3600, 6) == 100 * 64 * 50 / 1000
     slow = cost(settings, 2, assumed=compute.model_copy(update={"gigabytes_per_second": 1e-6}))
     assert slow.wire_bytes
     assert slow.step_seconds == 32 * 50 / 1000 + slow.wire_bytes / 1000
     assert cost(settings, 2).gpu_hours is None
 
 
-def test_the_plan_says_it_is_a_model_and_what_it_assumes(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_plan_says_that_it_is_a_model_and_what_it_assumes(tiny_model: Path, tmp_path: Path) -> None:
     write_base(tmp_path, model=tiny_model)
     axes = '[grid]\n"batch.size" = [8, 16]\n[plan]\ngpus = [1, 2, 16]\ntokens_per_second = 5000\n'
     top = ('lr_rule = "none"', 'equal = "pairs"', "pairs_seen = 32")
@@ -119,17 +117,17 @@ def test_the_plan_says_it_is_a_model_and_what_it_assumes(tiny_model: Path, tmp_p
     text = plan_text(study)
     assert "4 runs: 2 points × seeds 1, 2" in text
     assert "A model, not a measurement" in text
-    assert "5,000 tokens/s a GPU" in text
+    assert "5,000 tokens/s per GPU" in text
     assert "2 runs of 4 steps × 8 pairs = 32 pairs" in text
     assert "2 runs of 2 steps × 16 pairs = 32 pairs" in text
     assert text.count("  fewer pairs than GPUs\n") == 1
     assert "all runs on 16 GPUs each" in text
     assert "without 2 runs of fewer pairs than GPUs" in text
     assert "7,000 tokens/s" in plan_text(study, [4], 7000.0)
-    assert "8 GPUs a node" in text
+    assert "8 GPUs per node" in text
 
 
-def test_a_model_that_nobody_knows_is_named(tmp_path: Path) -> None:
+def test_a_model_of_unknown_size_is_named(tmp_path: Path) -> None:
     text = plan_text(Study.load(write_study(tmp_path)), [8])
     assert "? not known: parameters or dimensions of none. Write them into [plan]" in text
 
@@ -143,42 +141,42 @@ def refused(capsys: pytest.CaptureFixture[str], study: str | Path, *arguments: s
 
 
 @pytest.mark.parametrize("gpus", ["8;64", "8 64", "8,,64", "8,", "eight", "-8", "2.5", "²"])
-def test_gpus_that_are_no_numbers(gpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, write_study(tmp_path), f"--gpus={gpus}")
-    assert f"--gpus {gpus}: " in said
-    assert "is not a whole number. Write --gpus 8,64,1024" in said
+def test_gpus_that_are_not_numbers_are_refused(gpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, write_study(tmp_path), f"--gpus={gpus}")
+    assert f"--gpus {gpus}: " in message
+    assert "is not a whole number. Write --gpus 8,64,1024" in message
 
 
-def test_no_gpus_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_gpus_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "A run needs at least one" in refused(capsys, write_study(tmp_path), "--gpus", "8,0")
     empty = write_study(tmp_path, axes='[grid]\n"optimizer.lr" = [1.0]\n[plan]\ngpus = []\n')
     assert "0 numbers of GPUs: none" in refused(capsys, empty)
 
 
-def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in refused(capsys, tmp_path / "none.toml")
-    assert "holds no study.toml" in refused(capsys, tmp_path)
+    assert "contains no study.toml" in refused(capsys, tmp_path)
 
 
-def test_an_assumption_that_is_misspelt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_assumption_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     axes = '[grid]\n"batch.mono_share" = [0.0, 1.0]\n[plan]\ntokens_per_sec = 5\n'
     assert "Did you mean tokens_per_second?" in refused(capsys, write_study(tmp_path, axes=axes))
 
 
-def test_a_deepspeed_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_deepspeed_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     axes = '[set]\n"engine.deepspeed" = "zero9.json"\n[grid]\n"batch.mono_share" = [0.0, 1.0]\n'
     assert "zero9.json is not a file" in refused(capsys, write_study(tmp_path, axes=axes))
 
 
-def test_resources_that_make_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_resources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     axes = '[grid]\n"batch.mono_share" = [0.0, 1.0]\n[resources]\ngpus_per_node = "eight"\n'
     assert "gpus_per_node = 'eight', and it is a whole number" in refused(capsys, write_study(tmp_path, axes=axes))
 
 
-def test_sizes_of_a_model_that_no_run_trains_are_named(tmp_path: Path) -> None:
+def test_sizes_of_a_model_that_no_run_trains_are_pointed_out(tmp_path: Path) -> None:
     axes = '[grid]\n"batch.mono_share" = [0.0, 1.0]\n[plan]\nparameters = { "nobody" = 1000 }\n'
     text = plan_text(Study.load(write_study(tmp_path, axes=axes)), [8])
-    assert "[plan] has nobody, which no run trains; there is none." in text
+    assert "[plan] has nobody, which no run trains; they train none." in text
 
 
 def test_the_plan_of_a_study_loads_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""What `hbdist study plan` says of memory and bytes, beside what real training on 1, 2 and 4 gloo ranks takes and receives."""
+"""Memory and traffic planned by `hbdist study plan`, compared with those of real training on 1, 2 and 4 gloo ranks."""
 
 import json
 import re
@@ -29,24 +29,24 @@ from hbdist.training.optimizer import make_optimizer
 from hbdist.training.step import ContrastiveStep
 
 STEPS = 2
-"""DDP and DeepSpeed do more in the first."""
+"""Steps per training; the first is not compared, since DDP and DeepSpeed do more in it."""
 LOSS = ("loss.symmetric=true", "loss.hard_negatives=1")
 SIZES = ("batch.size=22", "batch.mono_share=1", "data.datasets=['made']", "loss.chunk_tokens=128", *LOSS)
-"""6, 6, 5 and 5 pairs on four ranks, in several chunks."""
+"""Config of 6, 6, 5 and 5 pairs on four ranks, in several chunks."""
 SLOW = (pytest.mark.slow, pytest.mark.timeout(1200))
 DDP, ZERO = "", tuple(str(ROOT / f"launch/deepspeed/zero{stage}.json") for stage in range(4))
 
 
 @dataclass(frozen=True)
 class Step:
-    """What was counted of one step on one rank; bytes, unless said otherwise."""
+    """Measurements of one step on one rank, in bytes unless stated otherwise."""
 
     collectives: dict[str, int]
     loss: int
-    """As the run itself counts it, in `exchanged_bytes`."""
+    """Bytes for the loss by the run's own count, `exchanged_bytes`."""
     sockets: int
     chunks: int
-    """How many, on the rank that has the most."""
+    """Number of chunks on the rank that has the most."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,25 @@ class Training:
     """A few steps of one config on one rank."""
 
     steps: list[Step]
-    tokens_a_pair: float
+    tokens_per_pair: float
     activation_bytes: float
-    """A token; 0 where the step did not measure it."""
-    taken: int
-    """Bytes of memory at the peak, beyond what the process held before it loaded the model."""
+    """Bytes of activations per token; 0 if the step did not measure them."""
+    peak_bytes: int
+    """Bytes of memory at the peak, beyond those of the process before it loaded the model."""
 
 
 def train(configs: Iterable[Config]) -> list[Training]:
-    """A few steps of each config in this process, which has joined its group already."""
+    """Train a few steps of each config in this process, which has joined its process group already."""
     return [train_one(config) for config in configs]
 
 
 def train_one(config: Config, warm: bool = False) -> Training:
-    """A few steps in this process.
+    """Train a few steps in this process.
 
     Args:
-        warm: load the model once before, for the libraries that this takes are no part of what is planned.
+        warm: load the model once before, since the plan does not include the libraries that this loads.
     """
-    # accelerate keeps what it was started with for the whole process.
+    # accelerate keeps its first settings for the whole process.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     engine = Engine.start(config)
@@ -101,7 +101,7 @@ def train_one(config: Config, warm: bool = False) -> Training:
 
 
 def quiet_sockets() -> int:
-    """Bytes received so far, read while no rank sends any."""
+    """Return the bytes received so far, read while no rank sends any."""
     dist.barrier()
     time.sleep(0.05)
     received = bytes_from_sockets()
@@ -110,7 +110,7 @@ def quiet_sockets() -> int:
 
 
 def start_of_peak() -> int:
-    """Memory that this process holds now, in bytes; its peak is counted from here."""
+    """Reset the peak of this process's memory, and return its memory now, in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return _memory("VmRSS")
 
@@ -135,12 +135,12 @@ def config(base: Path, deepspeed: str, gradient_cache: str, *overrides: str) -> 
 
 
 def assert_as_planned(config: Config, world: int, training: Training) -> None:
-    """Bytes of each step are those of the plan, which knows of the texts how long they are on average."""
-    planned = Cost.of(config, world, Assumptions(tokens_per_pair=training.tokens_a_pair))
+    """Check the bytes of each step against the plan, which is given the mean length of the texts."""
+    planned = Cost.of(config, world, Assumptions(tokens_per_pair=training.tokens_per_pair))
     for step in training.steps[1:]:
         received = sum(step.collectives.values())
         assert step.loss == planned.loss_bytes
-        # To what is planned come a few numbers that ranks agree on, and shares that are filled up with zeros.
+        # In addition, ranks exchange a few numbers, and shards are padded with zeros.
         exactly = gradient_traffic(
             planned.parameters,
             ranks=world,
@@ -150,7 +150,7 @@ def assert_as_planned(config: Config, world: int, training: Training) -> None:
         )
         assert received == pytest.approx(step.loss + exactly, rel=0.02)
         assert received == pytest.approx(planned.wire_bytes, rel=0.25)
-        # gloo has no reduce-scatter: it reduces all for everyone.
+        # gloo has no reduce-scatter: it uses an all-reduce.
         sent = received + step.collectives.get("reduce-scatter", 0)
         assert step.sockets == pytest.approx(sent, rel=0.02)
 
@@ -163,7 +163,7 @@ def assert_as_planned(config: Config, world: int, training: Training) -> None:
         pytest.param(2, (DDP, *ZERO), ("never", "always"), marks=SLOW),
     ],
 )
-def test_bytes_that_travel_are_those_of_the_plan(
+def test_traffic_is_that_of_the_plan(
     world: int, backends: tuple[str, ...], caches: tuple[str, ...], base: Path
 ) -> None:
     configs = [config(base, backend, cache) for backend in backends for cache in caches]
@@ -191,14 +191,14 @@ def test_one_rank_receives_nothing(base: Path) -> None:
         (4, ZERO[3], 2.1),
     ],
 )
-def test_a_rank_takes_the_memory_that_is_planned_and_not_much_more(
+def test_a_rank_takes_the_planned_memory_and_not_much_more(
     world: int, backend: str, most: float, tiny_shards: Path, tmp_path: Path
 ) -> None:
     base = write_base(tmp_path, steps=STEPS, shards=tiny_shards, model=ROOT / "models" / "me5-small-demo")
     one = config(base, backend, "auto", "batch.size=16", "loss.chunk_tokens=1024")
     for training in on_ranks(world, train_one, one, True):
-        assumed = Assumptions(tokens_per_pair=training.tokens_a_pair, activation_bytes=training.activation_bytes)
+        assumed = Assumptions(tokens_per_pair=training.tokens_per_pair, activation_bytes=training.activation_bytes)
         planned = Cost.of(one, world, assumed).memory
         assert planned
-        # Beside it are what backward takes and the gaps in the heap.
-        assert 1 < training.taken / sum(planned.values()) < most
+        # The plan lacks what the backward pass takes, and the gaps in the heap.
+        assert 1 < training.peak_bytes / sum(planned.values()) < most

@@ -1,4 +1,4 @@
-"""What runs a study's file asks for, what they are called, and what is refused."""
+"""Expansion of a study's file: its runs, their names and configs, and the mistakes that are refused."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ def refused(folder: Path, *top: str, **parts: Any) -> str:
     seeds=st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True),
     out=st.data(),
 )
-def test_a_grid_is_the_product_of_its_lists_without_what_is_excluded(
+def test_a_grid_is_the_product_of_its_lists_without_excluded_runs(
     axes: dict[str, int], seeds: list[int], out: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     lists = {key: VALUES[key][:count] for key, count in axes.items()}
@@ -102,14 +102,14 @@ def test_a_zipped_axis_sets_its_keys_together_and_gives_runs_its_names(tmp_path:
     assert (study.x, study.lines) == ("strategy", "")
 
 
-def test_only_keeps_what_fits_one_of_its_conditions(tmp_path: Path) -> None:
+def test_only_keeps_runs_that_match_one_of_its_conditions(tmp_path: Path) -> None:
     kept = '[[only]]\nstrategy = "mono"\n[[only]]\nstrategy = "mixed"\nseed = [2]\n'
     study = load(tmp_path, axes=STRATEGY + kept, seeds=[1, 2])
     assert [(run.values["strategy"], run.seed) for run in study.runs] == [("mono", 1), ("mono", 2), ("mixed", 2)]
 
 
 @pytest.mark.parametrize(("rule", "power"), [("none", 0.0), ("sqrt", 0.5), ("linear", 1.0)])
-def test_the_learning_rate_follows_the_batch_as_the_rule_says(rule: str, power: float, tmp_path: Path) -> None:
+def test_the_learning_rate_scales_with_the_batch_by_the_rule(rule: str, power: float, tmp_path: Path) -> None:
     axes = '[grid]\n"batch.size" = [8, 16, 128]\n'
     study = load(tmp_path, f'lr_rule = "{rule}"', "lr_reference_batch = 32", 'equal = "steps"', axes=axes)
     for run in study.runs:
@@ -125,13 +125,13 @@ def test_equal_pairs_gives_every_run_the_same_pairs_and_share_of_warm_up(tmp_pat
     assert {run.config.steps * run.config.batch.size for run in study.runs} == {1280}
     assert [run.config.optimizer.warmup_steps for run in study.runs] == [16, 8, 1]
     uneven = refused(tmp_path, *top[:2], "pairs_seen = 1000", axes=axes)
-    assert "pairs_seen = 1,000 is no whole number of batches of 16; the nearest that is: 992" in uneven
+    assert "pairs_seen = 1,000 is not a whole number of batches of 16; the nearest number that is: 992" in uneven
 
 
-def test_where_the_batch_varies_what_follows_from_it_must_be_chosen(tmp_path: Path) -> None:
+def test_a_study_that_varies_the_batch_must_choose_the_rules_that_follow_from_it(tmp_path: Path) -> None:
     axes = '[grid]\n"batch.size" = [8, 16]\n'
-    assert "batch.size varies, so lr_rule has to be chosen" in refused(tmp_path, 'equal = "steps"', axes=axes)
-    assert "batch.size varies, so equal has to be chosen" in refused(tmp_path, 'lr_rule = "none"', axes=axes)
+    assert "batch.size varies, so lr_rule must be chosen" in refused(tmp_path, 'equal = "steps"', axes=axes)
+    assert "batch.size varies, so equal must be chosen" in refused(tmp_path, 'lr_rule = "none"', axes=axes)
     assert "needs lr_reference_batch" in refused(tmp_path, 'lr_rule = "sqrt"')
     assert "belong together" in refused(tmp_path, 'equal = "pairs"')
     pairs = ('lr_rule = "none"', 'equal = "pairs"', "pairs_seen = 1280")
@@ -139,54 +139,54 @@ def test_where_the_batch_varies_what_follows_from_it_must_be_chosen(tmp_path: Pa
         tmp_path, *pairs, axes=f"[set]\nsteps = 9\n{axes}"
     )
     warm = axes + '"optimizer.warmup_steps" = [1, 2]\n'
-    said = refused(tmp_path, 'lr_rule = "none"', 'equal = "steps"', "warmup_share = 0.1", axes=warm)
-    assert "[grid] has optimizer.warmup_steps, which follows from warmup_share" in said
+    message = refused(tmp_path, 'lr_rule = "none"', 'equal = "steps"', "warmup_share = 0.1", axes=warm)
+    assert "[grid] has optimizer.warmup_steps, which follows from warmup_share" in message
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "expected"),
     [
         ("", "nothing varies. Add [grid] or [[zip]]"),
-        ('[grid]\n"batch.sise" = [1, 2]', "batch.sise, which is not one that a study can set. Did you mean batch.size"),
+        ('[grid]\n"batch.sise" = [1, 2]', "batch.sise, which a study cannot set. Did you mean batch.size"),
         ("[grid]\nseed = [1, 2]", "The study sets it itself"),
         ('[grid]\n"loss.margin" = 0.1', "expected a list of values. Write a single one into [set]"),
         ('[grid]\n"loss.margin" = [0.1, 0.1]', "has a value twice"),
         ('[grid]\n"loss.margin" = [0.1, "x"]', "loss.margin = 'x'"),
-        ('[set]\n"loss.margin" = 0.1\n[grid]\n"loss.margin" = [0.1, 0.2]', "loss.margin stands in [set] and in [grid]"),
+        ('[set]\n"loss.margin" = 0.1\n[grid]\n"loss.margin" = [0.1, 0.2]', "loss.margin is set in [set] and in [grid]"),
         (STRATEGY.replace("strategy", "a b"), "[[zip]] 1: name = 'a b'"),
-        (STRATEGY + STRATEGY, "batch.mono_share stands in [[zip]] strategy and in [[zip]] strategy"),
-        (STRATEGY + "[[exclude]]\nstrategie = 'mono'", "strategie, which is no axis. Give one of strategy, seed"),
-        (STRATEGY + "[[exclude]]\nstrategy = 'meno'", "strategy = 'meno' is none of its values: mono, mixed"),
-        (STRATEGY + "[[only]]\nseed = 9", "seed = 9 is none of its values: 1"),
-        ('[grid]\n"loss.chunk_tokens" = [64, 128]', "are the same run. Take out a value that changes nothing"),
+        (STRATEGY + STRATEGY, "batch.mono_share is set in [[zip]] strategy and in [[zip]] strategy"),
+        (STRATEGY + "[[exclude]]\nstrategie = 'mono'", "strategie, which is not an axis. Give one of strategy, seed"),
+        (STRATEGY + "[[exclude]]\nstrategy = 'meno'", "strategy = 'meno' is not one of its values: mono, mixed"),
+        (STRATEGY + "[[only]]\nseed = 9", "seed = 9 is not one of its values: 1"),
+        ('[grid]\n"loss.chunk_tokens" = [64, 128]', "are the same run. Remove a value that changes nothing"),
     ],
 )
-def test_a_study_that_cannot_be_meant_is_refused(axes: str, said: str, tmp_path: Path) -> None:
-    assert said in refused(tmp_path, axes=axes)
+def test_a_contradictory_study_is_refused(axes: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refused(tmp_path, axes=axes)
 
 
 @pytest.mark.parametrize(
-    ("measure", "said"),
+    ("measure", "expected"),
     [
         (" ", "measure is missing. Add it. measure: [[measure]]: what is evaluated after each run"),
         ('[[measure]]\ntask = "xquad-r"', "[[measure]] 1: columns is missing"),
         (MEASURE.format(task="x") * 2, "two [[measure]] have the name 'sentences'"),
-        (MEASURE.format(task="x").replace('name = "sentences"', 'primary = "mAP"'), "primary = 'mAP' is no column"),
+        (MEASURE.format(task="x").replace('name = "sentences"', 'primary = "mAP"'), "primary = 'mAP' is not a column"),
         (MEASURE.format(task="x").replace("name", "nome"), "[[measure]] 1: unknown key nome. Did you mean name?"),
     ],
 )
-def test_a_measure_that_cannot_be_meant_is_refused(measure: str, said: str, tmp_path: Path) -> None:
-    assert said in refused(tmp_path, measure=measure)
+def test_a_wrong_measure_is_refused(measure: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refused(tmp_path, measure=measure)
 
 
-def test_axes_that_are_not_there_cannot_be_plotted(tmp_path: Path) -> None:
-    assert "x = 'alpha' is no axis. Give one of batch.mono_share" in refused(tmp_path, 'x = "alpha"')
+def test_unknown_axes_cannot_be_plotted(tmp_path: Path) -> None:
+    assert "x = 'alpha' is not an axis. Give one of batch.mono_share" in refused(tmp_path, 'x = "alpha"')
 
 
-def test_a_file_or_base_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_or_base_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.toml does not exist"):
         Study.load(tmp_path / "gone.toml")
-    with pytest.raises(ConfigError, match=r"holds no study\.toml"):
+    with pytest.raises(ConfigError, match=r"contains no study\.toml"):
         Study.load(tmp_path)
     path = write_study(tmp_path)
     (tmp_path / "base.toml").unlink()
@@ -203,7 +203,7 @@ def test_the_folder_of_a_study_is_the_same_study(tmp_path: Path) -> None:
     assert Study.load(study.folder).runs == study.runs
 
 
-def test_a_run_keeps_its_folder_when_an_axis_is_added_and_its_config_stays(tmp_path: Path) -> None:
+def test_a_run_with_an_unchanged_config_keeps_its_folder_when_an_axis_is_added(tmp_path: Path) -> None:
     before = load(tmp_path).runs
     for run in before:
         run.folder.mkdir(parents=True)
@@ -217,7 +217,7 @@ def test_a_run_keeps_its_folder_when_an_axis_is_added_and_its_config_stays(tmp_p
             assert run.folder == after.folder / run.name
 
 
-def test_each_model_has_one_baseline_whatever_else_varies(tmp_path: Path) -> None:
+def test_each_untuned_model_has_one_baseline_whatever_else_varies(tmp_path: Path) -> None:
     assert [one.folder for one in load(tmp_path, seeds=[1, 2]).baselines] == [tmp_path / "study" / "baseline"]
     study = load(tmp_path, axes='[grid]\n"model.pooling" = ["mean", "cls"]\n"model.dropout" = [0.1, 0.2]\n')
     assert [(one.name, one.model.pooling) for one in study.baselines] == [
@@ -226,7 +226,7 @@ def test_each_model_has_one_baseline_whatever_else_varies(tmp_path: Path) -> Non
     ]
 
 
-def test_a_config_in_a_run_folder_is_alone_enough_to_run_it(tmp_path: Path) -> None:
+def test_the_config_in_a_run_folder_is_enough_to_repeat_the_run(tmp_path: Path) -> None:
     write_base(tmp_path)
     for run in load(tmp_path, axes=STRATEGY).runs:
         (tmp_path / "config.toml").write_text(run.config.to_toml(), encoding="utf-8")
@@ -234,7 +234,7 @@ def test_a_config_in_a_run_folder_is_alone_enough_to_run_it(tmp_path: Path) -> N
         assert not difference(Config.load(tmp_path / "config.toml"), run.config)
 
 
-def test_a_measure_finds_its_numbers_and_knows_which_way_is_better() -> None:
+def test_a_measure_finds_its_numbers_and_the_direction_in_which_they_improve() -> None:
     columns = {"mAP": "monolingual.map", "distance": "bias.rank_distance", "share": "bias.same_language_share@10"}
     measure = Measure(task="xquad-r:paragraph", columns=columns | {"none": "cross_lingual.map", "text": "task"})
     scores = {"task": "x", "monolingual": {"map": 0.5}, "cross_lingual": None, "bias": {"rank_distance": 12}}

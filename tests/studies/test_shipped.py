@@ -1,4 +1,4 @@
-"""The studies that ship: whole, in a full and a small version, on batches that can be made, with numbers that there are."""
+"""Studies that ship, in a full and a small version: they expand, their batches can be made, their columns exist."""
 
 import importlib.util
 import re
@@ -55,8 +55,8 @@ def tico19(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-class Vectors:
-    """Stands for a model: a vector of each text that depends on nothing but the text."""
+class RandomEncoder:
+    """Substitute for a model: an embedding per text that depends only on the text."""
 
     def encode(self, texts: Sequence[str], kind: str, **_: Any) -> np.ndarray:
         rows = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(8) for text in texts]
@@ -82,7 +82,7 @@ def test_no_other_studies_ship() -> None:
 
 
 @pytest.mark.parametrize("name", [*FULL, *SMALL])
-def test_it_expands_and_says_what_it_is(name: str) -> None:
+def test_a_study_expands_and_explains_itself(name: str) -> None:
     study = shipped(name)
     assert study.name == name
     assert study.folder == Path("runs/studies") / name
@@ -97,7 +97,7 @@ def test_it_expands_and_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_the_full_study_is_planned_for_8_to_1024_gpus(name: str) -> None:
+def test_a_full_study_is_planned_for_8_to_1024_gpus(name: str) -> None:
     study = shipped(name)
     text = plan_text(study)
     rows = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit()]
@@ -109,7 +109,7 @@ def test_the_full_study_is_planned_for_8_to_1024_gpus(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_small_study_makes_batches_from_the_data_that_ship(name: str, demo: Manifest) -> None:
+def test_a_small_study_makes_batches_from_the_data_that_ship(name: str, demo: Manifest) -> None:
     for run in shipped(name).runs:
         plan = Plan.of(run.config, demo, ranks=2)
         languages = {code for kind in plan.mixture.kinds for pool in kind.pools for code in pool.pair.split("-")}
@@ -118,14 +118,14 @@ def test_the_small_study_makes_batches_from_the_data_that_ship(name: str, demo: 
         datasets = {
             demo.groups[one].dataset for kind in plan.mixture.kinds for pool in kind.pools for one in pool.groups
         }
-        # Nothing is measured on what was trained on.
+        # No study is evaluated on its training data.
         assert "tico19" not in datasets or not any("tico19" in one.task for one in shipped(name).measures)
 
 
 def groups_of(recipe: Path) -> list[Group]:
-    """What a recipe whose data do not ship builds, in numbers: of the sets in English alone none, so fewer than there are."""
+    """Return the sizes of the groups that a recipe builds whose data do not ship; English-only datasets are left out."""
     values = tomllib.loads(recipe.read_text(encoding="utf-8"))
-    rows = {"mmarco": 400_000, "ntrex": 1_000}  # MS MARCO's small triples are of some 400,000 questions
+    rows = {"mmarco": 400_000, "ntrex": 1_000}  # the small triples of MS MARCO have about 400,000 questions
     return [
         Group(
             one["name"], x, y, view=View("", "", rows[one["name"]] if x == y else min(rows[one["name"]], most), 1_000)
@@ -139,7 +139,7 @@ def groups_of(recipe: Path) -> list[Group]:
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_the_full_study_asks_no_language_for_more_pairs_than_its_data_have(name: str) -> None:
+def test_a_full_study_needs_no_more_pairs_of_a_language_than_its_data_have(name: str) -> None:
     for run in shipped(name).runs:
         groups = groups_of(Path("shards", "recipes", f"{Path(run.config.data.shards).name}.toml"))
         plan_mixture(groups, run.config.batch, run.config.data)
@@ -154,7 +154,7 @@ def test_low_resource_languages_are_trained_on_and_unseen_ones_measured() -> Non
     assert {"sw", "am"} <= set(shipped("low-resource-ratio").runs[0].config.data.languages)
 
 
-def test_every_number_that_a_small_study_asks_for_is_in_the_scores(tico19: Path) -> None:
+def test_every_column_of_a_small_study_is_in_the_scores(tico19: Path) -> None:
     made: dict[Any, dict[str, Any]] = {}
     for measure in (measure for name in SMALL for measure in shipped(name).measures):
         if measure.task == "tydiqa":
@@ -162,13 +162,15 @@ def test_every_number_that_a_small_study_asks_for_is_in_the_scores(tico19: Path)
         key = (measure.task, measure.languages)
         if key not in made:
             task = load_task(measure.task.replace("data/tico19", str(tico19)), languages=measure.languages)
-            made[key] = evaluate(Vectors(), task.cut(languages=measure.languages, questions=5), model="random").scores
+            made[key] = evaluate(
+                RandomEncoder(), task.cut(languages=measure.languages, questions=5), model="random"
+            ).scores
         for column in measure.columns:
             assert measure.number(made[key], column) is not None, f"{measure.columns[column]} in {measure.task}"
 
 
-def test_names_of_numbers_are_those_that_are_used_elsewhere() -> None:
-    """The full studies' data do not ship: their columns are at least of the shape that scores.json has."""
+def test_columns_of_full_studies_are_numbers_of_scores_json() -> None:
+    """Check the names only, since the data of the full studies do not ship."""
     ends = {"map", "ndcg@10", "recall@10", "recall@100", "precision@1", "precision@10", "rank_distance"}
     for name in FULL:
         for measure in shipped(name).measures:
@@ -176,7 +178,7 @@ def test_names_of_numbers_are_those_that_are_used_elsewhere() -> None:
                 assert path.startswith("alignment.") or path.split(".")[-1] in ends, path
 
 
-def test_tico19_asks_for_one_sentence_a_passage_in_every_language(tico19: Path) -> None:
+def test_tico19_has_one_query_per_passage_in_every_language(tico19: Path) -> None:
     passages = load_task(f"beir:{tico19 / 'passages'}", languages=[])
     counts = {language: part.stop - part.start for language, part in passages.query_slices.items()}
     assert counts.keys() == {"am", "ar", "en", "es", "hi", "ru", "sw", "zh"}

@@ -1,4 +1,4 @@
-"""A study from submission to report, on real runs: what is started, what is kept, what is said of what went wrong."""
+"""A study from submission to report, on real runs: what is started, what is kept, and how failures are explained."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def hbdist(*words: str | Path, timeout: float = 200) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def submitted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_shards: Path) -> tuple[Path, str]:
-    """A study of a run that ends well and one that cannot, submitted in one process; its file and what was printed."""
+    """Study of a valid run and an invalid one, submitted in one process: its file, and what the submission printed."""
     folder = tmp_path_factory.mktemp("study")
     write_base(folder, shards=tiny_shards, model=tiny_model)
     path = write_study(folder, axes=GOOD_AND_BAD, task=write_sentences(folder / "sentences"))
@@ -72,7 +72,7 @@ def test_runs_are_trained_measured_and_reported(submitted: tuple[Path, str]) -> 
     assert (study.folder / "report.html").is_file()
 
 
-def test_a_run_that_cannot_be_is_told_with_its_reason_and_left_alone(submitted: tuple[Path, str]) -> None:
+def test_an_invalid_run_is_reported_with_its_reason_and_left_alone(submitted: tuple[Path, str]) -> None:
     study = Study.load(submitted[0])
     status = by_name(study)["none"]
     assert status.state == "invalid"
@@ -83,7 +83,7 @@ def test_a_run_that_cannot_be_is_told_with_its_reason_and_left_alone(submitted: 
     assert line.startswith("languages=none-seed=1: invalid: ")
 
 
-def test_what_is_done_is_not_started_again(submitted: tuple[Path, str]) -> None:
+def test_completed_work_is_not_started_again(submitted: tuple[Path, str]) -> None:
     study = Study.load(submitted[0])
     before = {path: path.stat().st_mtime_ns for path in study.folder.rglob("*.json*")}
     again = study.submit(cluster="debug")
@@ -102,7 +102,7 @@ def test_the_table_shows_every_run_and_its_state(
     assert all(word in shown for word in ("untuned", "done", "invalid", "3/3", "0/3", "1/1"))
 
 
-def test_an_edited_study_keeps_what_is_valid_and_moves_away_only_what_it_is_told_to(
+def test_an_edited_study_keeps_valid_runs_and_moves_others_away_only_on_request(
     submitted: tuple[Path, str], tmp_path: Path
 ) -> None:
     path, _ = submitted
@@ -111,7 +111,7 @@ def test_an_edited_study_keeps_what_is_valid_and_moves_away_only_what_it_is_told
     try:
         path.write_text(text.replace('["xx"]', '["en"]').replace("seeds = [1]", "seeds = [1, 2]"), encoding="utf-8")
         edited = {run.name: run for run in Study.load(path).runs}
-        # The run that could not be has another config now: it may start.
+        # The invalid run has another config now: it may start.
         expected = {("both", 1): "done", ("both", 2): "missing", ("none", 1): "missing", ("none", 2): "missing"}
         assert by_seed(Study.load(path)) == expected
         assert edited["languages=both-seed=1"].folder == kept.runs[0].folder
@@ -140,7 +140,7 @@ def by_seed(study: Study) -> dict[tuple[str, int], str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_study_that_is_cancelled_on_a_workstation_goes_on_where_it_was(
+def test_a_study_that_is_cancelled_on_a_workstation_resumes_where_it_was(
     tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
     write_base(tmp_path, steps=80, shards=tiny_shards, model=tiny_model)
@@ -173,7 +173,7 @@ def wait_for(condition: Callable[[], object], *, timeout: float = 400) -> None:
         time.sleep(0.2)
 
 
-# What follows is read from folders alone; they are written here as a run writes them.
+# The tests below read folders that are written here as a run would write them.
 
 
 @pytest.fixture
@@ -211,20 +211,20 @@ def test_an_untuned_model_is_measured_as_its_runs_use_it(tmp_path: Path, capsys:
     assert f"none --pooling cls --query-prefix  --document-prefix passage:  --task parallel:{tmp_path}" in keep
     assert "--language-token drop --task" in drop
     assert "--language-token fixed --fixed-language de --task" in fixed
-    for command in commands:  # nothing is wrong with them but that there is no such model
+    for command in commands:  # the only mistake in them is that there is no such model
         assert main(list(command)) == 2
         assert f"model.name = '{model}' cannot be loaded" in capsys.readouterr().err
 
 
-def test_a_run_that_was_not_begun_is_missing(run: tuple[Study, StudyRun]) -> None:
+def test_a_run_that_has_not_begun_is_missing(run: tuple[Study, StudyRun]) -> None:
     assert status_of(*run).state == "missing"
 
 
-def test_a_run_that_stopped_without_a_word_is_interrupted(run: tuple[Study, StudyRun]) -> None:
+def test_a_run_that_stopped_without_an_outcome_is_interrupted(run: tuple[Study, StudyRun]) -> None:
     write_metrics(run[1].folder, 1, 2, unfinished='{"step": 3, "lo')
     status = status_of(*run)
     assert (status.state, status.step, status.loss, status.rate) == ("interrupted", 2, 2.0, None)
-    assert "goes on with it" in status.advice
+    assert "resumes it" in status.advice
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_run_that_stopped_without_a_word_is_interrupted(run: tuple[Study, Stud
         ("TypeError: something else", "logs"),
     ],
 )
-def test_a_failure_comes_with_what_to_try(message: str, advice: str, run: tuple[Study, StudyRun]) -> None:
+def test_a_failure_comes_with_advice(message: str, advice: str, run: tuple[Study, StudyRun]) -> None:
     write_metrics(run[1].folder, 1)
     write_outcome(run[1].folder, state="failed", message=message)
     status = status_of(*run)
@@ -247,7 +247,7 @@ def test_a_failure_comes_with_what_to_try(message: str, advice: str, run: tuple[
     assert message in line
 
 
-def test_a_process_that_works_on_a_run_makes_it_running_and_gives_its_rate(run: tuple[Study, StudyRun]) -> None:
+def test_a_run_with_a_live_process_is_running_and_has_a_rate(run: tuple[Study, StudyRun]) -> None:
     study, one = run
     write_metrics(one.folder, 1, 2)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
@@ -258,7 +258,7 @@ def test_a_process_that_works_on_a_run_makes_it_running_and_gives_its_rate(run: 
     assert status_of(study, one).state == "interrupted"
 
 
-def test_jobs_of_runs_that_are_no_longer_asked_for_are_not_forgotten(run: tuple[Study, StudyRun]) -> None:
+def test_jobs_of_runs_that_the_study_no_longer_wants_are_found(run: tuple[Study, StudyRun]) -> None:
     study, one = run
     earlier = replace(one, folder=study.folder / "loss.margin=0.1-seed=7")
     for model in (one, earlier):
@@ -266,7 +266,7 @@ def test_jobs_of_runs_that_are_no_longer_asked_for_are_not_forgotten(run: tuple[
     assert sorted(handle.folder for handle in handles_of(study)) == sorted([one.folder, earlier.folder])
 
 
-def test_a_study_whose_folder_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_with_a_sentence(tmp_path: Path) -> None:
     study = Study.load(write_study(tmp_path, out="/dev/null/study"))
     with pytest.raises(
         ConfigError, match=r"/dev/null/study cannot be written: Not a directory\. Give the study another"
@@ -305,14 +305,14 @@ def write_scores(run: StudyRun, **changed: Any) -> None:
         ({"task": "xquad-r"}, "missing"),
     ],
 )
-def test_scores_of_another_task_or_cut_are_not_those_asked_for(
+def test_scores_of_another_task_or_cut_count_as_missing(
     changed: dict[str, Any], state: str, run: tuple[Study, StudyRun]
 ) -> None:
     write_scores(run[1], **changed)
     assert status_of(*run).measured == {"sentences": state}
 
 
-def test_damaged_scores_are_not_taken_for_missing(run: tuple[Study, StudyRun]) -> None:
+def test_damaged_scores_are_invalid_not_missing(run: tuple[Study, StudyRun]) -> None:
     write_scores(run[1])
     path = run[1].folder / "evaluation" / "sentences" / "scores.json"
     path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
@@ -321,7 +321,7 @@ def test_damaged_scores_are_not_taken_for_missing(run: tuple[Study, StudyRun]) -
     assert problems(run[0], [status])[0].startswith(f"{run[1].name}: measuring sentences: invalid")
 
 
-def test_the_lowest_validation_loss_stands_in_for_scores_until_there_are_some(run: tuple[Study, StudyRun]) -> None:
+def test_the_lowest_validation_loss_is_shown_until_there_are_scores(run: tuple[Study, StudyRun]) -> None:
     rows = [{"step": step, "loss": {"held out": loss, "other": 0.1}} for step, loss in ((1, 3.0), (2, 1.5), (3, 2.0))]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (run[1].folder / "validation.jsonl").write_text(text, encoding="utf-8")
@@ -331,7 +331,7 @@ def test_the_lowest_validation_loss_stands_in_for_scores_until_there_are_some(ru
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["plan", "STUDY", "--gpus", "8,many"], "'many' is not a whole number"),
         (["submit", "STUDY", "node=4"], "unknown key node. Did you mean nodes?"),
@@ -340,10 +340,10 @@ def test_the_lowest_validation_loss_stands_in_for_scores_until_there_are_some(ru
         (["status", "gone.toml"], "gone.toml does not exist"),
     ],
 )
-def test_mistakes_are_sentences(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_explained_in_a_sentence(
+    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_study(tmp_path)
     assert main(["study", *[word.replace("STUDY", str(path)) for word in words]]) == 2
-    assert said in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert not (tmp_path / "study").exists()

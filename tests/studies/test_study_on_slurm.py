@@ -1,4 +1,4 @@
-"""What the jobs of a study ask Slurm for, and what stays of a submission that Slurm refuses in its midst; none starts."""
+"""Jobs of a study on Slurm: the resources they request, and a submission that Slurm refuses halfway. No job starts."""
 
 from pathlib import Path
 
@@ -19,32 +19,30 @@ TWO_MEASURES = MEASURE.format(task="none") + MEASURE.format(task="other").replac
 
 
 def measures(resources: str) -> str:
-    """Two of them, the first with resources of its own."""
+    """Return two measures as TOML, the first with these resources."""
     return TWO_MEASURES.replace("[measure.columns]", f"resources = {resources}\n[measure.columns]", 1)
 
 
-def test_an_evaluation_gets_what_its_measure_asks_for(slurm: Cluster, tmp_path: Path) -> None:
+def test_an_evaluation_gets_the_resources_of_its_measure(slurm: Cluster, tmp_path: Path) -> None:
     study = Study.load(write_study(tmp_path, measure=measures("{ nodes = 1, hours = 0.25 }")))
     held = study.submit(**HELD)
     assert held.report
 
-    def asked(handle: Handle) -> tuple[str, str]:
+    def requested(handle: Handle) -> tuple[str, str]:
         fields = ("--noheader", "--array", "--format=%D %l", f"--jobs={handle.id}")
         nodes, limit = slurm.run("squeue", *fields, check=True).stdout.split()
         return nodes, limit
 
-    assert {asked(handle) for handle in held.trainings} == {("2", "30:00")}
-    by_measure = {handle.folder.name: asked(handle) for handle in held.evaluations}
+    assert {requested(handle) for handle in held.trainings} == {("2", "30:00")}
+    by_measure = {handle.folder.name: requested(handle) for handle in held.evaluations}
     assert by_measure == {"sentences": ("1", "15:00"), "more": ("2", "30:00")}
-    assert asked(held.report) == ("1", "30:00")
+    assert requested(held.report) == ("1", "30:00")
     assert {(status.state, status.problem) for status in study.status()} == {("pending", "JobHeldUser")}
     study.cancel()
     assert not slurm.run("squeue", "--noheader", check=True).stdout
 
 
-def test_what_slurm_refuses_in_the_midst_of_a_study_is_submitted_by_the_same_command_later(
-    slurm: Cluster, tmp_path: Path
-) -> None:
+def test_after_a_refusal_by_slurm_the_same_command_submits_the_rest(slurm: Cluster, tmp_path: Path) -> None:
     path = write_study(tmp_path, measure=measures('{ partition = "nowhere" }'))
     refused = r"invalid partition specified: nowhere.* 2 trainings and 0 evaluations were submitted before, and stay"
     with pytest.raises(ConfigError, match=refused):

@@ -20,7 +20,7 @@ FOUR = """
 "loss.temperature" = [0.05, 0.02]
 """
 ON_FEWER = "resources = { nodes = 1, tasks_per_node = 1 }\n[measure.columns]"
-"""Evaluations in one process: here they compute next to nothing, and each process starts for seconds."""
+"""Resources of evaluations in one process: they compute next to nothing here, but every process takes seconds to start."""
 
 
 @pytest.mark.timeout(900)
@@ -30,11 +30,11 @@ def test_a_sweep_of_four_runs_on_four_tasks_each_ends_in_a_report_and_the_losses
     write_base(tmp_path, shards=tiny_shards, model=tiny_model)
     measure = MEASURE.format(task=write_sentences(tmp_path / "sentences"))
     path = write_study(tmp_path, axes=FOUR, measure=measure.replace("[measure.columns]", ON_FEWER))
-    wanted = ["nodes=2", "tasks_per_node=2", "hours=0.5"]
-    job = slurm.sbatch(f"--output={tmp_path}/sweep.log", str(ROOT / "slurm/sweep.sh"), str(path), *wanted)
+    resources = ["nodes=2", "tasks_per_node=2", "hours=0.5"]
+    job = slurm.sbatch(f"--output={tmp_path}/sweep.log", str(ROOT / "slurm/sweep.sh"), str(path), *resources)
     assert slurm.wait(job) == "COMPLETED", slurm.output(job)
     study = Study.load(path)
-    wait_for((study.folder / "report.html").is_file, "the report, which waits for all others", timeout=600)
+    wait_for((study.folder / "report.html").is_file, "the report, which waits for all other jobs", timeout=600)
     assert len(study.runs) == 4
     assert all(status.complete for status in study.status()), study.status()
     for run in study.runs:

@@ -1,4 +1,4 @@
-"""Folders of studies as trainings and evaluations would leave them, written by hand; and the tags of a page."""
+"""Folders of studies, written without training as trainings and evaluations would leave them; and a parser of pages."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from hbdist.studies.api import Study
 from hbdist.studies.study import StudyRun
 
 POOL = 400
-"""Candidates of a language."""
+"""Number of candidates per language."""
 
 BASE = """
 steps = 20
@@ -62,7 +62,7 @@ primary = "mAP_cross"
 
 
 class Page(HTMLParser):
-    """The tags of a page, its ids, its text, and the tags that were not closed in order."""
+    """Parsed page: its tags, ids and text, and the tags that were not closed in order."""
 
     VOID = frozenset({"meta", "br", "path", "use", "image"})
 
@@ -92,11 +92,12 @@ class Page(HTMLParser):
 
     @property
     def words(self) -> str:
+        """Text of the page, with single spaces."""
         return " ".join(self.text.split())
 
 
 def write_study(folder: Path, text: str = STUDY, base: str = BASE) -> Study:
-    """A study's file and its base in a folder; no run yet."""
+    """Write a study's file and its base into a folder, without runs."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.toml").write_text(text, encoding="utf-8")
     (folder / "base.toml").write_text(base, encoding="utf-8")
@@ -104,7 +105,7 @@ def write_study(folder: Path, text: str = STUDY, base: str = BASE) -> Study:
 
 
 def write_run(run: StudyRun, *, state: str = "done", message: str = "trained", steps: int | None = None) -> None:
-    """A run folder without scores."""
+    """Write a run folder without scores."""
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "config.toml").write_text(run.config.to_toml(), encoding="utf-8")
     steps, size = run.config.steps if steps is None else steps, run.config.batch.size
@@ -134,10 +135,10 @@ def write_run(run: StudyRun, *, state: str = "done", message: str = "trained", s
         (run.folder / "outcome.json").write_text(json.dumps({"state": state, "code": 0, "message": message}))
 
 
-def made_ranks(level: float, seed: int, *, languages: int, questions: int) -> PerQuery:
-    """Ranks of a question's answer in each language, better at a higher level and in the question's own language.
+def made_per_query(level: float, seed: int, *, languages: int, questions: int) -> PerQuery:
+    """Return positions of each question's answer in each language, better at a higher level and in the question's language.
 
-    Questions are as hard for one model as for another, so that models can be told apart by few.
+    A question is equally hard for all models, so that a few questions are enough to tell models apart.
     """
     hardness_N = np.random.default_rng(7).exponential(1.0, questions)
     luck = np.random.default_rng(seed)
@@ -150,16 +151,16 @@ def made_ranks(level: float, seed: int, *, languages: int, questions: int) -> Pe
     return PerQuery(language_Q, np.tile(np.arange(questions) // 2, languages), pool_QR, own_QR, relevant_QR)
 
 
-def made_scores(kept: PerQuery, languages: Sequence[str], **changed: Any) -> dict[str, Any]:
-    """What scores.json says of these ranks."""
-    rows = [kept.language_Q == number for number in range(len(languages))]
+def made_scores(per_query: PerQuery, languages: Sequence[str], **changed: Any) -> dict[str, Any]:
+    """Return the scores.json of these positions."""
+    rows = [per_query.language_Q == number for number in range(len(languages))]
     pair = {
-        (x, y): mean_metrics(np.where(kept.relevant_language_QR == y, kept.own_QR, NO_POSITION)[rows[x]])
+        (x, y): mean_metrics(np.where(per_query.relevant_language_QR == y, per_query.own_QR, NO_RANK)[rows[x]])
         for x in range(len(languages))
         for y in range(len(languages))
     }
-    by_language = {name: mean_metrics(kept.pool_QR[rows[x]]) for x, name in enumerate(languages)}
-    distance_Q = rank_distance(kept.pool_QR)
+    by_language = {name: mean_metrics(per_query.pool_QR[rows[x]]) for x, name in enumerate(languages)}
+    distance_Q = rank_distance(per_query.pool_QR)
     bias = {
         "rank_distance": float(np.mean([distance_Q[own].mean() for own in rows])),
         "same_language_share@10": 0.6,
@@ -173,7 +174,7 @@ def made_scores(kept: PerQuery, languages: Sequence[str], **changed: Any) -> dic
         "model": "some/<model>",
         "model_fingerprint": "",
         "task_fingerprint": "same",
-        "counts": {"queries": len(kept.language_Q), "candidates": POOL * len(languages)},
+        "counts": {"queries": len(per_query.language_Q), "candidates": POOL * len(languages)},
         "cut": {"questions": int(rows[0].sum())},
         "monolingual": macro_mean(values for (x, y), values in pair.items() if x == y),
         "cross_lingual": macro_mean(values for (x, y), values in pair.items() if x != y) or None,
@@ -181,7 +182,7 @@ def made_scores(kept: PerQuery, languages: Sequence[str], **changed: Any) -> dic
         "by_pair": {f"{languages[x]}-{languages[y]}": values for (x, y), values in pair.items()},
         "by_language": by_language if several else {},
         "bias": bias if several else None,
-        "alignment": {"cosine_effect": 2 + kept.own_QR.mean() / 100} if several else None,
+        "alignment": {"cosine_effect": 2 + per_query.own_QR.mean() / 100} if several else None,
         "removal": None,
         "seconds": {"encode": 1.0, "score": 0.1},
     }
@@ -197,30 +198,30 @@ def score(
     questions: int = 24,
     **changed: Any,
 ) -> dict[str, Any]:
-    """Write scores.json and ranks.npz into an evaluation's folder."""
-    kept = made_ranks(level, seed, languages=len(languages), questions=questions)
-    scores = made_scores(kept, languages, **changed)
+    """Write scores.json and the per-query scores into an evaluation's folder, and return the scores."""
+    per_query = made_per_query(level, seed, languages=len(languages), questions=questions)
+    scores = made_scores(per_query, languages, **changed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(scores))
-    write_per_query(folder, kept, scores["task_fingerprint"])
+    write_per_query(folder, per_query, scores["task_fingerprint"])
     return scores
 
 
 def without_language(level: float) -> dict[str, Any]:
-    """`removal` of a scores.json."""
-    kept = made_ranks(level, 3, languages=3, questions=24)
-    scores = made_scores(kept, ("ar", "de", "en"))
+    """Return the section `removal` of a scores.json."""
+    per_query = made_per_query(level, 3, languages=3, questions=24)
+    scores = made_scores(per_query, ("ar", "de", "en"))
     part = {name: scores[name] for name in ("monolingual", "cross_lingual", "multilingual", "bias")}
     return {"demean": part, "lir": part}
 
 
 def level_of(run: StudyRun) -> float:
-    """Larger batches are better, and hybrid ones are best."""
+    """Return the level of a run: larger batches are better, and hybrid ones are best."""
     return 0.5 + 0.1 * (run.values["batch.size"] == 128) + 0.2 * (run.config.batch.mono_share == 0.5)
 
 
 def write_whole_study(folder: Path) -> Study:
-    """A study with all its runs, their scores, and those of the untuned model."""
+    """Write a study with all its runs, their scores, and those of the untuned model."""
     study = write_study(folder)
     (measure,) = study.measures
     for run in study.runs:

@@ -1,4 +1,4 @@
-"""A study's file as people write it, on the smallest model and shards."""
+"""Files of small studies, as users would write them, for the smallest model and shards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ name = "sentences"
 
 
 def write_base(folder: Path, *, steps: int = 3, shards: str | Path = "none", model: str | Path = "none") -> Path:
-    """`folder`/base.toml, which a run can start with where shards and model are there."""
+    """Write `folder`/base.toml, the config of a short run on these shards and this model, and return its path."""
     path = folder / "base.toml"
     path.write_text(BASE.format(steps=steps, shards=shards, model=model), encoding="utf-8")
     return path
@@ -48,12 +48,12 @@ def write_study(
     task: str | Path = "none",
     out: str | Path = "",
 ) -> Path:
-    """`folder`/study-file.toml on `folder`/base.toml.
+    """Write `folder`/study-file.toml with the base `folder`/base.toml, and return its path.
 
     Args:
-        top: more lines before the tables.
-        axes, measure: instead of those above.
-        task: a folder of parallel sentences.
+        top: further lines before the tables.
+        axes, measure: tables that replace AXES and MEASURE.
+        task: folder of parallel sentences.
         out: the study's folder; by default `folder`/study.
     """
     path = folder / "study-file.toml"
@@ -66,7 +66,7 @@ def write_study(
 
 
 def write_sentences(folder: Path, *, count: int = 6) -> Path:
-    """A folder of parallel sentences in en and de, for the task parallel:FOLDER."""
+    """Write a folder of parallel sentences in en and de, for the task parallel:FOLDER, and return it."""
     folder.mkdir()
     for language in ("en", "de"):
         lines = [f"sentence {number} of {count} in {language}" for number in range(count)]
