@@ -1,4 +1,4 @@
-"""`python -m hbdist`: the same as the command `hbdist`."""
+"""Module form of the command: `python -m hbdist` does the same as `hbdist`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Command `hbdist`: a module for each kind of command, each of which imports only what it needs.
+"""Command `hbdist`: a module per group of commands, each of which imports only what it needs.
 
-Exit status 0 done, 2 the user's input is wrong (one message, no traceback), 1 anything else; of `train`, also 75.
+Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 1 anything else; of `train` also 75, interrupted.
 """
 
 import os
@@ -16,20 +16,20 @@ from hbdist.cli.app import app
 from hbdist.errors import HbdistError
 
 FIRST_WORD = 1.0
-"""Seconds that rank 0 has to report what all ranks meet; launchers end all as soon as one is gone."""
+"""Seconds that rank 0 has to report an error that all ranks meet: launchers stop all ranks when the first one ends."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run one command and return its exit status.
 
-    `evaluate` runs on all ranks of a launcher, and rank 0 alone prints.
+    `evaluate` runs on all ranks of a launcher, and only rank 0 prints.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    if given[:1] != ["evaluate"] or rank == "0":
-        return _run(given)
+    if arguments[:1] != ["evaluate"] or rank == "0":
+        return _run(arguments)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        status = _run(given)
+        status = _run(arguments)
     if status:
         time.sleep(FIRST_WORD)
     return status
@@ -44,7 +44,7 @@ def _run(arguments: list[str]) -> int:
     except typer.Abort:
         return 130
     except Exception as error:
-        show = getattr(error, "show", None)  # a usage error, of whichever click typer brings
+        show = getattr(error, "show", None)  # a usage error, of the click that typer brings with it
         if show is None:
             raise
         show()

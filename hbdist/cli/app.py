@@ -1,4 +1,4 @@
-"""The typer application, and how its commands show progress."""
+"""Typer application, and the progress bar of its commands."""
 
 from typing import Annotated
 
@@ -9,18 +9,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hbdist import __version__
 
 app = typer.Typer(
-    help="Hybrid-batch training of multilingual dense retrievers. To train: accelerate launch hbdist/train.py CONFIG.",
+    help="Train multilingual dense retrievers with hybrid batches. On several GPUs: accelerate launch hbdist/train.py CONFIG.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Benchmark data.", no_args_is_help=True)
+data_app = typer.Typer(help="Download benchmark data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console()
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def split(text: str | None) -> list[str]:
+    """Return the parts of a comma-separated option; [] if it was not given."""
+    return text.split(",") if text else []
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
         print(f"hbdist {__version__}")
         raise typer.Exit
 
@@ -31,11 +36,11 @@ def options(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before any command."""
+    """Take the options that are given before the command."""
 
 
 class Bar:
-    """A progress bar on a terminal, and a plain line now and then in a log: called with (done, total)."""
+    """Progress bar on a terminal, or a line for each quarter in a log; called with (done, total)."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -51,7 +56,7 @@ class Bar:
     def __call__(self, done: int, total: int, label: str = "") -> None:
         title = f"{self.title} {label}".strip()
         self.progress.update(self.task, completed=done, total=total, description=title)
-        # Behind a comma stands what changes all the time, such as a rate: no reason for a line.
+        # The part of a label after a comma, such as a rate, changes all the time: no reason for a new line.
         shown = (title.partition(",")[0], 4 * done // total if total else 0)
         if not console.is_terminal and shown != self.shown:
             self.shown = shown

@@ -1,4 +1,4 @@
-"""What this machine has for training: versions, devices, processes that can speak with one another, room to write."""
+"""Examination of a machine for training: versions, devices, communication between processes, memory, disk, scheduler."""
 
 import importlib.util
 import os
@@ -31,27 +31,28 @@ class Finding:
 
     ok: bool
     text: str
-    """What was found and, where it is not well, what to do."""
+    """State of one thing and, if it is not well, advice."""
     optional: bool = False
-    """Training goes without it."""
+    """True if training works without it."""
 
 
 def examine() -> list[Finding]:
-    """All findings; takes some seconds, as it starts processes."""
+    """Return all findings. Takes some seconds, as it starts processes."""
     return [*_packages(), _search(), *_devices(), _processes(), _memory(), _room(Path("runs")), _scheduler()]
 
 
 def _packages() -> Iterator[Finding]:
     yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")
     for name in REQUIRED:
-        try:
-            yield Finding(True, f"{name} {version(name)}")
-        except PackageNotFoundError:
-            yield Finding(False, f"{name} is not installed: pip install -e .")
+        yield _package(name, f"{name} is not installed: pip install -e .")
+    yield _package("deepspeed", "no deepspeed: launch/accelerate/zero*.yaml will not start", optional=True)
+
+
+def _package(name: str, missing: str, *, optional: bool = False) -> Finding:
     try:
-        yield Finding(True, f"deepspeed {version('deepspeed')}", optional=True)
+        return Finding(True, f"{name} {version(name)}", optional)
     except PackageNotFoundError:
-        yield Finding(False, "no deepspeed: launch/accelerate/zero*.yaml will not start", optional=True)
+        return Finding(False, missing, optional)
 
 
 def _search() -> Finding:
@@ -66,33 +67,28 @@ def _devices() -> Iterator[Finding]:
     count = torch.cuda.device_count()
     names = ", ".join(sorted({torch.cuda.get_device_name(index) for index in range(count)}))
     yield Finding(count > 0, f"{count} GPUs: {names}" if count else "no GPU: gloo on CPU", optional=True)
-    threads = torch.get_num_threads()
-    yield Finding(True, f"{os.cpu_count()} cores, {threads} threads of torch in one process")
+    yield Finding(True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch in one process")
 
 
 def _processes() -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "two.py"
         script.write_text(TWO_PROCESSES)
-        done = subprocess.run(
-            [sys.executable, str(script), f"{folder}/rendezvous"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        command = [sys.executable, str(script), f"{folder}/rendezvous"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode == 0:
         return Finding(True, "two processes add up a number over gloo")
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return Finding(False, f"two processes cannot speak over gloo: {last}. Try GLOO_SOCKET_IFNAME=lo.")
+    return Finding(False, f"two processes cannot communicate over gloo: {last}. Try GLOO_SOCKET_IFNAME=lo.")
 
 
 def _memory() -> Finding:
-    shared = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
-    enough = shared is None or shared.free > 1 << 28
-    size = "no /dev/shm" if shared is None else f"/dev/shm has {shared.free / 1e9:.1f} GB free"
+    if not Path("/dev/shm").is_dir():
+        return Finding(True, "no /dev/shm", optional=True)
+    free = shutil.disk_usage("/dev/shm").free
+    enough = free > 1 << 28
     remedy = "" if enough else ": data workers need more; set data.workers=0, or start the container with --shm-size=2g"
-    return Finding(enough, size + remedy, optional=True)
+    return Finding(enough, f"/dev/shm has {free / 1e9:.1f} GB free{remedy}", optional=True)
 
 
 def _room(folder: Path) -> Finding:
@@ -101,12 +97,13 @@ def _room(folder: Path) -> Finding:
         with tempfile.NamedTemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Finding(False, f"{existing.resolve()} cannot be written ({error}): set run.folder to a place that can")
+        return Finding(
+            False, f"{existing.resolve()} cannot be written ({error}): set run.folder to a folder that can be"
+        )
     return Finding(True, f"{existing.resolve()} can be written, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
 
 
 def _scheduler() -> Finding:
-    found = [name for name in ("sbatch", "srun", "squeue", "scontrol", "sacct") if shutil.which(name)]
-    return Finding(
-        bool(found), f"Slurm: {', '.join(found)}" if found else "no Slurm: runs start on this machine", optional=True
-    )
+    commands = [name for name in ("sbatch", "srun", "squeue", "scontrol", "sacct") if shutil.which(name)]
+    text = f"Slurm: {', '.join(commands)}" if commands else "no Slurm: runs start on this machine"
+    return Finding(bool(commands), text, optional=True)

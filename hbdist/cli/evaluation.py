@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hbdist.cli.app import Bar, app, console
+from hbdist.cli.app import Bar, app, console, split
 from hbdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,35 +20,53 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A Hugging Face name, or a model's folder.")],
+    model: Annotated[str, typer.Argument(help="Hugging Face name of a model, or its folder.")],
     out: Annotated[Path, typer.Option(help="Folder for scores.json, report.html and the TREC files.")],
     task: Annotated[
         str,
         typer.Option(help="xquad-r[:paragraph], mlqa-r, miracl, tydiqa, wikihop[:any], beir:FOLDER or parallel:PATH."),
     ] = "xquad-r",
-    data: Annotated[Path | None, typer.Option(help="Folder of the task's files, instead of data/TASK.")] = None,
-    languages: Annotated[str | None, typer.Option(help="Keep only these, in queries and candidates: en,ar.")] = None,
-    questions: Annotated[
-        int | None, typer.Option(min=1, help="Keep this many a language; all candidates stay.")
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's files. Default: data/TASK.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Languages to keep in queries and candidates: en,ar. Default: all.")
     ] = None,
-    before: Annotated[Path | None, typer.Option(help="Another evaluation's --out, to show the difference.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean or cls, instead of what the model's folder says.")] = None,
-    query_prefix: Annotated[str | None, typer.Option(help="Instead of what the model's folder says.")] = None,
-    document_prefix: Annotated[str | None, typer.Option(help="Instead of what the model's folder says.")] = None,
-    language_token: Annotated[str | None, typer.Option(help="M2M100 and NLLB: keep, fixed or drop.")] = None,
-    fixed_language: Annotated[str | None, typer.Option(help="With fixed: the language of all tokens.")] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="Questions to keep per language; all candidates stay. Default: all.")
+    ] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(help="The --out folder of an earlier evaluation, to show the difference. Default: none."),
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean or cls. Default: as in the model's folder.")] = None,
+    query_prefix: Annotated[
+        str | None, typer.Option(help="Text before each query. Default: as in the model's folder.")
+    ] = None,
+    document_prefix: Annotated[
+        str | None, typer.Option(help="Text before each candidate. Default: as in the model's folder.")
+    ] = None,
+    language_token: Annotated[
+        str | None, typer.Option(help="M2M100 and NLLB: keep, fixed or drop. Default: as in the model's folder.")
+    ] = None,
+    fixed_language: Annotated[
+        str | None, typer.Option(help="Language of all tokens with --language-token fixed. Default: en.")
+    ] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="Keep candidates' vectors here; by default those of large pools alone are kept.")
+        Path | None,
+        typer.Option(help="Folder to keep candidates' vectors in. Default: only those of large pools are kept."),
     ] = None,
     precision: Annotated[
-        Literal["float32", "float16"], typer.Option(help="Of the candidates' vectors; float16 takes half the room.")
+        Literal["float32", "float16"],
+        typer.Option(help="Precision of candidates' vectors; float16 takes half the space."),
     ] = "float32",
-    keep: Annotated[bool, typer.Option(help="Whether vectors on disk stay there, for the next evaluation.")] = True,
+    keep: Annotated[bool, typer.Option(help="Keep vectors on disk for the next evaluation.")] = True,
     index: Annotated[
-        str | None, typer.Option(help="Search approximately by FAISS: ivf or hnsw, as hnsw:links=32,search=1000.")
+        str | None,
+        typer.Option(
+            help="Approximate FAISS search: ivf or hnsw, such as hnsw:links=32,search=1000. Default: exact search."
+        ),
     ] = None,
 ) -> None:
-    """Score a model on a benchmark: mono-, cross-lingual and multilingual retrieval, and language bias.
+    """Score a model on a benchmark: monolingual, cross-lingual and multilingual retrieval, and language bias.
 
     On many ranks: accelerate launch -m hbdist.evaluation, or torchrun, with the same arguments.
     """
@@ -59,13 +77,13 @@ def evaluate(
     from hbdist.models.encoder import settings_of
     from hbdist.reports.report import evaluation_report
 
-    with join_process_group() as ranks:
-        # What is missing should be said before the model is loaded.
+    with joined() as ranks:
+        # Mistakes should be reported before the model is loaded.
         with ranks.raise_together():
             approximate = Approximate.parse(index) if index else None
-            kept = languages.split(",") if languages else []
-            chosen = load_task(task, data, languages=kept).cut(languages=kept, questions=questions)
-            earlier = _earlier(before) if before else None
+            wanted = split(languages)
+            chosen = load_task(task, data, languages=wanted).cut(languages=wanted, questions=questions)
+            earlier = _read_earlier(before) if before else None
             settings = settings_of(
                 model,
                 pooling=pooling,
@@ -100,7 +118,7 @@ def _score(
     ranks: "ProcessGroup",
     bar: Bar,
 ) -> dict[str, Any]:
-    """The scores, by all ranks together; says what was cut on the way."""
+    """Return the scores, computed by all ranks together, and print how many texts were cut."""
     import numpy as np
 
     from hbdist.evaluation.evaluate import evaluate_to
@@ -121,21 +139,21 @@ def _score(
         search=search,
         progress=lambda what, done, total: bar(done, total, what),
     )
-    own = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
-    queries, documents = ranks.all_reduce_sum(np.array(own)).tolist()
+    cut = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
+    queries, documents = ranks.all_reduce_sum(np.array(cut)).tolist()
     if ranks.is_main and queries + documents:
-        print(f"cut, as they were longer than the model takes: {queries:,} queries, {documents:,} candidates")
+        print(f"cut, since they were longer than the model takes: {queries:,} queries, {documents:,} candidates")
     return scores
 
 
-def _earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
-    """The scores and ranks of an earlier evaluation."""
+def _read_earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
+    """Return the scores and the per-query scores of an earlier evaluation."""
     from hbdist.evaluation.metrics.per_query import read_per_query
     from hbdist.evaluation.scores import read_scores
 
     scores = read_scores(before)
     if scores is None:
-        raise DataError(f"--before {before} holds no scores.json. Give the --out of an earlier evaluation.")
+        raise DataError(f"--before {before} contains no scores.json. Give the --out folder of an earlier evaluation.")
     return scores, read_per_query(before, scores["task_fingerprint"])
 
 
@@ -147,22 +165,21 @@ def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], Per
     if earlier is None:
         console.print(table(scores))
         return
-    before, kept = earlier
+    before, per_query = earlier
     change = None
     if before["task_fingerprint"] == scores["task_fingerprint"]:
-        change = compare([kept], [read_per_query(out, scores["task_fingerprint"])])
+        change = compare([per_query], [read_per_query(out, scores["task_fingerprint"])])
     console.print(table(scores, before, change))
 
 
-def _remarks(scores: dict[str, Any], settings: "SearchSettings") -> Iterator[str]:
-    """What the table does not say: how was searched, what is missing, what is kept."""
-    from hbdist.evaluation.search.embeddings import list_stored
-    from hbdist.evaluation.search.settings import default_folder
+def _remarks(scores: dict[str, Any], keeping: "Keeping") -> Iterator[str]:
+    """Yield what the table does not show: the kind of search, what is missing, which vectors are kept."""
+    from hbdist.evaluation.search.embeddings import default_folder, kept_sets
 
     search = scores["search"]
     if not search["exact"]:
-        given = ", ".join(f"{name} {search[name]:,}" for name in search if name not in ("exact", "index", "vectors"))
-        yield f"approximate: searched by {search['index']} ({given}); what it did not find counts as standing last"
+        settings = ", ".join(f"{name} {search[name]:,}" for name in search if name not in ("exact", "index", "vectors"))
+        yield f"approximate: searched by {search['index']} ({settings}); candidates that it did not find count as last"
     if search["vectors"] != "float32":
         yield f"candidates' vectors were rounded to {search['vectors']}"
     for what, why in scores["not_measured"].items():
@@ -174,45 +191,47 @@ def _remarks(scores: dict[str, Any], settings: "SearchSettings") -> Iterator[str
 
 
 BETWEEN = "--with"
-"""Stands between the two lists. Not an option: one takes a fixed number of values, and a shell's * gives any number."""
+"""Separator of the two lists. It cannot be an option, which takes a fixed number of values: a shell's * gives any number."""
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def compare(
     folders: Annotated[
         list[str],
-        typer.Argument(metavar="BEFORE... --with AFTER", help="The --out folders of evaluations, one a seed."),
+        typer.Argument(
+            metavar="BEFORE... --with AFTER...", help="The --out folders of evaluations, one per training seed."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Also write the differences to this JSON file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the differences to. Default: none.")] = None,
 ) -> None:
-    """Say whether two models differ on a task, each evaluated once or with several training seeds."""
+    """Test whether two models differ on a task, each evaluated once or with several training seeds."""
     from hbdist.cli.score_tables import comparison_table
     from hbdist.evaluation.comparison import compare_folders
     from hbdist.utils.files import write_atomically
 
     if out and out.is_dir():
-        raise ConfigError(f"--out {out} is a folder. Name the JSON file to write, as {out / 'difference.json'}.")
-    found = compare_folders(*split_sides(folders))
-    console.print(comparison_table(found))
+        raise ConfigError(f"--out {out} is a folder. Name the JSON file to write, such as {out / 'difference.json'}.")
+    comparison = compare_folders(*split_sides(folders))
+    console.print(comparison_table(comparison))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_atomically(out, json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         print(f"the differences are in {out}")
 
 
-def split_sides(given: list[str]) -> tuple[list[Path], list[Path]]:
-    """The folders before and after BETWEEN.
+def split_sides(words: list[str]) -> tuple[list[Path], list[Path]]:
+    """Return the folders before and after BETWEEN.
 
     Raises:
-        ConfigError: it is missing or there twice, a side is empty, or an option is not known.
+        ConfigError: BETWEEN is missing or given twice, a side is empty, or an option is unknown.
     """
-    unknown = [one for one in given if one.startswith("-") and one != BETWEEN]
+    unknown = [one for one in words if one.startswith("-") and one != BETWEEN]
     if unknown:
         raise ConfigError(f"{unknown[0]} is not an option of compare. It has {BETWEEN} and --out.")
-    place = given.index(BETWEEN) if given.count(BETWEEN) == 1 else 0
-    if not 0 < place < len(given) - 1:
+    middle = words.index(BETWEEN) if words.count(BETWEEN) == 1 else 0
+    if not 0 < middle < len(words) - 1:
         raise ConfigError(
-            f"found {' '.join(given)!r}; expected the folders of one model, {BETWEEN} once, and the folders of the other:"
+            f"found {' '.join(words)!r}; expected the folders of one model, {BETWEEN} once, and the folders of the other:"
             f" hbdist compare base-1/scores base-2/scores {BETWEEN} mixed-1/scores mixed-2/scores"
         )
-    return [Path(one) for one in given[:place]], [Path(one) for one in given[place + 1 :]]
+    return [Path(one) for one in words[:middle]], [Path(one) for one in words[middle + 1 :]]

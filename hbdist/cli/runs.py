@@ -10,12 +10,18 @@ from hbdist.cli.app import app, console
 from hbdist.config.config import Config, split_arguments
 from hbdist.errors import ConfigError
 
+ConfigArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.toml] [key=value]...",
+        help="Config file, then values that override it. Default: the demo's config.",
+    ),
+]
+
 
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def train(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.toml] [key=value]...")] = None,
-) -> int:
-    """Train one model in this process; with a launcher: accelerate launch hbdist/train.py, which is the same."""
+def train(arguments: ConfigArguments = None) -> int:
+    """Train one model in this process, or resume it. On several GPUs: accelerate launch hbdist/train.py CONFIG."""
     from hbdist.train import main
 
     return main(arguments or [])
@@ -23,18 +29,23 @@ def train(
 
 @app.command()
 def plan(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.toml] [key=value]...")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Processes to plan for.")] = 1,
-    step: Annotated[int | None, typer.Option(min=0, help="Also show the make-up of this step's batch, from 0.")] = None,
+    arguments: ConfigArguments = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Number of ranks (processes) to plan for.")] = 1,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="Also show the composition of this step's batch, counted from 0.")
+    ] = None,
     statistics: Annotated[
-        bool, typer.Option("--statistics", help="Also show what the whole run will see of each language and group.")
+        bool, typer.Option("--statistics", help="Also show how much of each language and group the whole run will see.")
     ] = False,
     fit: Annotated[
-        bool, typer.Option("--fit", help="Also say what fits into memory; this trains a few steps.")
+        bool, typer.Option("--fit", help="Also measure a few training steps, and estimate which sizes fit into memory.")
     ] = False,
-    memory: Annotated[str | None, typer.Option(help="With --fit: of a rank, as 80GB; else what is free here.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="With --fit: memory per rank, such as 80GB. Default: the memory that is free here."),
+    ] = None,
 ) -> None:
-    """Print the arithmetic of a run, and check that it can be made. Loads no model, and no torch, but with --fit."""
+    """Print the arithmetic of a run, and check that it can be made. Without --fit it loads neither model nor torch."""
     from collections import Counter
 
     from hbdist.data.batching.schedule import Schedule
@@ -43,7 +54,7 @@ def plan(
     from hbdist.runs.plan import Plan
 
     if memory is not None and not fit:
-        raise ConfigError(f"--memory {memory} says what a rank can have, which only --fit looks at. Add --fit.")
+        raise ConfigError(f"--memory {memory} is the memory per rank for --fit, which is missing. Add --fit.")
     if fit:
         from hbdist.memory.estimate import MemoryEstimate, parse_memory
 
@@ -69,9 +80,9 @@ def plan(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="A folder of a run, an evaluation or a study; or a study's TOML.")],
+    path: Annotated[Path, typer.Argument(help="Folder of a run, an evaluation or a study; or a study's TOML file.")],
 ) -> None:
-    """Write report.html: curves, tables and heat maps in one file; of a study also results.csv, report.md, report.tex."""
+    """Write report.html, one file with tables and charts; of a study also results.csv, report.md and report.tex."""
     from hbdist.reports.report import report_on
 
     print(f"wrote {report_on(path)}")
@@ -79,7 +90,7 @@ def report(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine has for training, and what is missing."""
+    """Check what this machine has for training, and say what is missing."""
     from hbdist.cli.doctor import examine
 
     findings = examine()

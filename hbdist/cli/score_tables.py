@@ -1,6 +1,6 @@
 """Tables of scores for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -8,143 +8,147 @@ from rich.table import Table
 from hbdist.evaluation.scores import BASELINES, SETTINGS, describe_cut, metric_label
 
 SHOWN = ("map", "ndcg", "recall")
-"""Kinds of metrics that are on a terminal."""
+"""Beginnings of the names of metrics that are shown on a terminal."""
+
+NO_NUMBER = "–"
 
 
 def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: dict[str, Any] | None = None) -> Table:
-    """The main scores as a table for the terminal; with `before`, as "before → after".
+    """Return the main scores as a table for the terminal; with `before`, as "before → after".
 
     Args:
-        scores: of one evaluation.
-        before: of an earlier one.
-        change: the paired differences between the two, of `confidence.compare`.
+        scores: scores of one evaluation.
+        before: scores of an earlier one.
+        change: paired differences between the two, from `bootstrap.compare`.
     """
     sides = (before, scores) if before else (scores,)
-
-    def row(label: str, name: str, *sections: str, digits: int = 3, baseline: str = "") -> None:
-        shown.add_row(
-            label, *(_cell(sides, section, name, digits, baseline) if section else "" for section in sections)
-        )
-
-    def below(name: str, *settings: str, digits: int = 3) -> None:
-        """The change, or else the interval, where there is one."""
-        intervals = scores.get("confidence") or {}
-        if change and any(name in metrics for metrics in change.values()):
-            shown.add_row("  change", *(setting and _change(change, setting, name, digits) for setting in settings))
-        elif not before and any(name in intervals.get(setting, ()) for setting in settings):
-            shown.add_row("  95 %", *(setting and _interval(scores, setting, name, digits) for setting in settings))
-
-    title = f"{scores['task']} · {scores['model']}" if before is None else f"{scores['task']} · before → after"
-    shown = Table(title=title, caption=_caption(scores, before, change), caption_justify="left")
-    shown.add_column("")
-    for setting in SETTINGS:
-        shown.add_column(setting.replace("_", "-"), justify="right")
-    baselines = [name for name in scores.get("removal") or {} if all((side.get("removal") or {}) for side in sides)]
-    for place, metric in enumerate(_metrics(scores)):
-        row(metric_label(metric), metric, *SETTINGS)
-        below(metric, *SETTINGS)
-        for name in baselines if place == 0 else ():
-            row(f"  with {BASELINES[name]}", metric, *SETTINGS, baseline=name)
-    if not any(side.get("bias") for side in sides):
-        return shown
-    row("rank distance", "rank_distance", "", "", "bias", digits=1)
-    below("rank_distance", "", "", "multilingual", digits=1)
-    for name in baselines:
-        row(f"  with {BASELINES[name]}", "rank_distance", "", "", "bias", digits=1, baseline=name)
-    row("same-language share", "same_language_share@10", "", "", "bias")
+    title = f"{scores['task']} · {'before → after' if before else scores['model']}"
+    caption = "\n".join(_caption(scores, before, change))
+    shown = Table(title=title, caption=caption, caption_justify="left")
+    for column in ("", *SETTINGS):
+        shown.add_column(column.replace("_", "-"), justify="right" if column else "left")
+    removals = list(scores.get("removal") or {}) if all(side.get("removal") for side in sides) else []
+    own: dict[str, str] = {setting: setting for setting in SETTINGS}
+    main, *others = next(scores[setting] for setting in SETTINGS if scores[setting])
+    rows = [*_rows(sides, change, spoken(main), main, own, removals=removals)]
+    for metric in (name for name in others if name.startswith(SHOWN)):
+        rows += _rows(sides, change, spoken(metric), metric, own)
+    if any(side.get("bias") for side in sides):
+        bias = {"multilingual": "bias"}
+        rows += _rows(sides, change, "rank distance", "rank_distance", bias, digits=1, removals=removals)
+        rows += _rows(sides, change, "same-language share", "same_language_share@10", bias)
+    for row in rows:
+        shown.add_row(*row)
     return shown
 
 
-def _metrics(scores: dict[str, Any]) -> list[str]:
-    """The metrics of the task that are shown, the main one first."""
-    main, *others = next(scores[setting] for setting in SETTINGS if scores[setting])
-    return [main, *(name for name in others if name.startswith(SHOWN))]
+def _rows(
+    sides: Sequence[dict[str, Any]],
+    change: dict[str, Any] | None,
+    label: str,
+    name: str,
+    section_of: Mapping[str, str],
+    *,
+    digits: int = 3,
+    removals: Sequence[str] = (),
+) -> Iterator[list[str]]:
+    """Yield the rows of one number: the number, its change or interval if known, and the number after language removal.
+
+    Args:
+        section_of: setting, which is a column → section of scores.json that contains its number.
+    """
+
+    def row(label: str, cell: Callable[[str], str]) -> list[str]:
+        return [label, *(cell(setting) if setting in section_of else "" for setting in SETTINGS)]
+
+    def values(parts: Sequence[dict[str, Any]]) -> Callable[[str], str]:
+        return lambda setting: _values([(part.get(section_of[setting]) or {}).get(name) for part in parts], digits)
+
+    yield row(label, values(sides))
+    intervals = sides[-1].get("confidence") or {}
+    if change and any(name in metrics for metrics in change.values()):
+        yield row("  change", lambda setting: _change(change.get(setting, {}).get(name), digits))
+    elif len(sides) == 1 and any(name in intervals.get(setting, ()) for setting in section_of):
+        yield row("  95 %", lambda setting: _bounds(intervals.get(setting, {}).get(name), digits))
+    for removal in removals:
+        yield row(f"  with {BASELINES[removal]}", values([side["removal"][removal] for side in sides]))
 
 
-def comparison_table(found: dict[str, Any]) -> Table:
-    """What `comparison.compare_folders` found, as a table for the terminal."""
-    shown = Table(title=f"{found['task']} · before → after", caption=_comparison_caption(found), caption_justify="left")
+def _values(values: Sequence[float | None], digits: int) -> str:
+    """Return one number, or "before → after"."""
+    if all(value is None for value in values):
+        return NO_NUMBER
+    return " → ".join(NO_NUMBER if value is None else f"{value:,.{digits}f}" for value in values)
+
+
+def _bounds(bounds: Sequence[float] | None, digits: int, sign: str = "") -> str:
+    return " to ".join(f"{bound:{sign},.{digits}f}" for bound in bounds) if bounds else NO_NUMBER
+
+
+def _change(value: dict[str, Any] | None, digits: int) -> str:
+    """Return a difference with its interval; a difference that is not significant is called none."""
+    if value is None:
+        return NO_NUMBER
+    mean = f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference"
+    return f"{mean} ({_bounds((value['low'], value['high']), digits, '+')})"
+
+
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """Return the result of `comparison.compare_folders` as a table for the terminal."""
+    caption = "\n".join(_comparison_caption(comparison))
+    shown = Table(title=f"{comparison['task']} · before → after", caption=caption, caption_justify="left")
     for column in ("", "before", "after", "change", "95 %", "p"):
         shown.add_column(column, justify="right" if column else "left")
-    for setting, metrics in found["changes"].items():
+    for setting, metrics in comparison["changes"].items():
         for metric, value in metrics.items():
             digits = 1 if metric == "rank_distance" else 3
             shown.add_row(
                 f"{setting.replace('_', '-')} {metric_label(metric)}",
                 *(f"{value[side]:,.{digits}f}" for side in ("before", "after")),
                 f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference",
-                f"{value['low']:+,.{digits}f} to {value['high']:+,.{digits}f}",
+                _bounds((value["low"], value["high"]), digits, "+"),
                 f"{value['p']:.4f}",
             )
     return shown
 
 
-def _comparison_caption(found: dict[str, Any]) -> str:
-    sides = ("before", "after")
-    lines = [f"{side}: {', '.join(one['model'] for one in found[side])}" for side in sides]
-    lines.append(f"{found['counts']['queries']:,} queries; {describe_cut(found['cut'])}.")
-    if found.get("note"):
-        lines.append(f"Note: {found['note']}.")
-    lines.append(f"Intervals: the middle {found['level']:.0%} of {found['draws']:,} draws of {_drawn(found)}.")
-    if not all(value["real"] for metrics in found["changes"].values() for value in metrics.values()):
-        lines.append("No difference: the interval holds zero, so this cannot tell the two apart.")
-    single = [side for side in sides if len(found[side]) == 1]
-    if single:
-        lines.append(f"One seed {' and '.join(single)}: what another seed would give is not in the interval.")
-    return "\n".join(lines)
+def _comparison_caption(comparison: dict[str, Any]) -> Iterator[str]:
+    seeds = {side: len(comparison[side]) for side in ("before", "after")}
+    for side in seeds:
+        yield f"{side}: {', '.join(one['model'] for one in comparison[side])}"
+    yield f"{comparison['counts']['queries']:,} queries; {describe_cut(comparison['cut'])}."
+    if comparison.get("note"):
+        yield f"Note: {comparison['note']}."
+    yield _intervals(comparison, *(f" and of {count} seeds {side}" for side, count in seeds.items() if count > 1))
+    if not all(value["real"] for metrics in comparison["changes"].values() for value in metrics.values()):
+        yield "No difference: the interval holds zero, so this cannot tell the two apart."
+    if single := [side for side, count in seeds.items() if count == 1]:
+        yield f"One seed {' and '.join(single)}: what another seed would give is not in the interval."
 
 
-def _drawn(found: dict[str, Any]) -> str:
-    groups = f"{found['clusters']:,} groups of questions"
-    several = [f"{len(found[side])} seeds {side}" for side in ("before", "after") if len(found[side]) > 1]
-    return " and of ".join([groups, *several])
+def _intervals(drawn: dict[str, Any], *more: str) -> str:
+    return (
+        f"Intervals: the middle {drawn['level']:.0%} of {drawn['draws']:,} draws of {drawn['clusters']:,} groups of"
+        f" questions{''.join(more)}."
+    )
 
 
-def _cell(sides: Sequence[dict[str, Any]], section: str, name: str, digits: int, baseline: str) -> str:
-    """One number, or "before → after"; a dash where there is none."""
-    values = [((side["removal"][baseline] if baseline else side).get(section) or {}).get(name) for side in sides]
-    if all(value is None for value in values):
-        return "–"
-    return " → ".join("–" if value is None else f"{value:,.{digits}f}" for value in values)
-
-
-def _interval(scores: dict[str, Any], setting: str, name: str, digits: int) -> str:
-    bounds = scores["confidence"].get(setting, {}).get(name)
-    return f"{bounds[0]:,.{digits}f} to {bounds[1]:,.{digits}f}" if bounds else "–"
-
-
-def _change(change: dict[str, Any], setting: str, name: str, digits: int) -> str:
-    """A difference with its interval, or that there is none to speak of."""
-    value = change.get(setting, {}).get(name)
-    if value is None:
-        return "–"
-    if not value["real"]:
-        return f"no difference ({value['low']:+,.{digits}f} to {value['high']:+,.{digits}f})"
-    return f"{value['mean']:+,.{digits}f} ({value['low']:+,.{digits}f} to {value['high']:+,.{digits}f})"
-
-
-def _caption(scores: dict[str, Any], before: dict[str, Any] | None, change: dict[str, Any] | None) -> str:
+def _caption(scores: dict[str, Any], before: dict[str, Any] | None, change: dict[str, Any] | None) -> Iterator[str]:
     counts = scores["counts"]
-    lines = [f"{counts['queries']:,} queries, {counts['candidates']:,} candidates; {describe_cut(scores['cut'])}."]
+    yield f"{counts['queries']:,} queries, {counts['candidates']:,} candidates; {describe_cut(scores['cut'])}."
     if scores.get("note"):
-        lines.append(f"Note: {scores['note']}.")
-    lines += [f"Left out: {count:,} queries, {reason}." for reason, count in scores.get("left_out", {}).items()]
+        yield f"Note: {scores['note']}."
+    for reason, count in scores.get("left_out", {}).items():
+        yield f"Left out: {count:,} queries, {reason}."
     if change or (scores.get("confidence") and not before):
-        drawn = scores["confidence"]
-        lines.append(
-            f"Intervals: the middle {drawn['level']:.0%} of {drawn['draws']:,} draws of {drawn['clusters']:,} groups of"
-            " questions."
-        )
+        yield _intervals(scores["confidence"])
     if change and not all(value["real"] for values in change.values() for value in values.values()):
-        lines.append("No difference: the interval holds zero, so these questions cannot tell the two apart.")
-    if scores["bias"]:
-        perfect, chance = (scores["bias"][f"rank_distance_{name}"] for name in ("perfect", "random"))
-        pool = scores["bias"]["same_language_pool_share"]
-        lines.append(f"Rank distance: {perfect:,.0f} is perfect, {chance:,.0f} random.")
-        lines.append(f"Same-language share: of the top 10; {pool:.3f} of the pool.")
-        lines.append("Multilingual recall@k: share of all translations that are in the top k.")
+        yield "No difference: the interval holds zero, so these questions cannot tell the two apart."
+    if bias := scores["bias"]:
+        yield f"Rank distance: {bias['rank_distance_perfect']:,.0f} is perfect, {bias['rank_distance_random']:,.0f} random."
+        yield f"Same-language share: of the top 10; {bias['same_language_pool_share']:.3f} of the pool."
+        yield "Multilingual recall@k: share of all translations that are in the top k."
     if scores.get("chosen_on"):
-        lines.append(f"The model was chosen on {scores['chosen_on']}: its scores there are a little too good.")
+        yield f"The model was chosen on {scores['chosen_on']}: its scores there are a little too good."
     if before and before["task_fingerprint"] != scores["task_fingerprint"]:
-        lines.append(f"Not comparable: before was {before['task']}, {describe_cut(before['cut'])}.")
-    return "\n".join(lines)
+        yield f"Not comparable: before was {before['task']}, {describe_cut(before['cut'])}."

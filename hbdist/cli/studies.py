@@ -9,70 +9,78 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from hbdist.cli.app import app, console
+from hbdist.cli.app import app, console, split
 from hbdist.config.config import parse_override
 from hbdist.errors import ConfigError
 
-study_app = typer.Typer(help="Grids of runs, and the report on them.", no_args_is_help=True)
+study_app = typer.Typer(help="Plan, run and report studies: grids of runs.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
-StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's TOML file, or its folder.")]
-More = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Of the resources: nodes=4 hours=12.")]
-Cluster = Annotated[str | None, typer.Option(help="slurm, local or debug, instead of what the study says.")]
-AtOnce = Annotated[int | None, typer.Option(min=1, help="How many runs may go on at the same time.")]
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="TOML file of a study, or its folder.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key=value]...", help="Values that override the study's [resources]: nodes=4 hours=12."),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="slurm, local or debug. Default: that of the study, else slurm within a Slurm job and local elsewhere."
+    ),
+]
+AtOnce = Annotated[int | None, typer.Option(min=1, help="Number of runs at the same time. Default: that of the study.")]
 
 
 @study_app.command()
 def plan(
     study: StudyPath,
-    gpus: Annotated[str | None, typer.Option(help="Numbers of GPUs to plan for: 8,64,1024.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="Numbers of GPUs: 8,64,1024. Default: those in the study.")] = None,
     tokens_per_second: Annotated[
-        float | None, typer.Option(min=1, help="That one GPU trains on, instead of what the study assumes.")
+        float | None, typer.Option(min=1, help="Tokens that one GPU trains on per second. Default: as in the study.")
     ] = None,
 ) -> None:
-    """Print what a study would take on clusters of several sizes: a model, from formulas. Starts nothing."""
+    """Estimate time, memory and traffic of a study on clusters of several sizes, by formulas. Starts nothing."""
     from hbdist.studies.api import Study
     from hbdist.studies.cost import plan_text
 
-    parts = [part.strip() for part in gpus.split(",")] if gpus else []
-    if wrong := [part for part in parts if not (part.isascii() and part.isdecimal())]:
+    counts = [part.strip() for part in split(gpus)]
+    if wrong := [part for part in counts if not (part.isascii() and part.isdecimal())]:
         raise ConfigError(f"--gpus {gpus}: {wrong[0]!r} is not a whole number. Write --gpus 8,64,1024.")
-    print(plan_text(Study.load(study), [int(part) for part in parts], tokens_per_second), end="")
+    print(plan_text(Study.load(study), list(map(int, counts)), tokens_per_second), end="")
 
 
 @study_app.command()
 def submit(
     study: StudyPath,
-    more: More = None,
+    overrides: Overrides = None,
     cluster: Cluster = None,
     at_once: AtOnce = None,
     set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="Move run folders of an earlier form of the study away.")
+        bool, typer.Option("--set-aside", help="Move away run folders of an earlier form of the study, and train anew.")
     ] = False,
 ) -> None:
-    """Start what is missing: trainings, evaluations, the report. What is done or on its way stays as it is."""
+    """Start missing trainings, evaluations and the report; what is done, waiting or running is left alone."""
     from hbdist.studies.api import Study
 
-    started = Study.load(study).submit(set_aside=set_aside, **_resources(more, cluster, at_once))
-    print(started.text())
+    print(Study.load(study).submit(set_aside=set_aside, **_resources(overrides, cluster, at_once)).text())
 
 
 @study_app.command()
-def retry(study: StudyPath, more: More = None, cluster: Cluster = None, at_once: AtOnce = None) -> None:
-    """As submit, with the runs that failed."""
+def retry(study: StudyPath, overrides: Overrides = None, cluster: Cluster = None, at_once: AtOnce = None) -> None:
+    """Start what is missing, like submit, and also what has failed."""
     from hbdist.studies.api import Study
 
-    print(Study.load(study).retry(**_resources(more, cluster, at_once)).text())
+    print(Study.load(study).retry(**_resources(overrides, cluster, at_once)).text())
 
 
 @study_app.command()
 def status(
     study: StudyPath,
     watch: Annotated[
-        float | None, typer.Option(min=0.1, help="Show it anew every so many seconds, until all ended.")
+        float | None,
+        typer.Option(min=0.1, help="Seconds between two updates, until all jobs have ended. Default: once."),
     ] = None,
 ) -> None:
-    """Show how far each run is, what it measures, why it failed, and what to try."""
+    """Show the progress and scores of each run, why runs failed, and what to try."""
     from hbdist.launch.handle import LIVE
     from hbdist.studies.api import Study
     from hbdist.studies.status import problems, table
@@ -99,24 +107,22 @@ def status(
 
 @study_app.command()
 def cancel(study: StudyPath) -> None:
-    """Stop all that waits or runs; what was trained until then is kept."""
+    """Stop all waiting and running jobs; runs save their state first."""
     from hbdist.studies.api import Study
 
     stopped = Study.load(study).cancel()
-    print(f"stopped {len(stopped)} jobs; hbdist study submit goes on where they were" if stopped else "nothing runs")
+    print(f"stopped {len(stopped)} jobs; hbdist study submit resumes them" if stopped else "nothing runs")
 
 
 @study_app.command()
 def report(study: StudyPath) -> None:
-    """Write report.html, and the tables, from what is there."""
+    """Write report.html, results.csv, report.md and report.tex from the runs there are so far."""
     from hbdist.reports.report import study_report
     from hbdist.studies.api import Study
 
     print(f"wrote {study_report(Study.load(study))}")
 
 
-def _resources(more: list[str] | None, cluster: str | None, at_once: int | None) -> dict[str, Any]:
-    given = {"cluster": cluster, "at_once": at_once}
-    return dict(parse_override(text) for text in more or []) | {
-        key: one for key, one in given.items() if one is not None
-    }
+def _resources(overrides: list[str] | None, cluster: str | None, at_once: int | None) -> dict[str, Any]:
+    values = dict(map(parse_override, overrides or []))
+    return values | ({"cluster": cluster} if cluster else {}) | ({"at_once": at_once} if at_once else {})
