@@ -19,7 +19,7 @@ app.add_typer(study_app, name="study")
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="TOML file of a study, or its folder.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[key=value]...", help="Values that override the study's [resources]: nodes=4 hours=12."),
+    typer.Argument(metavar="KEY=VALUE", help="Resources that override those of the study: nodes=4 hours=12."),
 ]
 Cluster = Annotated[
     str | None,
