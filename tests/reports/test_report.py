@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained file that shows what is there, names what is not, and escapes everything."""
+"""Report of a run or an evaluation: one file that loads nothing, names what is missing, and escapes every value."""
 
 import json
 import re
@@ -25,7 +25,7 @@ METRICS = ("map", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@
 
 
 def scores(level: float, **changed: Any) -> dict[str, Any]:
-    """A scores.json whose numbers all follow from `level`."""
+    """Return a scores.json whose numbers all follow from `level`."""
     values = dict.fromkeys(METRICS, level)
     bias = {
         "rank_distance": 1000 * (1 - level),
@@ -76,7 +76,7 @@ def write_scores(run: Path, side: str, values: dict[str, Any]) -> None:
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A finished run with everything in its folder."""
+    """Return the folder of a finished run, with everything in it."""
     folder = tmp_path / "demo-<seed>=3"
     (folder / "checkpoints" / "000000010").mkdir(parents=True)
     values = {"steps": 10, "data": {"shards": "a & b"}, "model": {"name": "some/<model>"}, "batch": {"size": 100}}
@@ -94,7 +94,7 @@ def run(tmp_path) -> Path:
     return folder
 
 
-def test_a_report_of_an_evaluation_maps_the_pairs_and_where_single_answers_are_found(tmp_path):
+def test_a_report_of_an_evaluation_has_heat_maps_of_pairs_and_of_single_answers(tmp_path):
     values = scores(0.5, model="some/<model>", not_measured={"alignment": "there are no questions of two languages"})
     values["bias"]["one_answer_map"] = {"ar-ar": 0.75, "ar-de": 0.06, "de-ar": 0.05, "de-de": 0.8125}
     write_scores(tmp_path, "after", values)
@@ -165,7 +165,7 @@ def test_a_hostile_name_is_text_wherever_it_is_shown(run):
         assert "<script" not in html
 
 
-def test_before_and_after_are_compared_and_the_cut_is_said(run):
+def test_before_and_after_are_compared_and_the_cut_is_stated(run):
     text = " ".join(Page(run_report(run).read_text()).text.split())
     assert "mAP 0.400 0.600 ▲ 0.200 better" in text
     assert "rank distance 600.0 400.0 ▼ 200.0 better" in text
@@ -179,7 +179,7 @@ def test_provenance_has_fingerprint_environment_commands_and_config(run):
     text = Page(run_report(run).read_text()).text
     for part in ("f00d" * 16, "torch 2.13", "accelerate launch --num_processes", "hbdist evaluate 'some/<model>'"):
         assert part in text
-    assert "-again" in text, "the same again is a run of its own"
+    assert "-again" in text, "the repeated run has a folder of its own"
     assert "--task xquad-r --languages ar,de,en --questions 50 --out" in text
     assert "[optimizer]" in text
 
@@ -200,20 +200,20 @@ def test_throughput_is_over_the_whole_run(run):
         ("environment.json", "environment.json is missing", "accelerate launch"),
     ],
 )
-def test_what_is_missing_is_named_with_the_command_that_makes_it(run, path, sentence, command):
+def test_a_missing_part_is_named_with_the_command_that_makes_it(run, path, sentence, command):
     (run / path).unlink()
     html = run_report(run).read_text()
-    said = re.findall(r'<p class="missing">(.*?)</p>', html)
-    assert len(said) == 1
-    assert sentence in said[0]
-    assert command in said[0]
+    sentences = re.findall(r'<p class="missing">(.*?)</p>', html)
+    assert len(sentences) == 1
+    assert sentence in sentences[0]
+    assert command in sentences[0]
 
 
-def test_nothing_is_missed_in_a_whole_run(run):
+def test_a_complete_run_misses_nothing(run):
     assert 'class="missing"' not in run_report(run).read_text()
 
 
-def test_a_run_with_a_config_alone_has_a_report(run):
+def test_a_run_with_only_a_config_has_a_report(run):
     for path in ("plan.txt", "environment.json", "metrics.jsonl", "outcome.json"):
         (run / path).unlink()
     for side in ("before", "after"):
@@ -270,7 +270,7 @@ def test_a_line_that_is_still_being_written_is_left_out(run):
     assert "trained for 10 of 10 steps" in Page(run_report(run).read_text()).text
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds no config\.toml"):
         run_report(tmp_path)
 
@@ -291,7 +291,7 @@ def test_the_same_run_gives_the_same_bytes(run):
         (0.5, 0.5000001, 1, "no change"),
     ],
 )
-def test_the_better_is_what_is_nearer_to_the_good(before, after, good, expected):
+def test_the_number_nearer_to_the_best_possible_one_is_the_better(before, after, good, expected):
     change = compare(before, after, digits=3, good=good)
     cells = environment(".html").get_template("parts.html").module.change_cells(change)
     first, second, third = cells.removeprefix("<td>").removesuffix("</td>").split("</td><td>")

@@ -1,4 +1,4 @@
-"""The report of a study: the numbers are those of its scores.json, the marks are right, and what is missing is said."""
+"""Report of a study: its numbers are those of scores.json, its marks are right, and it says what is missing."""
 
 import csv
 import html
@@ -43,7 +43,7 @@ from hbdist.studies.submit import write_copies
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished study and its report, which no test changes."""
+    """Return the folder of a finished study with its report, which no test changes."""
     study = write_whole_study(tmp_path_factory.mktemp("studies") / "made")
     study_report(study)
     return study.folder
@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    """A finished study to change, without a report."""
+    """Return a finished study without a report, which a test may change."""
     return write_whole_study(tmp_path / "made")
 
 
@@ -59,8 +59,8 @@ def table_of(study: Study) -> Table:
     return make_tables(Results.read(study))[0]
 
 
-def said_of(study: Study) -> str:
-    """What the report says of the runs, and of its tables, without its charts."""
+def sentences_of(study: Study) -> str:
+    """Return what the report says about the runs and its tables, without drawing charts."""
     results = Results.read(study)
     tables = make_tables(results)
     remarks = [remark for table in tables for remark in table.remarks]
@@ -108,7 +108,7 @@ def test_a_hostile_name_of_a_study_is_text(tmp_path):
     assert "<script" not in written
 
 
-def test_the_question_the_setting_and_the_measure_are_said(whole):
+def test_the_question_the_setting_and_the_measure_are_stated(whole):
     words = Page((whole / "report.html").read_text()).words
     for part in (
         "What do hybrid batch sizes do to the mono/cross trade-off, at 100 %?",
@@ -146,13 +146,13 @@ def test_a_cell_is_the_mean_over_seeds_and_the_interval_of_the_pooled_seeds(whol
     study = Study.load(whole)
     table, (measure,) = table_of(study), study.measures
     for row, point in zip(table.points, study.points(), strict=True):
-        kept = [read_per_query(run.evaluation(measure), "same") for run in point]
+        per_query = [read_per_query(run.evaluation(measure), "same") for run in point]
         for column, setting, metric in (
             ("mAP_cross", "cross_lingual", "map"),
             ("recall", "multilingual", "recall@10"),
             ("rank distance", "multilingual", "rank_distance"),
         ):
-            pooled = interval([values_of(one, setting, metric) for one in kept])
+            pooled = interval([values_of(one, setting, metric) for one in per_query])
             estimate = row.numbers[column]
             assert estimate.mean == pytest.approx(pooled.mean)
             assert (estimate.low, estimate.high) == (pooled.low, pooled.high)
@@ -162,9 +162,9 @@ def test_a_cell_is_the_mean_over_seeds_and_the_interval_of_the_pooled_seeds(whol
         assert re.search(rf"{number}(</b>)?≈?<small>{bounds}</small>", html)
 
 
-def test_the_best_is_bold_and_what_is_not_told_from_it_is_marked(study):
+def test_the_best_point_is_bold_and_ties_with_it_are_marked(study):
     (measure,) = study.measures
-    for run in study.runs:  # two points with nearly the same ranks, two that are far behind
+    for run in study.runs:  # two points with nearly the same positions, two that are far worse
         size, hybrid = run.values["batch.size"], run.config.batch.mono_share == 0.5
         score(run.evaluation(measure), 0.8 + 1e-4 * (size == 128) if hybrid else 0.4, seed=run.seed + (size == 128))
     table = table_of(study)
@@ -173,9 +173,9 @@ def test_the_best_is_bold_and_what_is_not_told_from_it_is_marked(study):
     best = table.best
     assert best is not None
     number, _, bounds = table.cell(best, "mAP_cross")
-    said = headline(table)
-    assert f"the best by mAP_cross is {best.label}, with {number} ({bounds})." in said
-    assert "Not told from it: batch.size" in said
+    sentences = headline(table)
+    assert f"the best by mAP_cross is {best.label}, with {number} ({bounds})." in sentences
+    assert "Not told from it: batch.size" in sentences
     results = Results.read(study)
     assert f"**{number}** [{bounds}]" in report_markdown(results, [table])
     assert rf"\textbf{{{number}}} {{\scriptsize [{bounds}]}}" in report_latex(results, [table])
@@ -193,7 +193,7 @@ def test_the_gain_is_over_the_model_that_the_best_point_began_with(study):
     assert f"To the untuned model: {table.gain.mean:+.3g}" in headline(table)
 
 
-def test_two_untuned_models_are_told_apart(tmp_path):
+def test_two_untuned_models_have_rows_of_their_own(tmp_path):
     text = STUDY.replace('name = "strategy"', 'name = "backbone"').replace('lines = "strategy"', 'lines = "backbone"')
     for name, keys in (("first", '"model.name" = "first/model"'), ("second", '"model.name" = "second/model"')):
         old = re.search(r'\[zip\.values\.(?:"X-X & <mono>"|hybrid_50)\]\n"batch.mono_share" = [0-9.]+', text)
@@ -216,7 +216,7 @@ def test_two_untuned_models_are_told_apart(tmp_path):
     assert table.gain.before > first.numbers["mAP_cross"].mean
 
 
-def test_what_is_better_without_training_is_marked(whole):
+def test_better_models_without_training_are_marked(whole):
     table = table_of(Study.load(whole))
     marks = {row.label: row.marks.get("mAP_cross", "") for row in table.untrained}
     assert marks == {"untuned": "", "untuned, language means removed": "beats", "untuned, LIR": "beats"}
@@ -232,7 +232,7 @@ numbers = st.floats(0, 1, width=32)
 
 @given(st.lists(st.tuples(numbers, numbers, numbers), min_size=8, max_size=8), st.sets(st.integers(0, 7), max_size=7))
 @settings(max_examples=40)
-def test_bold_is_the_highest_mean_or_the_lowest_where_low_is_good(whole, drawn, unscored):
+def test_bold_is_the_highest_mean_or_the_lowest_if_low_is_good(whole, drawn, unscored):
     study = Study.load(whole)
     base = made_scores(made_per_query(0.5, 0, languages=2, questions=4), ("de", "en"))
     found = []
@@ -258,7 +258,7 @@ def test_bold_is_the_highest_mean_or_the_lowest_where_low_is_good(whole, drawn, 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 1000), st.integers(1, 3), st.integers(2, 20))
 @settings(max_examples=12)
-def test_an_interval_holds_its_mean(tmp_path_factory, level, seed, seeds, questions):
+def test_an_interval_contains_its_mean(tmp_path_factory, level, seed, seeds, questions):
     study = write_study(
         tmp_path_factory.mktemp("study"), STUDY.replace("seeds = [0, 1]", f"seeds = {list(range(seeds))}")
     )
@@ -301,7 +301,7 @@ def test_a_partial_study_has_a_report_that_says_what_is_missing(study):
     assert (rows[failed.name]["state"], rows[failed.name]["steps"]) == ("failed", "3")
 
 
-def test_one_seed_of_two_is_said(study):
+def test_a_missing_seed_is_stated(study):
     (measure,) = study.measures
     shutil.rmtree(study.runs[0].evaluation(measure))
     assert "| 64 | X-X \\& \\<mono\\> | 1 of 2 |" in report_markdown(Results.read(study), [table_of(study)])
@@ -314,7 +314,7 @@ def test_a_finished_study_misses_nothing(whole):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "sentence"),
     [
         (lambda run, scores: scores.write_text("{"), "scores.json is not JSON"),
         (lambda run, scores: scores.write_text("[]"), "scores.json does not hold scores"),
@@ -332,22 +332,22 @@ def test_a_finished_study_misses_nothing(whole):
         ),
     ],
 )
-def test_what_is_damaged_is_left_out_and_named(study, damage, said):
+def test_damaged_files_are_left_out_and_named(study, damage, sentence):
     run, (measure,) = study.runs[0], study.measures
     damage(run, run.evaluation(measure) / "scores.json")
-    assert said in said_of(study)
+    assert sentence in sentences_of(study)
     assert [len(row.scored) for row in table_of(study).points] == [1, 2, 2, 2]
 
 
-def test_scores_without_ranks_have_no_interval_and_it_is_said(study):
+def test_scores_without_per_query_scores_have_no_interval_and_a_remark(study):
     run, (measure,) = study.runs[0], study.measures
     (run.evaluation(measure) / "ranks.npz").unlink()
     table = table_of(study)
     assert [row.numbers["mAP_cross"].low is None for row in table.points] == [True, False, False, False]
-    assert f"No interval for {run.name} on xquad-r" in said_of(study)
+    assert f"No interval for {run.name} on xquad-r" in sentences_of(study)
 
 
-def test_a_number_that_its_ranks_do_not_give_has_no_interval(study):
+def test_a_number_that_contradicts_its_per_query_scores_has_no_interval(study):
     run, (measure,) = study.runs[0], study.measures
     path = run.evaluation(measure) / "scores.json"
     scores = json.loads(path.read_text())
@@ -386,9 +386,9 @@ def test_a_number_of_one_language_or_pair_has_an_interval_of_its_own_queries(tmp
     assert (estimate.low, estimate.high) == (interval([plain]).low, interval([plain]).high)
 
 
-def test_the_untuned_model_is_missed(study):
+def test_a_missing_untuned_model_is_named(study):
     shutil.rmtree(study.baselines[0].folder)
-    assert "The untuned models/me5-small-demo is not scored on xquad-r." in said_of(study)
+    assert "The untuned models/me5-small-demo is not scored on xquad-r." in sentences_of(study)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_the_untuned_model_is_missed(study):
         (("en",), 1 + 4),  # one column, and no best by the primary one, which is not there
     ],
 )
-def test_fewer_languages_have_what_charts_they_can(study, languages, charts):
+def test_fewer_languages_have_fewer_charts(study, languages, charts):
     (measure,) = study.measures
     shutil.rmtree(study.baselines[0].folder)
     for run in study.runs:
@@ -451,7 +451,7 @@ def test_a_hundred_runs_make_a_page_of_less_than_five_megabytes(tmp_path):
     assert "100 of 100 are trained" in page.words
 
 
-def test_nothing_there_and_nothing_begun_are_refused_with_a_sentence(tmp_path, capsys):
+def test_a_missing_folder_and_a_study_that_has_not_begun_are_refused_with_a_sentence(tmp_path, capsys):
     with pytest.raises(DataError, match=r"does not exist\. Give the folder of a run"):
         report_on(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"holds neither config\.toml nor study\.toml nor scores\.json"):
@@ -464,7 +464,7 @@ def test_nothing_there_and_nothing_begun_are_refused_with_a_sentence(tmp_path, c
         report_on(tmp_path / "broken.toml")
 
 
-def test_report_decides_by_what_the_path_is(study, capsys):
+def test_the_kind_of_report_depends_on_the_kind_of_path(study, capsys):
     for run in study.runs[1:]:
         shutil.rmtree(run.folder)
     assert report_on(study.runs[0].folder) == study.runs[0].folder / "report.html"
@@ -507,7 +507,7 @@ def test_the_commands_in_a_report_find_the_study_that_it_was_made_of(tmp_path):
             assert Study.load(command[3]).runs == study.runs
 
 
-def test_markdown_and_latex_tables_are_whole_and_escaped(whole):
+def test_markdown_and_latex_tables_are_complete_and_escaped(whole):
     lines = [line for line in (whole / "report.md").read_text().splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     tex = (whole / "report.tex").read_text()
