@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from hbdist.cli.app import Bar, app, data_app, split
 from hbdist.errors import ConfigError
@@ -11,11 +11,9 @@ from hbdist.errors import ConfigError
 
 @app.command()
 def build(
-    recipe: Annotated[
-        Path, typer.Argument(help="TOML file with the data sets to build, such as those in shards/recipes/.")
-    ],
-    out: Annotated[Path | None, typer.Option(help="Folder for the shards. Default: the one in the recipe.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
+    recipe: Annotated[Path, Argument(help="TOML file with the data sets to build, such as those in shards/recipes/.")],
+    out: Annotated[Path | None, Option(help="Folder for the shards. Default: the one in the recipe.")] = None,
+    workers: Annotated[int | None, Option(min=1, help="Number of processes. Default: one per core.")] = None,
 ) -> None:
     """Build shards that are grouped by language pair."""
     from hbdist.data.build.build import build as build_shards
@@ -36,7 +34,7 @@ def build(
 
 @app.command()
 def check(
-    root: Annotated[str, typer.Argument(help="Folder of the shards (the one with manifest.json), or its address.")],
+    root: Annotated[str, Argument(help="Folder of the shards (the one with manifest.json), or its address.")],
 ) -> None:
     """Read every byte of built shards and compare it with the manifest."""
     from hbdist.data.shards.manifest import VALIDATION
@@ -51,30 +49,27 @@ def check(
 
 @app.command()
 def translate(
-    source: Annotated[
-        Path, typer.Argument(help="Pairs as JSON lines, plain or .gz, as described in shards/README.md.")
-    ],
+    source: Annotated[Path, Argument(help="Pairs as JSON lines, plain or .gz, as described in shards/README.md.")],
     model: Annotated[
-        str,
-        typer.Option(help="M2M100, NLLB or Opus-MT model: its Hugging Face name or folder. {to} becomes the language."),
+        str, Option(help="M2M100, NLLB or Opus-MT model: its Hugging Face name or folder. {to} becomes the language.")
     ],
-    to: Annotated[str, typer.Option(help="Languages to translate into, separated by commas: de,sw,th.")],
-    out: Annotated[Path, typer.Option(help="Folder for LANGUAGE.jsonl.gz, recipe.toml and translation.json.")],
-    source_lang: Annotated[str, typer.Option("--from", help="Language of the rows that name none.")] = "en",
-    beams: Annotated[int, typer.Option(min=1, help="Number of beams; 1 decodes greedily.")] = 4,
+    to: Annotated[str, Option(help="Languages to translate into, separated by commas: de,sw,th.")],
+    out: Annotated[Path, Option(help="Folder for LANGUAGE.jsonl.gz, recipe.toml and translation.json.")],
+    source_lang: Annotated[str, Option("--from", help="Language of the rows that name none.")] = "en",
+    beams: Annotated[int, Option(min=1, help="Number of beams; 1 decodes greedily.")] = 4,
     batch_tokens: Annotated[
-        int, typer.Option(min=1, help="Source tokens per batch; more are faster and take more memory.")
+        int, Option(min=1, help="Source tokens per batch; more are faster and take more memory.")
     ] = 4096,
     piece_tokens: Annotated[
-        int, typer.Option(min=1, help="Source tokens per piece; longer texts are cut at sentence ends.")
+        int, Option(min=1, help="Source tokens per piece; longer texts are cut at sentence ends.")
     ] = 128,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens in the translation of a piece; rows that need more are left out.")
+        int, Option(min=1, help="Most tokens in the translation of a piece; rows that need more are left out.")
     ] = 256,
-    part_rows: Annotated[int, typer.Option(min=1, help="Rows per part; an interruption loses at most one part.")] = 256,
+    part_rows: Annotated[int, Option(min=1, help="Rows per part; an interruption loses at most one part.")] = 256,
     code: Annotated[
         list[str] | None,
-        typer.Option(help="The model's code of a language: sw=swh_Latn. May be repeated. Default: the built-in codes."),
+        Option(help="The model's code of a language: sw=swh_Latn. May be repeated. Default: the built-in codes."),
     ] = None,
 ) -> None:
     """Translate pairs into several languages, for `hbdist build`. The same command resumes after an interruption."""
@@ -108,9 +103,9 @@ def translate(
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="xquad-r, mlqa-r, miracl, tydiqa, wikihop or beir:NAME.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the files. Default: data/NAME.")] = None,
-    languages: Annotated[str | None, typer.Option(help="Languages of MIRACL to fetch: sw,yo. Default: all.")] = None,
+    name: Annotated[str, Argument(help="xquad-r, mlqa-r, miracl, tydiqa, wikihop or beir:NAME.")],
+    out: Annotated[Path | None, Option(help="Folder for the files. Default: data/NAME.")] = None,
+    languages: Annotated[str | None, Option(help="Languages of MIRACL to fetch: sw,yo. Default: all.")] = None,
 ) -> None:
     """Download the data of a task from their public source and verify checksums. The same command resumes."""
     from hbdist.evaluation.download.fetch import fetch as fetch_data

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from hbdist.cli.app import Bar, app, console, split
 from hbdist.errors import ConfigError, DataError
@@ -20,50 +20,35 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Hugging Face name of a model, or its folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.json, report.html and the TREC files.")],
+    model: Annotated[str, Argument(help="Hugging Face name of a model, or its folder.")],
+    out: Annotated[Path, Option(help="Folder for scores.json, report.html and the TREC files.")],
     task: Annotated[
-        str,
-        typer.Option(help="xquad-r[:paragraph], mlqa-r, miracl, tydiqa, wikihop[:any], beir:FOLDER or parallel:PATH."),
+        str, Option(help="xquad-r[:paragraph], mlqa-r, miracl, tydiqa, wikihop[:any], beir:FOLDER or parallel:PATH.")
     ] = "xquad-r",
-    data: Annotated[Path | None, typer.Option(help="Folder of the task's files. Default: data/TASK.")] = None,
-    languages: Annotated[
-        str | None, typer.Option(help="Languages to keep in queries and candidates: en,ar. Default: all.")
-    ] = None,
+    data: Annotated[Path | None, Option(help="Folder of the task's files. Default: data/TASK.")] = None,
+    languages: Annotated[str | None, Option(help="Languages of queries and candidates: en,ar. Default: all.")] = None,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="Questions to keep per language; all candidates stay. Default: all.")
+        int | None, Option(min=1, help="Questions per language; all candidates stay. Default: all.")
     ] = None,
-    before: Annotated[
-        Path | None,
-        typer.Option(help="The --out folder of an earlier evaluation, to show the difference. Default: none."),
-    ] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean or cls. Default: as in the model's folder.")] = None,
-    query_prefix: Annotated[
-        str | None, typer.Option(help="Text before each query. Default: as in the model's folder.")
-    ] = None,
-    document_prefix: Annotated[
-        str | None, typer.Option(help="Text before each candidate. Default: as in the model's folder.")
-    ] = None,
+    before: Annotated[Path | None, Option(help="Folder of an earlier evaluation, to show the difference.")] = None,
+    pooling: Annotated[str | None, Option(help="mean or cls. Default: the model's.")] = None,
+    query_prefix: Annotated[str | None, Option(help="Text before each query. Default: the model's.")] = None,
+    document_prefix: Annotated[str | None, Option(help="Text before each candidate. Default: the model's.")] = None,
     language_token: Annotated[
-        str | None, typer.Option(help="M2M100 and NLLB: keep, fixed or drop. Default: as in the model's folder.")
+        str | None, Option(help="M2M100 and NLLB: keep, fixed or drop. Default: the model's.")
     ] = None,
     fixed_language: Annotated[
-        str | None, typer.Option(help="Language of all tokens with --language-token fixed. Default: en.")
+        str | None, Option(help="Language of the tokens with --language-token fixed. Default: en.")
     ] = None,
     vectors: Annotated[
-        Path | None,
-        typer.Option(help="Folder to keep candidates' vectors in. Default: only those of large pools are kept."),
+        Path | None, Option(help="Folder for candidates' vectors. Default: only those of large pools are kept.")
     ] = None,
     precision: Annotated[
-        Literal["float32", "float16"],
-        typer.Option(help="Precision of candidates' vectors; float16 takes half the space."),
+        Literal["float32", "float16"], Option(help="Precision of candidates' vectors. float16 takes half the space.")
     ] = "float32",
-    keep: Annotated[bool, typer.Option(help="Keep vectors on disk for the next evaluation.")] = True,
+    keep: Annotated[bool, Option(help="Keep vectors on disk for the next evaluation.")] = True,
     index: Annotated[
-        str | None,
-        typer.Option(
-            help="Approximate FAISS search: ivf or hnsw, such as hnsw:links=32,search=1000. Default: exact search."
-        ),
+        str | None, Option(help="FAISS index: ivf or hnsw, such as hnsw:links=32,search=1000. Default: exact search.")
     ] = None,
 ) -> None:
     """Score a model on a benchmark: monolingual, cross-lingual and multilingual retrieval, and language bias.
@@ -198,11 +183,9 @@ BETWEEN = "--with"
 def compare(
     folders: Annotated[
         list[str],
-        typer.Argument(
-            metavar="BEFORE... --with AFTER...", help="The --out folders of evaluations, one per training seed."
-        ),
+        Argument(metavar="BEFORE... --with AFTER...", help="The --out folders of evaluations, one per training seed."),
     ],
-    out: Annotated[Path | None, typer.Option(help="JSON file to write the differences to. Default: none.")] = None,
+    out: Annotated[Path | None, Option(help="JSON file to write the differences to. Default: none.")] = None,
 ) -> None:
     """Test whether two models differ on a task, each evaluated once or with several training seeds."""
     from hbdist.cli.score_tables import comparison_table

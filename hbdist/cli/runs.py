@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from hbdist.cli.app import app, console
 from hbdist.config.config import Config, split_arguments
@@ -12,7 +13,7 @@ from hbdist.errors import ConfigError
 
 ConfigArguments = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="[CONFIG.toml] [key=value]...",
         help="Config file, then values that override it. Default: the demo's config.",
     ),
@@ -30,19 +31,18 @@ def train(arguments: ConfigArguments = None) -> int:
 @app.command()
 def plan(
     arguments: ConfigArguments = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Number of ranks (processes) to plan for.")] = 1,
+    ranks: Annotated[int, Option(min=1, help="Number of ranks (processes) to plan for.")] = 1,
     step: Annotated[
-        int | None, typer.Option(min=0, help="Also show the composition of this step's batch, counted from 0.")
+        int | None, Option(min=0, help="Also show the composition of this step's batch, counted from 0.")
     ] = None,
     statistics: Annotated[
-        bool, typer.Option("--statistics", help="Also show how much of each language and group the whole run will see.")
+        bool, Option("--statistics", help="Also show how much of each language and group the whole run will see.")
     ] = False,
     fit: Annotated[
-        bool, typer.Option("--fit", help="Also measure a few training steps, and estimate which sizes fit into memory.")
+        bool, Option("--fit", help="Also measure a few training steps, and estimate which sizes fit into memory.")
     ] = False,
     memory: Annotated[
-        str | None,
-        typer.Option(help="With --fit: memory per rank, such as 80GB. Default: the memory that is free here."),
+        str | None, Option(help="With --fit: memory per rank, such as 80GB. Default: the memory that is free here.")
     ] = None,
 ) -> None:
     """Print the arithmetic of a run, and check that it can be made. Without --fit it loads neither model nor torch."""
@@ -80,7 +80,7 @@ def plan(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="Folder of a run, an evaluation or a study; or a study's TOML file.")],
+    path: Annotated[Path, Argument(help="Folder of a run, an evaluation or a study; or a study's TOML file.")],
 ) -> None:
     """Write report.html, one file with tables and charts; of a study also results.csv, report.md and report.tex."""
     from hbdist.reports.report import report_on

@@ -8,6 +8,7 @@ import typer
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
+from typer import Argument, Option
 
 from hbdist.cli.app import app, console, split
 from hbdist.config.config import parse_override
@@ -16,26 +17,26 @@ from hbdist.errors import ConfigError
 study_app = typer.Typer(help="Plan, run and report studies: grids of runs.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
-StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="TOML file of a study, or its folder.")]
+StudyPath = Annotated[Path, Argument(metavar="STUDY", help="TOML file of a study, or its folder.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Resources that override those of the study: nodes=4 hours=12."),
+    Argument(metavar="KEY=VALUE", help="Resources that override those of the study: nodes=4 hours=12."),
 ]
 Cluster = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="slurm, local or debug. Default: that of the study, else slurm within a Slurm job and local elsewhere."
     ),
 ]
-AtOnce = Annotated[int | None, typer.Option(min=1, help="Number of runs at the same time. Default: that of the study.")]
+AtOnce = Annotated[int | None, Option(min=1, help="Number of runs at the same time. Default: that of the study.")]
 
 
 @study_app.command()
 def plan(
     study: StudyPath,
-    gpus: Annotated[str | None, typer.Option(help="Numbers of GPUs: 8,64,1024. Default: those in the study.")] = None,
+    gpus: Annotated[str | None, Option(help="Numbers of GPUs: 8,64,1024. Default: those in the study.")] = None,
     tokens_per_second: Annotated[
-        float | None, typer.Option(min=1, help="Tokens that one GPU trains on per second. Default: as in the study.")
+        float | None, Option(min=1, help="Tokens that one GPU trains on per second. Default: as in the study.")
     ] = None,
 ) -> None:
     """Estimate time, memory and traffic of a study on clusters of several sizes, by formulas. Starts nothing."""
@@ -55,7 +56,7 @@ def submit(
     cluster: Cluster = None,
     at_once: AtOnce = None,
     set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="Move away run folders of an earlier form of the study, and train anew.")
+        bool, Option("--set-aside", help="Move away run folders of an earlier form of the study, and train anew.")
     ] = False,
 ) -> None:
     """Start missing trainings, evaluations and the report; what is done, waiting or running is left alone."""
@@ -76,8 +77,7 @@ def retry(study: StudyPath, overrides: Overrides = None, cluster: Cluster = None
 def status(
     study: StudyPath,
     watch: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Seconds between two updates, until all jobs have ended. Default: once."),
+        float | None, Option(min=0.1, help="Seconds between two updates, until all jobs have ended. Default: once.")
     ] = None,
 ) -> None:
     """Show the progress and scores of each run, why runs failed, and what to try."""

@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hbdist.reports.results import Results, TrainingSummary
+from hbdist.reports.results import Results, TrainingSummary, throughput
 from hbdist.reports.table import label_of
-from hbdist.studies.commands import evaluate_words
 from hbdist.studies.study import StudySpec
 
 
@@ -47,15 +46,9 @@ def _hours(trainings: Sequence[TrainingSummary]) -> tuple[float, float]:
 
 def _spent(trainings: Sequence[TrainingSummary]) -> list[str]:
     """Return what a run of one point took on average."""
-    runs, seconds = len(trainings), sum(training.seconds for training in trainings)
-    return [
-        f"{sum(training.pairs for training in trainings) / seconds:,.0f}",
-        f"{sum(training.tokens for training in trainings) / seconds:,.0f}",
-        f"{sum(training.data_seconds for training in trainings) / seconds:.1%}",
-        f"{max(training.peak_bytes for training in trainings) / 2**30:,.1f} GiB",
-        f"{sum(training.pairs for training in trainings) / runs:,.0f}",
-        *(f"{value / runs:,.2f}" for value in _hours(trainings)),
-    ]
+    runs, pairs = len(trainings), sum(training.pairs for training in trainings)
+    hours = (f"{value / runs:,.2f}" for value in _hours(trainings))
+    return [*throughput(trainings), f"{pairs / runs:,.0f}", *hours]
 
 
 def environment_facts(results: Results) -> Iterator[tuple[str, str]]:
@@ -77,7 +70,7 @@ def single_commands(study: StudySpec) -> list[str]:
     commands = [["accelerate", "launch", "hbdist/train.py", f"{run.folder}/config.toml"] for run in study.runs]
     for measure in study.measures:
         models = (*(study.baselines if measure.baseline else ()), *study.runs)
-        commands += [["hbdist", *evaluate_words(model, measure)] for model in models]
+        commands += [["hbdist", *model.evaluate_words(measure)] for model in models]
     return list(map(shlex.join, commands))
 
 

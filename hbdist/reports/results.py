@@ -70,6 +70,17 @@ class TrainingSummary:
         return self.hours * self.processes
 
 
+def throughput(trainings: Sequence[TrainingSummary]) -> list[str]:
+    """Return pairs per second, tokens per second, the share of time spent waiting for data, and the peak memory."""
+    seconds = sum(training.seconds for training in trainings)
+    return [
+        f"{sum(training.pairs for training in trainings) / seconds:,.0f}",
+        f"{sum(training.tokens for training in trainings) / seconds:,.0f}",
+        f"{sum(training.data_seconds for training in trainings) / seconds:.1%}",
+        f"{max(training.peak_bytes for training in trainings) / 2**30:,.1f} GiB",
+    ]
+
+
 def _curve(metrics: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return steps and means over so many neighbouring steps that at most MOST_MARKS marks are left."""
     parts = -(-len(metrics) // -(-len(metrics) // MOST_MARKS))

@@ -7,6 +7,7 @@ import numpy as np
 
 from hbdist.reports import plots
 from hbdist.reports.render import Chart, render
+from hbdist.reports.results import TrainingSummary, throughput
 from hbdist.runs.record import Record
 
 KINDS = ("monolingual", "cross-lingual", "mixed")
@@ -64,7 +65,7 @@ def run_page(record: Record) -> str:
             sections=list(_sections(record)),
             pair_charts=list(_pair_charts(record)),
             training_charts=list(_training_charts(record.metrics)),
-            tiles=_tiles(record.metrics) if record.metrics else [],
+            tiles=list(_tiles(record)),
             facts=list(_facts(record)),
         )
 
@@ -168,20 +169,21 @@ def _kind(step: dict[str, Any]) -> int:
     return {1.0: 0, 0.0: 1}.get(float(step["mono_share"]), 2)
 
 
-def _tiles(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the throughput of a run as (number, label)."""
-    total = {key: sum(step[key] for step in metrics) for key in ("seconds", "data_seconds", "pairs", "tokens")}
+def _tiles(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield the throughput of a run as (number, label)."""
+    metrics, training = record.metrics, TrainingSummary.of(record)
+    if training is None:
+        return
+    pairs, tokens, waiting, peak = throughput([training])
     # Padding is a share of real tokens, so the mean over the run weighs each step by its tokens.
-    padding = sum(step["padding"] * step["tokens"] for step in metrics) / total["tokens"]
-    return [
-        (f"{total['pairs'] / total['seconds']:,.0f}", "pairs a second"),
-        (f"{total['tokens'] / total['seconds']:,.0f}", "tokens a second"),
-        (f"{padding:.1%}", "padding, of real tokens"),
-        (f"{np.mean([step['masked'] for step in metrics]):.2%}", "candidates masked"),
-        (f"{total['data_seconds'] / total['seconds']:.1%}", "of the time waiting for data"),
-        (f"{max(step['peak_bytes'] for step in metrics) / 2**30:,.1f} GiB", "peak memory of a process"),
-        (f"{total['seconds'] / 60:,.1f} min", "for all steps"),
-    ]
+    padding = sum(step["padding"] * step["tokens"] for step in metrics) / training.tokens
+    yield pairs, "pairs a second"
+    yield tokens, "tokens a second"
+    yield f"{padding:.1%}", "padding, of real tokens"
+    yield f"{np.mean([step['masked'] for step in metrics]):.2%}", "candidates masked"
+    yield waiting, "of the time waiting for data"
+    yield peak, "peak memory of a process"
+    yield f"{training.seconds / 60:,.1f} min", "for all steps"
 
 
 def _facts(record: Record) -> Iterator[tuple[str, str]]:

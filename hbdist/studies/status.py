@@ -28,17 +28,10 @@ State = Literal[
 ]
 REPORT = "report"
 """Folder, in a study's folder, of the job that writes its report."""
-COLOURS: dict[State, str] = {
-    "missing": "dim",
-    "pending": "yellow",
-    "running": "cyan",
-    "done": "green",
-    "failed": "red",
-    "invalid": "red",
-    "interrupted": "yellow",
-    "cancelled": "yellow",
-    "unknown": "yellow",
-    "changed": "red",
+COLOURS = {
+    **dict.fromkeys(("failed", "invalid", "changed"), "red"),
+    **dict.fromkeys(("pending", "interrupted", "cancelled", "unknown"), "yellow"),
+    **{"missing": "dim", "running": "cyan", "done": "green"},
 }
 COLUMNS = ("run", "state", "step", "steps/s", "left", "loss", "best", "measured")
 RECENT_STEPS = 20

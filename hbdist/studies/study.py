@@ -25,12 +25,34 @@ class Measured:
         """Return the folder of the scores.json of this measure."""
         return self.folder / "evaluation" / measure.name
 
+    @property
+    def model_words(self) -> list[str]:
+        """Words of `hbdist evaluate` that name the model."""
+        return [str(self.folder / "model")]
+
+    def evaluate_words(self, measure: Measure) -> tuple[str, ...]:
+        """Return the words after `hbdist` of the command that evaluates this model on this measure."""
+        words = ["evaluate", *self.model_words, "--task", measure.task, "--out", str(self.evaluation(measure))]
+        words += ["--data", measure.data] if measure.data else []
+        words += ["--languages", ",".join(measure.languages)] if measure.languages else []
+        words += ["--questions", str(measure.questions)] if measure.questions else []
+        return tuple(words)
+
 
 @dataclass(frozen=True)
 class Baseline(Measured):
     """A model as it is before training."""
 
     model: ModelSection
+
+    @property
+    def model_words(self) -> list[str]:
+        """Words of `hbdist evaluate` that name the model and the settings that its runs use."""
+        model = self.model
+        words = [model.name, "--pooling", model.pooling]
+        words += ["--query-prefix", model.query_prefix, "--document-prefix", model.document_prefix]
+        words += ["--language-token", model.language_token] if model.language_token != "keep" else []
+        return words + (["--fixed-language", model.fixed_language] if model.language_token == "fixed" else [])
 
 
 @dataclass(frozen=True)

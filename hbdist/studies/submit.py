@@ -10,7 +10,6 @@ from typing import Any
 from hbdist.errors import ConfigError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
 from hbdist.launch.handle import LIVE
-from hbdist.studies.commands import evaluate_words, train_words
 from hbdist.studies.schema import Measure
 from hbdist.studies.status import REPORT, RunStatus, handles_of, measured_state, problems, statuses_of
 from hbdist.studies.study import BASE, STUDY, Measured, StudyRun, StudySpec
@@ -112,7 +111,7 @@ def _train(study: StudySpec, runs: Sequence[StudyRun], resources: Resources, at_
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.folder / "config.toml", run.config.to_toml())
-    commands = [Command(train_words(run)) for run in runs]
+    commands = [Command(("train", str(run.folder / "config.toml"))) for run in runs]
     names = [run.folder.name for run in runs]
     return submit_all(commands, resources, names=names, folder=study.folder, at_once=at_once) if runs else []
 
@@ -146,7 +145,7 @@ def _evaluate(
         folder = model.evaluation(measure)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scores.json").unlink(missing_ok=True)  # damaged, or of another task or cut
-        commands.append(Command(evaluate_words(model, measure)))
+        commands.append(Command(model.evaluate_words(measure)))
         names.append(str(folder.relative_to(study.folder)))
         before += [after] if after else []
     return submit_all(commands, resources, names=names, folder=study.folder, after=before or None, at_once=at_once)

@@ -18,7 +18,6 @@ from hbdist.config.config import Config
 from hbdist.errors import ConfigError
 from hbdist.launch import find_handle
 from hbdist.studies.api import Study
-from hbdist.studies.commands import evaluate_words
 from hbdist.studies.status import RunStatus, handles_of, problems, scores_of, status_of
 from hbdist.studies.study import StudyRun
 from hbdist.utils.processes import born
@@ -206,7 +205,7 @@ TOKENS = """
 def test_an_untuned_model_is_measured_as_its_runs_use_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_base(tmp_path, model=(model := tmp_path / "none"))
     study = Study.load(write_study(tmp_path, axes=TOKENS, task=write_sentences(tmp_path / "sentences")))
-    commands = [evaluate_words(one, study.measures[0]) for one in study.baselines]
+    commands = [one.evaluate_words(study.measures[0]) for one in study.baselines]
     keep, drop, fixed = map(" ".join, commands)
     assert f"none --pooling cls --query-prefix  --document-prefix passage:  --task parallel:{tmp_path}" in keep
     assert "--language-token drop --task" in drop
