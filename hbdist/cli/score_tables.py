@@ -121,7 +121,7 @@ def _comparison_caption(comparison: dict[str, Any]) -> Iterator[str]:
         yield f"Note: {comparison['note']}."
     yield _intervals(comparison, *(f" and of {count} seeds {side}" for side, count in seeds.items() if count > 1))
     if not all(value["real"] for metrics in comparison["changes"].values() for value in metrics.values()):
-        yield "No difference: the interval holds zero, so this cannot tell the two apart."
+        yield "No difference: the interval contains zero, so this cannot tell the two apart."
     if single := [side for side, count in seeds.items() if count == 1]:
         yield f"One seed {' and '.join(single)}: what another seed would give is not in the interval."
 
@@ -143,7 +143,7 @@ def _caption(scores: dict[str, Any], before: dict[str, Any] | None, change: dict
     if change or (scores.get("confidence") and not before):
         yield _intervals(scores["confidence"])
     if change and not all(value["real"] for values in change.values() for value in values.values()):
-        yield "No difference: the interval holds zero, so these questions cannot tell the two apart."
+        yield "No difference: the interval contains zero, so these questions cannot tell the two apart."
     if bias := scores["bias"]:
         yield f"Rank distance: {bias['rank_distance_perfect']:,.0f} is perfect, {bias['rank_distance_random']:,.0f} random."
         yield f"Same-language share: of the top 10; {bias['same_language_pool_share']:.3f} of the pool."

@@ -30,7 +30,7 @@ def report_on(path: Path) -> Path:
         return study_report(StudySpec.load(path))
     if (path / "scores.json").is_file():
         return evaluation_report(path)
-    problem = f"holds neither config.toml nor {STUDY} nor scores.json" if path.is_dir() else "does not exist"
+    problem = f"contains neither config.toml nor {STUDY} nor scores.json" if path.is_dir() else "does not exist"
     raise DataError(
         f"{path} {problem}. Give the folder of a run (with config.toml), of a study (with {STUDY}) or of an evaluation"
         " (with scores.json), or a study's TOML file."
@@ -54,7 +54,7 @@ def evaluation_report(out: Path) -> Path:
     """
     scores = read_scores(out)
     if scores is None:
-        raise DataError(f"{out} holds no scores.json. Give the --out of `hbdist evaluate`.")
+        raise DataError(f"{out} contains no scores.json. Give the --out of `hbdist evaluate`.")
     return _write(out, evaluation_page(scores))
 
 

@@ -138,8 +138,8 @@ class Results:
         if all(result.state == "missing" for result in runs):
             raise DataError(
                 f"None of the {len(runs)} runs of the study {study.name} has done a step in {study.folder}."
-                f" `hbdist study submit {study.argument}` starts them, `hbdist study status {study.argument}` says how far they"
-                " are."
+                f" `hbdist study submit {study.argument}` starts them, `hbdist study status {study.argument}` shows their"
+                " progress."
             )
         untuned, remarks = {}, []
         for measure in study.measures:
@@ -167,17 +167,17 @@ def _result(run: StudyRun, measures: Sequence[Measure]) -> RunResult:
     try:
         ended = read_outcome(run.folder) or read_outcome(run.folder, ENDED)
         if not begun and (ended is None or ended.state == "done"):
-            return RunResult(run, "missing", "Not started, or not come to its first step.")
+            return RunResult(run, "missing", "Not started, or stopped before its first step.")
         record = Record.read(run.folder)
         training = TrainingSummary.of(record)
         stored = Config.check(record.config, source=str(run.folder / "config.toml"))
     except (DataError, ConfigError) as error:
         return RunResult(run, "invalid", str(error))
     except (KeyError, TypeError, ValueError) as error:
-        return RunResult(run, "invalid", f"A file in {run.folder} does not hold what it should: {error!r}.")
+        return RunResult(run, "invalid", f"A file in {run.folder} has unexpected content: {error!r}.")
     if changed := difference(run.config, stored):
         what = ", ".join(f"{key} = {value!r}" for key, value in list(changed.items())[:4])
-        return RunResult(run, "changed", f"Its folder holds another run than the study asks for, with {what}.")
+        return RunResult(run, "changed", f"Its folder is that of another run than the study wants, with {what}.")
     known = (training, record.environment, record.fingerprint)
     if ended is None or ended.state != "done":  # if it has scores, they are of an earlier state
         return RunResult(run, ended.state if ended else "not ended", _why_not_done(ended, record), *known)
@@ -213,7 +213,7 @@ def _read_scores(model: Measured, measure: Measure, missing: str) -> Scores | st
         return missing
     if isinstance(scores, dict) and scores.keys() >= KEYS:
         return scores
-    return f"{model.evaluation(measure)}/scores.json does not hold scores. Delete it."
+    return f"{model.evaluation(measure)}/scores.json contains no scores. Delete it."
 
 
 def _leave_out_other_tasks(

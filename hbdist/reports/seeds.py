@@ -125,8 +125,8 @@ class Column:
             return values
         # Positions say nothing of grades of relevance, on which nDCG rests if a task has them.
         self.files.remarks[
-            f"No interval for {self.name!r} of {model.name}: its ranks do not give the {number:.6g} of its scores.json."
-            " (Ranks do not hold grades of relevance.)"
+            f"No interval for {self.name!r} of {model.name}: its positions do not give the {number:.6g} of its scores.json."
+            " (Positions say nothing of grades of relevance.)"
         ] = None
         return None
 

@@ -150,7 +150,7 @@ def _bias(table: Table) -> Iterator[Chart]:
     if pool := bias.get("same_language_pool_share"):
         blind = f"; {pool:.3f} of the pool is in the question's language, as a ranker blind to language would give"
     captions = {
-        DISTANCE: "Rank distance: places between a question's best and worst answer in the pool of all languages; lower is"
+        DISTANCE: "Rank distance: positions between a question's best and worst answer in the pool of all languages; lower is"
         f" better{f' ({bounds}).' if bounds else ''}",
         SHARE: f"Same-language share: of the first ten in the pool of all languages{blind}.",
     }

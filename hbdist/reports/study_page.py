@@ -48,7 +48,7 @@ def headline(table: Table) -> str:
     words += f" ({interval})." if interval else "."
     if tied := [row.label for row in table.points if row.marks.get(column) == "tied"]:
         named = "; ".join(tied[:4]) + (f"; and {len(tied) - 4} more" if len(tied) > 4 else "")
-        words += f" Not told from it: {named}."
+        words += f" Not distinguishable from it: {named}."
     if table.gain:
         change = f"{table.gain.mean:+.3g} ({table.gain.low:+.3g} to {table.gain.high:+.3g})"
         words += f" To the untuned model: {change}" + ("." if table.gain.real else ", which is no difference.")

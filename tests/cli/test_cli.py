@@ -198,7 +198,7 @@ def test_a_comparison_does_not_overwrite_a_folder(tmp_path: Path, capsys: pytest
 
 
 def test_a_report_of_an_unknown_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "holds neither config.toml nor study.toml nor scores.json" in refused(capsys, "report", tmp_path)
+    assert "contains neither config.toml nor study.toml nor scores.json" in refused(capsys, "report", tmp_path)
     assert "Give the folder of a run" in refused(capsys, "report", tmp_path / "gone")
 
 

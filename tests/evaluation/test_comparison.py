@@ -94,7 +94,7 @@ def test_the_command_says_that_seeds_of_one_model_do_not_differ(folders, capsys)
     assert run("compare", one, "--with", *others) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "no difference" in shown
-    assert "the interval holds zero" in shown
+    assert "the interval contains zero" in shown
     assert "One seed before: what another seed would give is not in the interval" in shown
 
 

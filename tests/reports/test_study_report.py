@@ -175,7 +175,7 @@ def test_the_best_point_is_bold_and_ties_with_it_are_marked(study):
     number, _, bounds = table.cell(best, "mAP_cross")
     sentences = headline(table)
     assert f"the best by mAP_cross is {best.label}, with {number} ({bounds})." in sentences
-    assert "Not told from it: batch.size" in sentences
+    assert "Not distinguishable from it: batch.size" in sentences
     results = Results.read(study)
     assert f"**{number}** [{bounds}]" in report_markdown(results, [table])
     assert rf"\textbf{{{number}}} {{\scriptsize [{bounds}]}}" in report_latex(results, [table])
@@ -288,7 +288,7 @@ def test_a_partial_study_has_a_report_that_says_what_is_missing(study):
     for sentence in (
         "5 of 8 runs are not complete: what is here may change.",
         f"{gone.name} missing Not started",
-        f"{waiting.name} missing Not started, or not come to its first step.",
+        f"{waiting.name} missing Not started, or stopped before its first step.",
         f"{failed.name} failed Failed after 3 of 40 steps: RuntimeError: out of <memory>",
         f"{killed.name} not ended Not ended: 5 of 40 steps are done",
         f"{unscored.name} done Not scored on xquad-r: failed, hbdist evaluate ended with status 1.",
@@ -317,14 +317,14 @@ def test_a_finished_study_misses_nothing(whole):
     ("damage", "sentence"),
     [
         (lambda run, scores: scores.write_text("{"), "scores.json is not JSON"),
-        (lambda run, scores: scores.write_text("[]"), "scores.json does not hold scores"),
-        (lambda run, scores: (run.folder / "metrics.jsonl").write_text("{}\n"), "does not hold what it should"),
+        (lambda run, scores: scores.write_text("[]"), "scores.json contains no scores"),
+        (lambda run, scores: (run.folder / "metrics.jsonl").write_text("{}\n"), "has unexpected content"),
         (lambda run, scores: (run.folder / "config.toml").write_text("steps = 3"), "is missing"),
         (
             lambda run, scores: (run.folder / "config.toml").write_text(
                 run.config.to_toml().replace("learn_temperature = false", "learn_temperature = true")
             ),
-            "holds another run than the study asks for, with loss.learn_temperature = True",
+            "is that of another run than the study wants, with loss.learn_temperature = True",
         ),
         (
             lambda run, scores: scores.write_text(scores.read_text().replace('"same"', '"other"')),
@@ -356,7 +356,7 @@ def test_a_number_that_contradicts_its_per_query_scores_has_no_interval(study):
     table = table_of(study)
     assert table.points[0].numbers["mAP <mono>"].low is None
     assert table.points[0].numbers["mAP_cross"].low is not None
-    assert any("its ranks do not give" in remark for remark in table.remarks)
+    assert any("its positions do not give" in remark for remark in table.remarks)
 
 
 @given(
@@ -454,7 +454,7 @@ def test_a_hundred_runs_make_a_page_of_less_than_five_megabytes(tmp_path):
 def test_a_missing_folder_and_a_study_that_has_not_begun_are_refused_with_a_sentence(tmp_path, capsys):
     with pytest.raises(DataError, match=r"does not exist\. Give the folder of a run"):
         report_on(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds neither config\.toml nor study\.toml nor scores\.json"):
+    with pytest.raises(DataError, match=r"contains neither config\.toml nor study\.toml nor scores\.json"):
         report_on(tmp_path)
     study = write_study(tmp_path / "made")
     assert main(["report", str(study.folder)]) == 2
