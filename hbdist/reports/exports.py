@@ -12,8 +12,8 @@ from hbdist.reports.table import Table
 from hbdist.runs.record import Scores
 
 LEGEND = (
-    "Bold: the best of the grid. ≈: not distinguishable from it, since the 95 % interval of the difference contains zero. †: without"
-    " training, and better than all of the grid. In brackets: the 95 % interval, over questions and seeds."
+    "Bold: the best of the grid. ≈: not distinguishable from it, since the 95 % interval of the difference contains zero. †:"
+    " without training, and better than all of the grid. In brackets: the 95 % interval, over questions and seeds."
 )
 
 FACTS = ("seed", "state", "steps", "pairs_seen", "tokens_seen", "hours", "processes", "peak_bytes")

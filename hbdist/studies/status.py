@@ -31,7 +31,9 @@ REPORT = "report"
 COLOURS = {
     **dict.fromkeys(("failed", "invalid", "changed"), "red"),
     **dict.fromkeys(("pending", "interrupted", "cancelled", "unknown"), "yellow"),
-    **{"missing": "dim", "running": "cyan", "done": "green"},
+    "missing": "dim",
+    "running": "cyan",
+    "done": "green",
 }
 COLUMNS = ("run", "state", "step", "steps/s", "left", "loss", "best", "measured")
 RECENT_STEPS = 20
