@@ -157,14 +157,17 @@ def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], Per
     console.print(table(scores, before, change))
 
 
-def _remarks(scores: dict[str, Any], keeping: "Keeping") -> Iterator[str]:
+def _remarks(scores: dict[str, Any], settings: "SearchSettings") -> Iterator[str]:
     """Yield what the table does not show: the kind of search, what is missing, which vectors are kept."""
-    from hbdist.evaluation.search.embeddings import default_folder, kept_sets
+    from hbdist.evaluation.search.embeddings import list_stored
+    from hbdist.evaluation.search.settings import default_folder
 
     search = scores["search"]
     if not search["exact"]:
-        settings = ", ".join(f"{name} {search[name]:,}" for name in search if name not in ("exact", "index", "vectors"))
-        yield f"approximate: searched by {search['index']} ({settings}); candidates that it did not find count as last"
+        parameters = ", ".join(
+            f"{name} {search[name]:,}" for name in search if name not in ("exact", "index", "vectors")
+        )
+        yield f"approximate: searched by {search['index']} ({parameters}); candidates that it did not find count as last"
     if search["vectors"] != "float32":
         yield f"candidates' vectors were rounded to {search['vectors']}"
     for what, why in scores["not_measured"].items():

@@ -30,9 +30,9 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
     removals = list(scores.get("removal") or {}) if all(side.get("removal") for side in sides) else []
     own: dict[str, str] = {setting: setting for setting in SETTINGS}
     main, *others = next(scores[setting] for setting in SETTINGS if scores[setting])
-    rows = [*_rows(sides, change, spoken(main), main, own, removals=removals)]
+    rows = [*_rows(sides, change, metric_label(main), main, own, removals=removals)]
     for metric in (name for name in others if name.startswith(SHOWN)):
-        rows += _rows(sides, change, spoken(metric), metric, own)
+        rows += _rows(sides, change, metric_label(metric), metric, own)
     if any(side.get("bias") for side in sides):
         bias = {"multilingual": "bias"}
         rows += _rows(sides, change, "rank distance", "rank_distance", bias, digits=1, removals=removals)

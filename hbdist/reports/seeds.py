@@ -152,9 +152,9 @@ def _values(per_query: "PerQuery", path: str, languages: Sequence[str]) -> "Valu
     pair, _, metric = metric.partition(".")
     x, _, y = pair.partition("-")
     asked_Q = per_query.language_Q == languages.index(x)
-    pool_QR = np.where(asked_Q[:, None], per_query.pool_QR, NO_RANK)
+    pool_QR = np.where(asked_Q[:, None], per_query.pool_QR, NO_POSITION)
     if section == "by_language":
         return values_of(replace(per_query, pool_QR=pool_QR), "multilingual", metric)
     answered_QR = asked_Q[:, None] & (per_query.relevant_language_QR == languages.index(y))
-    own = replace(per_query, own_QR=np.where(answered_QR, per_query.own_QR, NO_RANK))
+    own = replace(per_query, own_QR=np.where(answered_QR, per_query.own_QR, NO_POSITION))
     return values_of(own, "monolingual" if x == y else "cross_lingual", metric)

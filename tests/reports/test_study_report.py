@@ -30,7 +30,7 @@ from hbdist.cli import main
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.metrics.bootstrap import difference, interval
 from hbdist.evaluation.metrics.per_query import Values, read_per_query, values_of
-from hbdist.evaluation.metrics.retrieval import NO_RANK, metrics
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, metrics
 from hbdist.reports.exports import report_latex, report_markdown
 from hbdist.reports.render import LATEX, escape_latex, escape_markdown, render
 from hbdist.reports.report import report_on, study_report

@@ -155,7 +155,7 @@ def made_scores(per_query: PerQuery, languages: Sequence[str], **changed: Any) -
     """Return the scores.json of these positions."""
     rows = [per_query.language_Q == number for number in range(len(languages))]
     pair = {
-        (x, y): mean_metrics(np.where(per_query.relevant_language_QR == y, per_query.own_QR, NO_RANK)[rows[x]])
+        (x, y): mean_metrics(np.where(per_query.relevant_language_QR == y, per_query.own_QR, NO_POSITION)[rows[x]])
         for x in range(len(languages))
         for y in range(len(languages))
     }

@@ -297,8 +297,8 @@ def test_the_table_says_where_a_difference_is_none(scores):
     text = shown(scores=scores, before=scores, change=compare([queries], [queries]))
     assert "no difference (+0.000 to +0.000)" in text
     assert "No difference: the interval contains zero" in text
-    better = replace(kept, pool_QR=(kept.pool_QR + 9) // 10, own_QR=(kept.own_QR + 9) // 10)
-    text = shown(scores=scores, before=scores, change=compare([kept], [better]))
+    better = replace(queries, pool_QR=(queries.pool_QR + 9) // 10, own_QR=(queries.own_QR + 9) // 10)
+    text = shown(scores=scores, before=scores, change=compare([queries], [better]))
     assert "no difference" not in text
 
 
