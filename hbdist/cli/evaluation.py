@@ -62,7 +62,7 @@ def evaluate(
     from hbdist.models.encoder import settings_of
     from hbdist.reports.report import evaluation_report
 
-    with joined() as ranks:
+    with join_process_group() as ranks:
         # Mistakes should be reported before the model is loaded.
         with ranks.raise_together():
             approximate = Approximate.parse(index) if index else None

@@ -304,7 +304,7 @@ def test_templates_travel_with_the_package(tmp_path):
     copied = {path.name for path in (tmp_path / "hbdist/reports/templates").iterdir()}
     assert copied == {path.name for path in TEMPLATES.iterdir()}
     project = tomllib.loads((TEMPLATES.parents[2] / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["package-data"] == {"hbdist.reports": ["templates/*"]}
+    assert project["tool"]["setuptools"]["package-data"]["hbdist.reports"] == ["templates/*"]
 
 
 def test_a_value_that_a_template_lacks_is_an_error():

@@ -57,9 +57,9 @@ def test_memory_is_what_plan_fit_predicts(tiny_model: Path, tiny_shards: Path, t
     base = write_base(tmp_path, shards=tiny_shards, model=tiny_model)
     settings = Config.load(base, ["batch.size=24", f"run.folder={tmp_path / 'run'}"])
     for ranks in (1, 2):
-        fit = Fit.measure(settings, Manifest.load(tiny_shards), ranks=ranks, memory=10**11)
-        predicted = fit.peak(24, settings.loss.chunk_tokens).parts
-        measured = fit.rehearsal
+        estimate = MemoryEstimate.measure(settings, Manifest.load(tiny_shards), ranks=ranks, memory=10**11)
+        predicted = estimate.peak(24, settings.loss.chunk_tokens).parts
+        measured = estimate.trial
         planned = Cost(settings, ranks, measured.parameters, measured.dimensions, NOTHING).memory
         assert planned
         assert {name: predicted[name] for name in planned if name != "activations"} == {
