@@ -111,7 +111,7 @@ def fetch(
     from hbdist.evaluation.download.fetch import fetch as fetch_data
     from hbdist.evaluation.download.sources import find_source
 
-    source = home_of(name)
+    source = find_source(name)
     with Bar(f"fetching {name}") as bar:
         fetched = fetch_data(source, out or Path("data") / source.name, languages=split(languages), progress=bar)
     print(fetched.text())
