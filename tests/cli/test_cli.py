@@ -166,7 +166,7 @@ def test_a_task_folder_without_its_files_is_refused(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(capsys, "evaluate", tiny_model, "--out", tmp_path / "out", "--data", tmp_path)
-    assert "holds neither" in message
+    assert "has no ar.json, plain or gzipped" in message
 
 
 def test_a_missing_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
