@@ -1,9 +1,8 @@
-"""The config of one run: a TOML file, then `key=value` overrides, checked and frozen.
+"""The config of one run: a TOML file and `key=value` overrides, validated and frozen.
 
-Every fact about a run stands in it once. What is derived from the fields is computed by `plan`, never a second field.
+It states every fact about a run once; whatever follows from its fields is computed (see `Plan`), never stored in another field.
 """
 
-import difflib
 import json
 import tomllib
 import types
@@ -13,6 +12,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, ValidationError
 
+from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import (
     BatchSection,
     CheckpointSection,
@@ -32,10 +32,10 @@ DEFAULT_CONFIG = Path("launch/train/demo.toml")
 
 
 class Config(Section):
-    """All of one run. Build it with `Config.load`."""
+    """All settings of one run. Create it with `Config.load`."""
 
     seed: int = Field(1, ge=0)
-    """Everything random follows from it: batches, dropout."""
+    """Seed of everything random: batches, dropout."""
     steps: int = Field(ge=1)
     """Optimizer steps of the run."""
     run: RunSection = RunSection()
@@ -51,50 +51,41 @@ class Config(Section):
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Read a TOML file (by default the demo's), apply `key=value` overrides, and check the whole.
+        """Read a TOML file (by default the demo's), apply `key=value` overrides, and validate the result.
 
-        The run's folder, if none is given, is named after the file and what the overrides change of it, so that
-        the same command finds the same run again.
+        If no run folder is given, it is named after the file and the values that the overrides change, so that the same
+        command finds the same run again.
 
         Raises:
-            ConfigError: the file cannot be read, or a key or a value in it is wrong.
+            ConfigError: the file cannot be read, or a key or a value is wrong.
         """
         path = Path(path or DEFAULT_CONFIG)
         base = read_toml(path)
-        given = dict(parse_override(text) for text in overrides)
-        values = merge(base, given)
-        config = cls.check(values, source=f"{path}{' and the command line' if given else ''}")
+        changes = dict(parse_override(text) for text in overrides)
+        config = cls.check(merge(base, changes), source=f"{path}{' and the command line' if changes else ''}")
         if config.run.folder:
             return config
-        delta = _delta(base, given, config, source=str(path))
+        delta = _delta(base, changes, config, source=str(path))
         folder = Path("runs") / "-".join([path.stem, *(f"{key}={plain(value)}" for key, value in delta.items())])
         return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
 
     @classmethod
     def check(cls, values: Mapping[str, Any], *, source: str) -> Self:
-        """The config of these nested values; `source` is named in what goes wrong.
+        """Validate nested values and return their config; error messages name `source`.
 
         Raises:
             ConfigError: a key is unknown or missing, or a value does not fit.
         """
-        for key in _leaf_keys(values):
+        for key, _ in leaves(values):
             if key not in FIELDS and not any(known.startswith(f"{key}.") for known in FIELDS):
                 raise ConfigError(f"{source}: unknown key {key}.{nearest(key, FIELDS)}")
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            # pydantic names the branch of a union behind the key itself; a config has two levels at most.
-            key = ".".join(str(part) for part in first["loc"][: 2 if str(first["loc"][0]) in cls.model_fields else 1])
-            key = key if key in FIELDS or first["type"] == "missing" else str(first["loc"][0])
-            if first["type"] == "missing":
-                raise ConfigError(f"{source}: {key} is missing. Add it: {describe_field(key)}") from None
-            raise ConfigError(
-                f"{source}: {key} = {first['input']!r}: {first['msg'].lower()}. {describe_field(key)}"
-            ) from None
+            raise ConfigError(f"{source}: {explain(error, cls, describe=describe_field)}") from None
 
     def to_toml(self) -> str:
-        """The resolved config as TOML: alone enough to run again."""
+        """Return the resolved config as TOML; it alone is enough to repeat the run."""
         values = self.model_dump(mode="json", exclude_none=True)
         lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
         for name, section in values.items():
@@ -118,26 +109,26 @@ FREE_ON_RESUME = (
     "data.cache_gb",
     "data.on_error",
 )
-"""Keys (or sections) that may change when a run goes on: none of them changes what is computed, beyond rounding (and which
-units drop out, under dropout). That the data are the same is checked by the manifest's fingerprint, not by where they lie."""
+"""Keys and sections that may change when a run resumes: none of them changes its results beyond rounding (and, with dropout,
+which units drop out). The manifest's fingerprint, not the folder's name, proves that the data are the same."""
 
 
 def difference(old: Config, new: Config) -> dict[str, Any]:
-    """{key: new value} of all that makes `new` another run than `old`; keys that are free on resume do not count."""
+    """Return {key: new value} of all that makes `new` another run than `old`; keys in FREE_ON_RESUME do not count."""
     before, after = dict(leaves(old.model_dump())), dict(leaves(new.model_dump()))
     return {key: after[key] for key in after if before[key] != after[key] and not key.startswith(FREE_ON_RESUME)}
 
 
-def _delta(base: Mapping[str, Any], given: Mapping[str, Any], config: Config, *, source: str) -> dict[str, Any]:
-    """What the command line makes another run of; a file that is no whole config differs by all that is given."""
+def _delta(base: Mapping[str, Any], changes: Mapping[str, Any], config: Config, *, source: str) -> dict[str, Any]:
+    """Return the overrides that make another run; all of them if the file alone is not a complete config."""
     try:
         return difference(Config.check(base, source=source), config)
     except ConfigError:
-        return {key: value for key, value in given.items() if not key.startswith(FREE_ON_RESUME)}
+        return {key: value for key, value in changes.items() if not key.startswith(FREE_ON_RESUME)}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """A command line's config file, if it begins with one, and its overrides. (A file's path may hold a `=`.)"""
+    """Split a command line into its config file, if it begins with one, and its overrides. A path may contain `=`."""
     first = arguments[0] if arguments else ""
     if first and ("=" not in first or Path(first).is_file()):
         return first, list(arguments[1:])
@@ -145,7 +136,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file.
+    """Read a TOML file.
 
     Raises:
         ConfigError: the file does not exist or is not TOML.
@@ -161,7 +152,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`key=value` → (key, value); the value is read as TOML, and as plain text if it is none.
+    """Parse `key=value`; the value is read as TOML, or as plain text if it is not TOML.
 
     Raises:
         ConfigError: there is no `=`.
@@ -175,16 +166,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
-def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """The question ` Did you mean …?` for a misspelt word, or the empty string if nothing is near."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    if not matches:  # the right name in the wrong section
-        matches = [name for name in known if name.split(".")[-1] == word.split(".")[-1]]
-    return f" Did you mean {matches[0]}?" if matches else ""
-
-
 def describe_field(key: str) -> str:
-    """One line on a key: its type, its default and what it is for; for a section, the keys it has."""
+    """Return a line on a key: its type, its default and what it is for; for a section, the keys it has."""
     if key not in FIELDS:
         return ", ".join(known for known in FIELDS if known.startswith(f"{key}."))
     field = FIELDS[key]
@@ -193,7 +176,7 @@ def describe_field(key: str) -> str:
 
 
 def describe() -> str:
-    """All keys, section by section: the body of `--help`."""
+    """Return a line on every key, section by section: the body of `--help`."""
     sections: dict[str, list[str]] = {}
     for key in FIELDS:
         sections.setdefault(key.partition(".")[0] if "." in key else "", []).append(f"  {describe_field(key)}")
@@ -209,10 +192,11 @@ def _fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 FIELDS: dict[str, Any] = dict(_fields(Config))
-"""Every key of a config, in the order of `--help`."""
+"""Field of every key of a config, in the order of `--help`."""
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested values."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
@@ -220,11 +204,12 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _leaf_keys(values: Mapping[str, Any]) -> Iterator[str]:
-    return (key for key, _ in leaves(values))
-
-
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values with these dotted keys replaced.
+
+    Raises:
+        ConfigError: a key treats a value as a section.
+    """
     merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
     for key, value in overrides.items():
         section, _, name = key.rpartition(".")
@@ -249,7 +234,7 @@ def _toml_value(value: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value as part of a folder's name."""
+    """Return a value as it is written in a folder's name."""
     text = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in text)
 
@@ -265,7 +250,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def refuse_another_run(stored: Config, config: Config) -> None:
-    """Nothing, where a folder's stored config is that of the run that is to be started in it.
+    """Check that a folder's stored config is that of the run that is to be started in it.
 
     Raises:
         ResumeError: it is another run's.

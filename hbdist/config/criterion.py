@@ -1,4 +1,4 @@
-"""The one number by which a run is judged, as its config names it."""
+"""Criterion of model selection and early stopping: the one number, named in the config, that says which step is best."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ from hbdist.config.config import Config
 from hbdist.errors import ConfigError
 
 LOW_IS_GOOD = ("bias.rank_distance",)
-"""The scores that should be low."""
+"""Scores that are better the lower they are."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """The number that decides which step is best."""
+    """Number that decides which step is best."""
 
     metric: str = ""
-    """Section and name in scores.json, as "multilingual.map"; empty: the loss on the first held-out set."""
+    """Section and name in scores.json, such as "multilingual.map"; empty: the loss on the first validation set."""
     task: str = ""
-    """Of the metric, as evaluation.tasks names it."""
+    """Evaluation task of the metric, by its name in evaluation.tasks."""
     patience: int = 0
-    """Values without a better one after which a run ends; 0: never."""
+    """Number of values in a row without improvement after which a run ends; 0: never."""
     exported: bool = False
-    """The model of the best step is exported, not that of the last."""
+    """Export of the best step's model, instead of the last step's."""
 
     @classmethod
     def of(cls, config: Config) -> "Criterion | None":
-        """What decides in a run of this config; None where nothing is compared.
+        """Return the criterion of a run with this config; None if it compares nothing.
 
         Raises:
-            ConfigError: it names a number that there will not be, or two that may contradict each other.
+            ConfigError: the config names a number that is never measured, or two that may contradict each other.
         """
         validation, evaluation = config.validation, config.evaluation
         if not validation.every and (validation.patience or validation.keep == "best"):
@@ -44,39 +44,39 @@ class Criterion:
             )
         if evaluation.patience and not evaluation.metric:
             raise ConfigError(
-                f"evaluation.patience = {evaluation.patience} says nothing without evaluation.metric. Name the score that"
-                ' must get better, as evaluation.metric="multilingual.map", or leave it out.'
+                f"evaluation.patience = {evaluation.patience} does nothing without evaluation.metric. Name the score that"
+                ' must improve, such as evaluation.metric="multilingual.map", or leave it out.'
             )
         if evaluation.metric and (validation.patience or validation.keep == "best"):
             raise ConfigError(
-                f"evaluation.metric = {evaluation.metric!r} chooses by a score, and validation.keep ="
+                f"evaluation.metric = {evaluation.metric!r} selects by a score, and validation.keep ="
                 f" {validation.keep!r} and validation.patience = {validation.patience} by the validation loss: the two may"
                 ' disagree. Leave out evaluation.metric, or set validation.keep="last" and validation.patience=0.'
             )
         if not evaluation.metric:
             return cls("", "", validation.patience, validation.keep == "best") if validation.every else None
-        # A task's own name may hold colons; a metric's holds none.
+        # The name of a task may contain colons, that of a metric none.
         task, _, metric = evaluation.metric.rpartition(":")
         if task and task not in evaluation.tasks:
             raise ConfigError(
-                f"evaluation.metric = {evaluation.metric!r} is of {task}, which is not in evaluation.tasks:"
+                f"evaluation.metric = {evaluation.metric!r} is a score of {task}, which is not in evaluation.tasks:"
                 f" {', '.join(evaluation.tasks)}. Add it, or name a score of one of these."
             )
         return cls(metric, task or evaluation.tasks[0], evaluation.patience, exported=True)
 
     @property
     def label(self) -> str:
-        """How a model is chosen by it. A choice on an evaluation task is always called one."""
+        """Description of the selection; a selection on an evaluation task always says so."""
         if not self.metric:
             return "chosen for the lowest validation loss"
         return f"chosen on {self.task} for the {'lowest' if self.metric in LOW_IS_GOOD else 'highest'} {self.metric}"
 
     def value(self, line: Mapping[str, Any]) -> float:
-        """The number in a line of validation.jsonl, or of evaluation.jsonl where it is of the task."""
+        """Return the number in a line of validation.jsonl, or in a line on the task in evaluation.jsonl."""
         section, _, name = self.metric.partition(".")
         return float(line[section][name] if self.metric else next(iter(line["loss"].values())))
 
     def better(self, value: float, other: float) -> bool:
-        """Whether a value is better than another; one that is equal is not."""
+        """Check that a value is better than another; an equal one is not."""
         low = not self.metric or self.metric in LOW_IS_GOOD
         return value < other if low else value > other

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from hbdist.config.config import FIELDS, leaves, nearest, plain, read_toml
+from hbdist.config.config import FIELDS, leaves, plain, read_toml
+from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError
 
@@ -174,7 +175,7 @@ class StudyFile(Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(f"{path}: {_explain(error)}") from None
+            raise ConfigError(f"{path}: {explain(error, cls)}") from None
 
     @property
     def axes(self) -> dict[str, dict[Any, dict[str, Any]]]:
@@ -264,28 +265,3 @@ def alternatives(value: Any) -> Sequence[Any]:
 def frozen(value: Any) -> Any:
     """Return a value that can be the key of a dictionary: lists become tuples."""
     return tuple(map(frozen, value)) if isinstance(value, list) else value
-
-
-def _explain(error: ValidationError) -> str:
-    """Return the first mistake: where it is, what it is, and what the key is for."""
-    # A misspelt key is both unknown and missing; that it is unknown says more.
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    models: dict[str, type[Section]] = {"measure": Measure, "zip": Zip, "plan": Assumptions}
-    model: type[Section] = StudyFile
-    location, where = list(first["loc"]), ""
-    if len(location) > 1 and str(location[0]) in models:
-        name = str(location.pop(0))
-        where = f"[{name}] " if name == "plan" else f"[[{name}]] {int(location.pop(0)) + 1}: "
-        model = models[name]
-    key, message = str(location[0]) if location else "", first["msg"].removeprefix("Value error, ").removesuffix(".")
-    if first["type"] == "extra_forbidden":
-        known = nearest(key, model.model_fields) or f" Expected some of {', '.join(model.model_fields)}; take it out."
-        return f"{where}unknown key {key}.{known}"
-    if key not in model.model_fields:
-        return f"{where}{message}."
-    about = f"{key}: {model.model_fields[key].description}"
-    if first["type"] == "missing":
-        return f"{where}{key} is missing. Add it. {about}"
-    if first["type"] == "string_pattern_mismatch":
-        return f"{where}{key} = {first['input']!r} cannot be part of a folder's name. {about}"
-    return f"{where}{key} = {first['input']!r}: {message.lower()}. {about}"

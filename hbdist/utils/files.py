@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever is killed and whoever else writes them."""
+"""Atomic file writes, locks between processes, checksums and the cache folder."""
 
 import hashlib
 import os
@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
+
+from filelock import SoftFileLock, Timeout
+
+STALE_AFTER = 30.0
+"""Seconds after which the lock of a file counts as left behind by a crash. Locks are held for milliseconds."""
 
 
 @contextmanager
@@ -29,14 +34,33 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes, on any machine, from reading and then changing this file; only for milliseconds.
+
+    The lock is a file beside it that exists only while the lock is held. Unlike flock, this works on every file system that
+    machines share: Lustre is often mounted without flock, or with one that is local to each machine.
+    """
+    lock = SoftFileLock(path.with_name(f".{path.name}.lock"), timeout=STALE_AFTER)
+    try:
+        lock.acquire()
+    except Timeout:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def sha256(path: Path) -> str:
-    """The file's SHA-256, in hex."""
+    """Return the file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
-    """$HBDIST_CACHE, else $XDG_CACHE_HOME/hbdist, else ~/.cache/hbdist."""
+    """Return $HBDIST_CACHE, else $XDG_CACHE_HOME/hbdist, else ~/.cache/hbdist."""
     if own := os.environ.get("HBDIST_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")

@@ -4,9 +4,11 @@ import os
 import socket
 from pathlib import Path
 
+import psutil
+
 
 def machine() -> str:
-    """What tells this machine, since it was started, and this container from others; empty where the system does not say."""
+    """Return an identity of this boot of this machine, and of this container; the host name where the system gives none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -15,21 +17,14 @@ def machine() -> str:
 
 
 def born(pid: int) -> str:
-    """When a process of this machine began, as the system counts it; empty where there is none."""
+    """Return when a process of this machine began, in clock ticks since boot; empty if there is no such process.
+
+    Process ids are reused; together with this time they are unique. psutil's create_time is no substitute: it is a time of day,
+    and moves when the system clock is corrected, so another process that compares it later could take a living one for dead.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "" if Path("/proc/self/stat").exists() or not _signals(pid) else "unknown"
+        return "" if Path("/proc/self/stat").exists() or not psutil.pid_exists(pid) else "unknown"
     state, *rest = stat.rpartition(")")[2].split()
     return "" if state in "ZX" else rest[18]
-
-
-def _signals(pid: int) -> bool:
-    """Whether there is such a process, where there is no /proc."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,4 +1,4 @@
-"""What Slurm says of a job, asked of squeue, scontrol and sacct in this order; none of them has to be there."""
+"""States of Slurm jobs, from squeue, scontrol or sacct, in this order; none of them has to be installed."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from contextvars import ContextVar
 from typing import Literal
 
 State = Literal["pending", "running", "done", "failed", "interrupted", "cancelled", "gone"]
-"""Of a job. interrupted: Slurm ended it (time limit, a dead node) and did not put it back into the queue; gone: Slurm was
-asked and does not know it (any more)."""
+"""State of a job. interrupted: Slurm ended it (time limit, dead node) and did not put it back into the queue; gone: Slurm
+answered, and does not know the job (any more)."""
 
 TIMEOUT = 15.0
-"""Seconds for each question: where the controller is down, its clients wait for minutes."""
+"""Seconds that each command may take; while the controller is down, they would wait for minutes."""
 
 WORDS: dict[State, tuple[str, ...]] = {
     "pending": ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"),
@@ -22,14 +22,14 @@ WORDS: dict[State, tuple[str, ...]] = {
     "interrupted": ("TIMEOUT", "NODE_FAIL", "PREEMPTED"),
     "cancelled": ("CANCELLED", "REVOKED"),
 }
-"""Slurm's words for states; all others are of jobs that run, or are about to."""
+"""Slurm's words for each state; a job with any other word runs, or is about to."""
 
 _TOGETHER: ContextVar[list[dict[str, tuple[str, str]]] | None] = ContextVar("_TOGETHER", default=None)
-"""Within `asked_together`: nothing yet, or the word for each job that squeue listed, and the reason beside it."""
+"""Answer of squeue that `asked_together` shares, at most one: job → (Slurm's word for its state, the reason)."""
 
 
 def own_job(environment: Mapping[str, str] = os.environ) -> str:
-    """The job that this process runs in ("17", or "17_3" of an array); empty outside of Slurm."""
+    """Return the job that this process runs in ("17", or "17_3" in an array); empty outside of Slurm."""
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment.get("SLURM_JOB_ID", "")
@@ -37,9 +37,9 @@ def own_job(environment: Mapping[str, str] = os.environ) -> str:
 
 @contextmanager
 def asked_together() -> Iterator[None]:
-    """Within it squeue is asked once for all of the user's jobs; `state_of` asks singly only for those that it did not list.
+    """Ask squeue once for all of the user's jobs while inside; `state_of` then asks only for jobs that it did not list.
 
-    A look at a study of hundreds of jobs would burden a cluster's controller otherwise.
+    Otherwise the status of a study with hundreds of jobs would burden the cluster's controller.
     """
     outer = _TOGETHER.get()
     token = _TOGETHER.set([] if outer is None else outer)
@@ -50,7 +50,7 @@ def asked_together() -> Iterator[None]:
 
 
 def state_of(job: str) -> State | None:
-    """The state of a job; None where nobody can be asked."""
+    """Return the state of a job; None if no command of Slurm answers."""
     word = _listed().get(job, ("", ""))[0] or _word(job)
     if not word:
         return None if word is None else "gone"
@@ -58,48 +58,48 @@ def state_of(job: str) -> State | None:
 
 
 def reason_of(job: str) -> str:
-    """Why a job waits, in Slurm's own word (Priority, Resources, Dependency …).
+    """Return why a job waits, in Slurm's own word (Priority, Resources, Dependency …).
 
-    Empty where it does not wait, or where squeue does not say. Known only within `asked_together`.
+    Empty if it does not wait, or if squeue gives no reason. Known only within `asked_together`.
     """
     word, reason = _listed().get(job, ("", ""))
     return reason if word in WORDS["pending"] and reason != "None" else ""
 
 
 def may_requeue(job: str) -> bool:
-    """It runs on, as far as can be known. One that was cancelled is ending by now, and a requeue would bring it back."""
+    """Check that a job still runs, as far as can be known. A requeue would bring a cancelled job, which is ending, back."""
     return _word(job) in (None, "RUNNING")
 
 
 def _listed() -> dict[str, tuple[str, str]]:
-    """Job → Slurm's words for its state and the reason of it, where many are asked for together."""
-    together = _TOGETHER.get()
-    if together is None:
+    """Return job → (Slurm's word for its state, the reason) within `asked_together`; else nothing."""
+    shared = _TOGETHER.get()
+    if shared is None:
         return {}
-    if not together:
-        question = ("squeue", "--noheader", "--array", "--states=all", "--format=%i %T %r", f"--user={os.getuid()}")
-        lines = re.findall(r"^(\S+) (\w+) (.*)$", _ask(*question) or "", re.MULTILINE)
-        together.append({job: (word, reason) for job, word, reason in lines})
-    return together[0]
+    if not shared:
+        command = ("squeue", "--noheader", "--array", "--states=all", "--format=%i %T %r", f"--user={os.getuid()}")
+        lines = re.findall(r"^(\S+) (\w+) (.*)$", _ask(*command) or "", re.MULTILINE)
+        shared.append({job: (word, reason) for job, word, reason in lines})
+    return shared[0]
 
 
 def _word(job: str) -> str | None:
-    """Slurm's own word for the state; empty where it does not know the job, None where nobody can be asked."""
-    questions = {
+    """Return Slurm's own word for the state; empty if it does not know the job, None if no command answers."""
+    commands = {
         ("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"): r"^(\w+)",
         ("scontrol", "--oneliner", "show", "job", job): r" JobState=(\w+)",
         ("sacct", "--noheader", "--parsable2", "-X", "--format=State", f"--jobs={job}"): r"^(\w+)",
     }
     answers = []
-    for question, pattern in questions.items():
-        answers.append(_ask(*question))
-        if found := re.search(pattern, answers[-1] or ""):
-            return found[1]
+    for command, pattern in commands.items():
+        answers.append(_ask(*command))
+        if match := re.search(pattern, answers[-1] or ""):
+            return match[1]
     return None if all(answer is None for answer in answers) else ""
 
 
 def _ask(*command: str) -> str | None:
-    """What a command prints; empty where it knows of no such job, None where it cannot be asked."""
+    """Return what a command prints; empty if it knows no such job, None if it cannot be asked."""
     own_settings = ("SQUEUE_", "SACCT_", "SCONTROL_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own_settings)}
     try:

@@ -168,7 +168,7 @@ def test_a_contradictory_study_is_refused(axes: str, expected: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("measure", "expected"),
     [
-        (" ", "measure is missing. Add it. measure: [[measure]]: what is evaluated after each run"),
+        (" ", "measure is missing. Add it: measure: [[measure]]: what is evaluated after each run"),
         ('[[measure]]\ntask = "xquad-r"', "[[measure]] 1: columns is missing"),
         (MEASURE.format(task="x") * 2, "two [[measure]] have the name 'sentences'"),
         (MEASURE.format(task="x").replace('name = "sentences"', 'primary = "mAP"'), "primary = 'mAP' is not a column"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hbdist.config.config import nearest
+from hbdist.config.explain import nearest
 from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.shards.groups import Group
 from hbdist.errors import ConfigError

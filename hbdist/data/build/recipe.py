@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
-from hbdist.config.config import nearest
+from hbdist.config.explain import explain
 from hbdist.config.sections import Section
 from hbdist.data.shards.groups import Language, Name
 from hbdist.data.shards.manifest import VALIDATION
@@ -192,7 +192,7 @@ class Recipe(Section):
         try:
             return cls.model_validate(_read(path), context={"folder": path.parent})
         except ValidationError as error:
-            raise ConfigError(f"{path}: {_explain(error)}") from None
+            raise ConfigError(f"{path}: {explain(error, cls)}") from None
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -204,14 +204,6 @@ class Recipe(Section):
         return self
 
 
-SECTIONS: dict[str, type[Section]] = {
-    "dataset": DatasetRecipe,
-    "limits": Limits,
-    "deduplicate": Deduplicate,
-    "decontaminate": Decontaminate,
-}
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -221,28 +213,3 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}. Strings need quotes; true and false do not.") from None
-
-
-def _explain(error: ValidationError) -> str:
-    """Return the first mistake, where it is, and what the key is for."""
-    # A misspelt key is both unknown and missing; that it is unknown says more.
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    model: type[Section] = Recipe
-    location, where = list(first["loc"]), ""
-    if len(location) > 1 and (section := SECTIONS.get(str(location[0]))):
-        name = str(location.pop(0))
-        where = f"[[dataset]] {int(location.pop(0)) + 1}: " if name == "dataset" else f"[{name}] "
-        model = section
-    key = str(location[0]) if location else ""
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        hint = nearest(key, model.model_fields) or f" Expected some of {', '.join(model.model_fields)}; take it out."
-        return f"{where}unknown key {key}.{hint}"
-    if key not in model.model_fields:
-        return f"{where}{message.removesuffix('.')}."
-    about = f"{key}: {model.model_fields[key].description}"
-    if first["type"] == "missing":
-        return f"{where}{key} is missing. Add it. {about}"
-    if first["type"] == "value_error":
-        return f"{where}{key}: {message}."
-    return f"{where}{key} = {first['input']!r}: {message.lower()}. {about}"

@@ -26,7 +26,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
             "shard_rows = 0: input should be greater than or equal to 1. shard_rows: Number of pairs per tar",
         ),
         ("x = ", "is not valid TOML"),
-        ("", "dataset is missing. Add it."),
+        ("", "dataset is missing. Add it:"),
         ("[[dataset]]\nname='d'\nreader='jsonl'", "[[dataset]] 1: files is missing. Add it: Language code"),
         ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={zh-Hant='a'}", "not a canonical language code"),
         ("[[dataset]]\nname='a-b'\nreader='jsonl'\nfiles={en='a'}", "'a-b' cannot name a dataset"),
