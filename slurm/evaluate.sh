@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate a model on all tasks of a job, one task per GPU. Queued again, it keeps the vectors that it had.
+# Evaluate a model on all tasks of a job, one task per GPU. Queued again, it keeps the embeddings that it had.
 #
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 slurm/evaluate.sh MODEL --task miracl --out FOLDER [...]
 #
@@ -15,6 +15,6 @@ if ! [ -e slurm/common.sh ]; then
     exit 2
 fi
 . slurm/common.sh
-one_task_a_gpu
+one_task_per_gpu
 
 on_all_ranks -m hbdist.evaluation "$@"

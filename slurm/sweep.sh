@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Submit what is missing of a study, training, evaluation and the report, and leave; again, to go on with it.
+# Submit what a study still lacks (trainings, evaluations, the report), and end. Submit it again to continue the study.
 #
 #   sbatch slurm/sweep.sh STUDY.toml [key=value ...]
 #
-# Run sbatch in the project's folder. The study's [resources] say what its jobs want; docs/studies.md has the rest.
+# Run sbatch in the project's folder. The study's [resources] describe its jobs; docs/studies.md has the rest.
 #SBATCH --job-name=hbdist-sweep
 #SBATCH --ntasks=1
 #SBATCH --requeue

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train one config on all tasks of a job, one task per GPU; go on by itself after a time limit or a lost node.
+# Train one config on all tasks of a job, one task per GPU; resume by itself after a time limit or a lost node.
 #
 #   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 slurm/train.sh [CONFIG.toml] [key=value ...]
 #
@@ -16,9 +16,9 @@ if ! [ -e slurm/common.sh ]; then
     exit 2
 fi
 . slurm/common.sh
-one_task_a_gpu
+one_task_per_gpu
 
-folder=$(${HBDIST_CONTAINER:-} python slurm/folder.py "$@") || exit 2
+folder=$(${HBDIST_CONTAINER:-} python -m hbdist.launch run-folder "$@") || exit 2
 outcome() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$folder/outcome.json" 2>/dev/null; }
 newest() { cat "$folder/checkpoints/latest" 2>/dev/null || echo none; }
 
@@ -26,21 +26,21 @@ own_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 own_job=${own_job:-$SLURM_JOB_ID}
 
 before=$(newest)
-[ "$(outcome)" = "done" ] || rm -f "$folder/outcome.json" # it says how an earlier start ended
+[ "$(outcome)" = "done" ] || rm -f "$folder/outcome.json" # the outcome of an earlier start
 on_all_ranks hbdist/train.py "$@"
 status=$?
 case $(outcome) in
 "done") exit 0 ;;
 invalid) exit 2 ;;
 interrupted) status=75 ;;
-failed) status=1 ;; # srun may have that of a signal
+failed) status=1 ;; # srun's own may be that of a signal
 esac
-[ "$status" != 0 ] || status=1 # nothing says how it ended
-[ "$ended_by_slurm" = no ] || exit "$status" # Slurm decides what comes next
-# Refused, since another is at work on the run: checkpoints that were added are not this job's.
+[ "$status" != 0 ] || status=1 # no outcome was recorded
+[ "$ended_by_slurm" = no ] || exit "$status" # Slurm decides what happens next
+# Refused, because another process is working on the run: new checkpoints are not this job's.
 [ ! -e "$folder/running.json" ] || grep -q "\"job\": \"$own_job\"" "$folder/running.json" || exit 2
 
-# Interrupted or failed. What saved something goes on; what saved nothing would only do the same again.
+# Interrupted or failed. A start that saved something resumes; one that saved nothing would only do the same again.
 if [ "$(newest)" = "$before" ]; then
     say "not queued again: this start added no checkpoint (the newest is $before). See above for why it ended;" \
         "a longer --time or a smaller checkpoint.every lets a start get further"

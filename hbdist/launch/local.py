@@ -1,4 +1,4 @@
-"""Jobs on this workstation: a process that outlives whoever submitted, and starts each job's ranks when it is its turn."""
+"""Queue of jobs on this workstation: a process that outlives the submitting one and starts the ranks of each job in turn."""
 
 import json
 import os
@@ -10,66 +10,61 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from hbdist.launch.handle import CANCEL, LIVE, LOGS, STARTED, find_handle
-from hbdist.runs.outcome import ENDED, INTERRUPTED, Outcome, note_outcome, read_outcome
+from hbdist.launch.handle import LIVE, LOGS, find_handle
+from hbdist.launch.job_file import cancel_job, end_job, read_job, update_job
+from hbdist.launch.snapshot import SUBMISSION
+from hbdist.runs.outcome import INTERRUPTED, Outcome
 from hbdist.runs.signals import STOP_SIGNALS
-from hbdist.utils.files import write_atomically
 
 PAUSE = 0.1
-"""Seconds between two looks."""
-MERCY = 30.0
-"""Seconds that ranks have to end, first by themselves when another has failed, then after a SIGTERM."""
-QUEUE = "queue.json"
-"""In a submission's folder: what there is to do, see `Task`."""
+"""Seconds between two checks of all jobs."""
+GRACE = 30.0
+"""Seconds that ranks have to end, first by themselves after another has failed, then after a SIGTERM."""
 
 
 @dataclass
-class Task:
+class QueuedJob:
     """A job of this queue."""
 
-    folder: str
+    folder: Path
     words: list[str]
     after: list[str]
-    """Folders of the jobs that must have ended before."""
+    """Folders of the jobs that must have ended before this one starts."""
     after_any: bool
-    """However they ended; else well."""
+    """Start however those jobs ended; otherwise only if they ended well."""
     ranks: list[subprocess.Popen[bytes]] = field(default_factory=list)
     slot: int = -1
-    """Which part of the GPUs it has."""
+    """Index of its part of the GPUs."""
     ending_since: float | None = None
-    """When its ranks were told, or had, to end."""
-    told: bool = False
+    """Time since which its ranks should be ending; None while they should run."""
+    signalled: bool = False
+    cancelled: bool = False
+    ended: bool = False
 
-    @property
-    def place(self) -> Path:
-        return Path(self.folder)
+    def read(self) -> None:
+        """Read whether it has been cancelled, and whether it has ended."""
+        job = read_job(self.folder)
+        self.cancelled, self.ended = job["cancel"], job["outcome"] is not None
+
+    def end(self, outcome: Outcome) -> None:
+        """Record its outcome, unless it has done so itself."""
+        end_job(self.folder, outcome)
+        self.ended = True
 
     def may_start(self) -> bool:
-        """What it waits for has ended; if it ended badly, so has this."""
+        """Check that the jobs before it have ended; end it too if one of them ended badly."""
         for folder in self.after:
             handle = find_handle(folder)
             state = handle.state if handle else "unknown"
             if state in LIVE:
                 return False
             if state != "done" and not self.after_any:
-                self.end(Outcome("cancelled", 1, f"cancelled: {folder}, which it waited for, is {state}"))
+                self.end(Outcome.cancelled(f"cancelled: {folder}, which it waited for, is {state}"))
         return not self.ended
 
-    def end(self, outcome: Outcome) -> None:
-        """Note how it ended, unless it has done so itself."""
-        if not self.ended:
-            note_outcome(self.place, outcome, ENDED)
-
-    @property
-    def cancelled(self) -> bool:
-        return (self.place / CANCEL).exists()
-
-    @property
-    def ended(self) -> bool:
-        return read_outcome(self.place, ENDED) is not None
-
-    def start(self, slot: int, tasks: int, gpus: int, cpus: int | None) -> None:
+    def start(self, slot: int, ranks: int, gpus: int, cpus: int | None) -> None:
         """Start its ranks, each with a log of its own."""
         self.slot = slot
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -77,48 +72,47 @@ class Task:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        threads = str(cpus or max(1, (os.cpu_count() or 1) // tasks))
-        shared = {"OMP_NUM_THREADS": threads} | dict(os.environ)
+        shared = {"OMP_NUM_THREADS": str(cpus or max(1, (os.cpu_count() or 1) // ranks))} | dict(os.environ)
         shared["CUDA_VISIBLE_DEVICES"] = ",".join(devices[slot * gpus : (slot + 1) * gpus])
+        if ranks > 1:
+            shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+            shared |= {"WORLD_SIZE": f"{ranks}", "LOCAL_WORLD_SIZE": f"{ranks}"}
         start = time.strftime("%Y%m%d-%H%M%S")
-        (self.place / LOGS).mkdir(exist_ok=True)
-        for rank in range(tasks):
-            own = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{tasks}", "LOCAL_WORLD_SIZE": f"{tasks}"}
-            own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-            environment = shared | (own if tasks > 1 else {})
-            with (self.place / LOGS / f"{start}-rank{rank}.txt").open("ab") as log:
-                command = [sys.executable, "-u", "-m", "hbdist.launch", "rank", self.folder, *self.words]
+        (self.folder / LOGS).mkdir(exist_ok=True)
+        command = [sys.executable, "-u", "-m", "hbdist.launch", "rank", str(self.folder), *self.words]
+        for rank in range(ranks):
+            environment = shared | ({"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} if ranks > 1 else {})
+            with (self.folder / LOGS / f"{start}-rank{rank}.txt").open("ab") as log:
                 self.ranks.append(
                     subprocess.Popen(
                         command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
                     )
                 )
-        write_atomically(self.place / STARTED, json.dumps({"ranks": [rank.pid for rank in self.ranks]}))
+        update_job(self.folder, ranks=[rank.pid for rank in self.ranks])
 
-    def look(self) -> bool:
-        """Whether all its ranks have ended; hurry them where one has failed or it is to end."""
+    def has_ended(self) -> bool:
+        """Check that all its ranks have ended; signal them if they take too long after one has failed or a stop."""
         codes = [rank.poll() for rank in self.ranks]
         if all(code is not None for code in codes):
             worst = max(codes, key=lambda code: (code not in (0, INTERRUPTED), abs(code or 0)))
-            if worst and self.cancelled:  # it has noted itself that it was interrupted
-                note_outcome(self.place, Outcome("cancelled", 1, "cancelled"), ENDED)
+            if worst and self.cancelled:  # it has recorded itself as interrupted
+                cancel_job(self.folder)
             self.end(Outcome.of_status(worst or 0, f"its ranks ended with {codes}"))
-            (self.place / STARTED).unlink(missing_ok=True)
+            update_job(self.folder, ranks=[])
             return True
         if any(code not in (None, 0, INTERRUPTED) for code in codes):
             self.ending_since = self.ending_since or time.monotonic()
-        if self.ending_since and time.monotonic() - self.ending_since > MERCY:
-            self.signal(signal.SIGKILL if self.told else signal.SIGTERM)
-            self.ending_since, self.told = time.monotonic(), True
+        if self.ending_since and time.monotonic() - self.ending_since > GRACE:
+            self._signal(signal.SIGKILL if self.signalled else signal.SIGTERM)
         return False
 
     def stop(self) -> None:
-        """Tell its ranks to save and end."""
-        if not self.told:
-            self.signal(signal.SIGTERM)
-            self.ending_since, self.told = time.monotonic(), True
+        """Make its ranks save and end."""
+        if not self.signalled:
+            self._signal(signal.SIGTERM)
 
-    def signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
+        self.ending_since, self.signalled = time.monotonic(), True
         for rank in self.ranks:
             if rank.poll() is None:
                 rank.send_signal(number)
@@ -127,45 +121,46 @@ class Task:
 class Queue:
     """The jobs of one submission, in their order, at most `at_once` at the same time."""
 
-    def __init__(self, tasks: list[Task], *, at_once: int, ranks: int, gpus: int, cpus: int | None) -> None:
-        self.waiting, self.running = tasks, list[Task]()
-        self.at_once, self.ranks, self.gpus, self.cpus = at_once, ranks, gpus, cpus
-        self.stopping = False
+    def __init__(self, jobs: list[QueuedJob], *, at_once: int, ranks: int, gpus: int, cpus: int | None) -> None:
+        self.waiting, self.running = jobs, list[QueuedJob]()
+        self.at_once, self.shape = at_once, (ranks, gpus, cpus)
+        self.stopped = False
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Somebody wants this process to end."""
-        self.stopping = True
+        """Handle a signal that asks this process to end."""
+        self.stopped = True
 
     def run(self) -> None:
-        """Until all have ended."""
+        """Run until all jobs have ended."""
         for number in STOP_SIGNALS:
             signal.signal(number, self.stop)
         while self.waiting or self.running:
-            self.turn()
+            self.check_all()
             time.sleep(PAUSE)
 
-    def turn(self) -> None:
-        """Look at all jobs once."""
-        for task in self.waiting + self.running:
-            if task.cancelled or self.stopping:
-                task.stop()
-            if task in self.waiting and task.cancelled:
-                task.end(Outcome("cancelled", 1, "cancelled"))
-            elif task in self.waiting and self.stopping:
-                task.end(Outcome.interrupted("this workstation's queue was told to end"))
-        self.running = [task for task in self.running if not task.look()]
-        for task in list(self.waiting):
+    def check_all(self) -> None:
+        """Check every job once: stop, end or start it."""
+        for job in self.waiting + self.running:
+            job.read()
+            if job.cancelled or self.stopped:
+                job.stop()
+            if job in self.waiting and job.cancelled:
+                job.end(Outcome.cancelled())
+            elif job in self.waiting and self.stopped:
+                job.end(Outcome.interrupted("this workstation's queue was told to end"))
+        self.running = [job for job in self.running if not job.has_ended()]
+        for job in list(self.waiting):
             slots = set(range(self.at_once)) - {one.slot for one in self.running}
-            if slots and task.may_start():
-                task.start(min(slots), self.ranks, self.gpus, self.cpus)
-                self.running.append(task)
-            if task.ended or task.ranks:
-                self.waiting.remove(task)
+            if slots and job.may_start():
+                job.start(min(slots), *self.shape)
+                self.running.append(job)
+            if job.ended or job.ranks:
+                self.waiting.remove(job)
 
 
-def work_off(submission: str) -> int:
+def run_queue(submission: str) -> int:
     """Run the jobs of a submission's queue."""
-    values = json.loads(Path(submission, QUEUE).read_text(encoding="utf-8"))
-    tasks = [Task(**task) for task in values.pop("tasks")]
-    Queue(tasks, **values).run()
+    values: dict[str, Any] = json.loads(Path(submission, SUBMISSION).read_text(encoding="utf-8"))["queue"]
+    jobs = [QueuedJob(**job | {"folder": Path(job["folder"])}) for job in values.pop("jobs")]
+    Queue(jobs, **values).run()
     return 0

@@ -1,4 +1,4 @@
-"""The code and the surroundings of a submission, kept beside it: a job that waits for days runs what was submitted."""
+"""Snapshot of the code and record of the environment of a submission: a job that waits for days runs what was submitted."""
 
 import json
 import os
@@ -9,17 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hbdist.launch.command import Command
 from hbdist.launch.resources import Resources
 from hbdist.utils.files import write_atomically
 
 PACKAGE = Path(__file__).parent.parent
-OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
-OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-WISHES = {
+SUBMISSION = "submission.json"
+DEFAULTS = {
     "SBATCH_PARTITION": "partition",
     "SBATCH_ACCOUNT": "account",
     "SBATCH_QOS": "qos",
@@ -27,22 +26,25 @@ WISHES = {
     "SBATCH_RESERVATION": "",
     "SBATCH_CLUSTERS": "",
 }
-"""What a user may have set for all jobs, and the resource that goes before it: sbatch itself would put the variable first."""
+"""A user's defaults for all jobs, and the resource that overrides each. sbatch itself would prefer the variable to it."""
 
 
 def copy_code(folder: Path) -> None:
-    """Copy the package into a folder."""
+    """Copy the package into a folder.
+
+    submitit's RsyncSnapshot would not do: it needs rsync and a git checkout, and leaves out new files that are not in git yet.
+    """
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.partial"))
 
 
 def paths_to(code: Path) -> dict[str, str]:
-    """Environment variables that make Python take this code, and not what lies in the folder that a job starts in."""
+    """Return environment variables that make Python import this code, and nothing from the folder that a job starts in."""
     rest = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": os.pathsep.join([str(code), *([rest] if rest else [])]), "PYTHONSAFEPATH": "1"}
 
 
-def record(folder: Path, commands: Sequence[Command], resources: Resources) -> None:
-    """Write submission.json: who submitted what, where, with which Python and code."""
+def record(folder: Path, commands: Sequence[Command], resources: Resources, queue: dict[str, Any] | None) -> None:
+    """Write submission.json: who submitted what, where, with which Python and code; and a local submission's queue."""
     values = {
         "by": shlex.join(sys.argv),
         "in": os.getcwd(),
@@ -50,33 +52,31 @@ def record(folder: Path, commands: Sequence[Command], resources: Resources) -> N
         "version": platform.python_version(),
         "commit": _git("rev-parse", "HEAD"),
         "changed": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
-        "resources": asdict(resources),
+        "resources": resources.model_dump(),
         "commands": [shlex.join(("hbdist", *command.words)) for command in commands],
     }
-    write_atomically(folder / "submission.json", json.dumps(values, indent=1, default=dict))
+    write_atomically(folder / SUBMISSION, json.dumps(values | ({"queue": queue} if queue else {}), indent=1))
 
 
 @contextmanager
 def outside_of_jobs(resources: Resources | None = None) -> Iterator[None]:
-    """While inside, nothing in the environment is of the job that this process may be part of.
+    """Hide the variables of the job that this process may be part of, except the user's own settings for Slurm.
 
     Args:
-        resources: what goes before the user's own wishes.
+        resources: those that override the user's defaults.
     """
-    before = dict(os.environ)
-    for name in before:
-        if name in WISHES and not getattr(resources, WISHES[name] or "_", ""):
-            continue
-        if name in OF_A_RANK or (name.startswith(OF_A_JOB) and name != "SLURM_CONF"):
-            del os.environ[name]
-    try:
+    from submitit.helpers import clean_env
+
+    overridden = {name for name, key in DEFAULTS.items() if getattr(resources, key or "_", "")}
+    kept = {name for name in ("SLURM_CONF", *DEFAULTS) if name in os.environ and name not in overridden}
+    own = {name: os.environ[name] for name in kept}
+    with clean_env():
+        os.environ.update(own)
         yield
-    finally:
-        os.environ.update(before)
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the package's repository; empty where it is not in one."""
+    """Return the output of git in the package's repository; empty if the package is not in one."""
     try:
         done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

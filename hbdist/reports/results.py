@@ -13,7 +13,8 @@ import numpy as np
 from hbdist.config.config import Config, difference
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.scores import read_scores
-from hbdist.runs.outcome import ENDED, Outcome, read_outcome
+from hbdist.launch.job_file import job_outcome
+from hbdist.runs.outcome import Outcome, read_outcome
 from hbdist.runs.record import Record, Scores
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Baseline, Measured, StudyRun, StudySpec
@@ -165,7 +166,7 @@ def _result(run: StudyRun, measures: Sequence[Measure]) -> RunResult:
     """Return a run as its folder shows it. Until its first step, the config in the folder is only a request."""
     begun = (run.folder / "metrics.jsonl").is_file() or (run.folder / "checkpoints").is_dir()
     try:
-        ended = read_outcome(run.folder) or read_outcome(run.folder, ENDED)
+        ended = read_outcome(run.folder) or job_outcome(run.folder)
         if not begun and (ended is None or ended.state == "done"):
             return RunResult(run, "missing", "Not started, or stopped before its first step.")
         record = Record.read(run.folder)
@@ -199,7 +200,7 @@ def _why_not_done(ended: Outcome | None, record: Record) -> str:
 
 
 def _why_not_scored(run: StudyRun, measure: Measure) -> str:
-    ended = read_outcome(run.evaluation(measure), ENDED)
+    ended = job_outcome(run.evaluation(measure))
     return f": {ended.state}, {ended.message.rstrip('.')}" if ended else ""
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints that are complete or absent: `checkpoints/000000012/`, and `latest`, a pointer that is written last.
+"""Checkpoints, complete or absent: `checkpoints/000000012/`, and the pointer `latest`, which is written last.
 
-`best` points at the best one, where the run says which that is (hbdist/training/model_selection.py); it is never deleted.
+The pointer `best` names the best checkpoint, if the run selects one (hbdist/training/model_selection.py); it is never deleted.
 
-state.pt      parameters and AdamW's moments, whole, by name (loaded with weights_only: nothing in it can run)
-state.json    step, seed, the manifest's fingerprint
+state.pt      parameters and AdamW's moments, unpartitioned, by name (loaded with weights_only: nothing in it can run)
+state.json    step, seed, fingerprint of the manifest
 """
 
 import json
@@ -26,13 +26,13 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is: all that the data need to go on from there."""
+    """Position of a run in its data: all that is needed to resume there."""
 
     step: int
-    """Updates done; the next batch is the schedule's batch `step`."""
+    """Updates done; the next batch is the schedule's batch number `step`."""
     seed: int
     fingerprint: str
-    """Of the manifest the batches came from."""
+    """Fingerprint of the manifest that the batches came from."""
     version: int = VERSION
 
 
@@ -40,15 +40,15 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
     """Write a checkpoint, point `latest` at it, and delete all but the newest `keep` and the best."""
     target = folder / f"{position.step:09d}"
     partial = folder / f".{target.name}.partial"
-    for left in folder.glob(".*.partial"):  # of saves that were killed
-        shutil.rmtree(left, ignore_errors=True)
+    for killed in folder.glob(".*.partial"):  # left by saves that were killed
+        shutil.rmtree(killed, ignore_errors=True)
     partial.mkdir(parents=True)
     with (partial / "state.pt").open("wb") as file:
         torch.save(dict(state), file)
         file.flush()
         os.fsync(file.fileno())
     write_atomically(partial / "state.json", json.dumps(asdict(position)))
-    # A run saves only steps beyond the one that `latest` names: what stands here is from before it went back.
+    # A run saves only steps after the one that `latest` names: a checkpoint of this step is from before the run was set back.
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     write_atomically(folder / "latest", target.name)
@@ -60,19 +60,19 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
 
 
 def best(folder: Path) -> Path | None:
-    """The best checkpoint, or None where there is none."""
+    """Return the best checkpoint, or None if there is none."""
     pointer = folder / "best"
     target = folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
     return target if target and (target / "state.json").is_file() else None
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of which there is a complete checkpoint."""
+    """Return the steps that have a complete checkpoint."""
     return sorted(int(path.parent.name) for path in folder.glob("*/state.json") if path.parent.name.isdigit())
 
 
 def point_at_best(folder: Path, step: int | None) -> None:
-    """Let `best` name the checkpoint of this step; where it is gone, or there is none, nothing."""
+    """Make `best` name the checkpoint of this step, or no checkpoint if that one does not exist."""
     if step is not None and step in steps(folder):
         write_atomically(folder / "best", f"{step:09d}")
     else:
@@ -80,7 +80,7 @@ def point_at_best(folder: Path, step: int | None) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None where there is none.
+    """Return the newest complete checkpoint, or None if there is none.
 
     Raises:
         ResumeError: `latest` points at a checkpoint that is gone.
@@ -91,14 +91,14 @@ def latest(folder: Path) -> Path | None:
     target = folder / pointer.read_text(encoding="utf-8").strip()
     if not (target / "state.json").is_file():
         raise ResumeError(
-            f"{pointer} names {target.name}, which is not there. Put an existing checkpoint's name in it, or delete it"
+            f"{pointer} names {target.name}, which does not exist. Put an existing checkpoint's name in it, or delete it"
             " to start the run again."
         )
     return target
 
 
 def read_position(checkpoint: Path) -> Position:
-    """Where a run is at this checkpoint.
+    """Read the position of a checkpoint.
 
     Raises:
         ResumeError: its state.json is damaged, or another version wrote it.
@@ -108,15 +108,15 @@ def read_position(checkpoint: Path) -> Position:
         version = values["version"]
     if version != VERSION:
         raise ResumeError(
-            f"{checkpoint} has version {version}, and this hbdist reads version {VERSION}. Go on with the version"
-            " that wrote it, or start another run folder."
+            f"{checkpoint} has version {version}, and this hbdist reads version {VERSION}. Continue with the version"
+            " that wrote it, or start a new run folder."
         )
     with _refusing_damage(checkpoint):
         return Position(**values)
 
 
 def load(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
-    """Position and state of a checkpoint.
+    """Load the position and the state of a checkpoint.
 
     Raises:
         ResumeError: its files are damaged, or another version wrote them.
@@ -131,8 +131,8 @@ def _refusing_damage(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        # torch's own words on what it does not unpickle are a page of advice on how to do it all the same.
-        what = "state.pt holds something else than tensors" if isinstance(error, pickle.UnpicklingError) else error
+        # torch's own message on an object that it refuses to unpickle is a page of advice on how to unpickle it anyway.
+        what = "state.pt contains something other than tensors" if isinstance(error, pickle.UnpicklingError) else error
         raise ResumeError(
             f"{checkpoint} cannot be read: {what}. Put an older checkpoint's name into"
             f" {checkpoint.parent / 'latest'}, or delete that file to start the run again."

@@ -1,7 +1,7 @@
-"""Whose a run's folder is while the run lives: `running.json` in it, kept by rank 0.
+"""Lock file of a run folder, `running.json`: rank 0 owns the folder, and a second process is refused while the first is alive.
 
-A second start is refused as long as the first lives. A holder that was killed does not count: its process is looked for on
-its machine, its job in Slurm's queue, and where neither can be done it counts as dead once its sign of life is old.
+The lock of a killed owner does not count: its process is looked up on its machine, its job in Slurm's queue; where neither is
+possible, the owner counts as dead when its last heartbeat is old.
 """
 
 import json
@@ -11,156 +11,126 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from hbdist.errors import ConfigError, ResumeError
-from hbdist.utils.files import write_atomically
+from hbdist.utils.files import locked, write_atomically
 from hbdist.utils.processes import born, machine
 from hbdist.utils.slurm import own_job, state_of
 
 FILE = "running.json"
-BEAT = 30.0
-"""Seconds between two signs of life, the file's time."""
+HEARTBEAT_S = 30.0
+"""Seconds between two heartbeats, which update the file's modification time."""
 DEAD_AFTER = 600.0
-"""Seconds without one after which a holder on another machine counts as dead."""
+"""Seconds without a heartbeat after which an owner on another machine counts as dead."""
 
 
 @dataclass(frozen=True)
 class LockOwner:
-    """A process that has a run folder to itself."""
+    """Process that owns a run folder."""
 
     host: str
     machine: str
-    """What tells where its process id means something: the boot of the machine, and the container."""
+    """Identity of the boot of the machine and of the container, within which the process id is valid."""
     pid: int
     born: str
-    """When the process began, as the system counts it: a process id is given again."""
+    """Time at which the process began (see `processes.born`), because process ids are reused."""
     job: str = ""
     """Slurm's number of the job; empty outside of Slurm."""
     restarts: int = 0
-    """How often Slurm had put the job back into the queue."""
+    """Number of times that Slurm had put the job back into the queue."""
 
     @classmethod
     def here(cls) -> "LockOwner":
-        """This process."""
+        """Return this process."""
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         return cls(host, machine(), os.getpid(), born(os.getpid()), own_job(), restarts)
 
     @property
     def name(self) -> str:
-        """Who it is, in words."""
+        """Description for messages."""
         return f"{f'job {self.job}, ' if self.job else ''}process {self.pid} on {self.host}"
 
     def alive(self, path: Path) -> bool:
-        """Whether it lives, as far as can be known from here; `path` is its running.json."""
+        """Check that the owner is alive, as far as can be known from here; `path` is its running.json."""
         if self.machine == machine():
             return bool(born(self.pid)) and born(self.pid) == self.born
         if self.job and self.job == own_job() and self.restarts != LockOwner.here().restarts:
-            return False  # Slurm starts a job again only when it has ended
+            return False  # Slurm starts a job again only after it has ended
         state = state_of(self.job) if self.job else None
-        return _fresh(path) if state is None else state == "running"
-
-
-def _fresh(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime < DEAD_AFTER
-    except FileNotFoundError:
-        return False
+        return _has_recent_heartbeat(path) if state is None else state == "running"
 
 
 class RunLock:
-    """A run folder held by this process from `claim` to `release`."""
+    """Ownership of a run folder by this process, from `claim` to `release`."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
-        self._ended = threading.Event()
+        self._released = threading.Event()
 
     @classmethod
     def claim(cls, folder: Path) -> "RunLock":
-        """Take the folder.
+        """Take ownership of the folder.
 
         Raises:
-            ConfigError: nothing can be written there.
-            ResumeError: another process holds it, and lives.
+            ConfigError: the folder is not writable.
+            ResumeError: another process that is still alive owns the folder.
         """
-        hold, mine = cls(folder), folder / f".{FILE}.{uuid4().hex[:8]}"
+        lock, claimed = cls(folder), False
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(mine, json.dumps(asdict(LockOwner.here())))
+            while not claimed:
+                dead = refuse_while_locked(folder)  # may ask Slurm, which takes seconds
+                with locked(lock.path):
+                    if owner_of(folder) == dead:  # else another process was quicker
+                        write_atomically(lock.path, json.dumps(asdict(LockOwner.here())))
+                        claimed = True
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be written: {error.strerror}. Set run.folder to a folder that this machine can write to."
             ) from None
-        try:
-            while not _link(mine, hold.path):
-                _clear(hold.path, refuse_while_locked(folder))
-        finally:
-            mine.unlink(missing_ok=True)
-        threading.Thread(target=hold._beat, name="hold", daemon=True).start()
-        return hold
+        threading.Thread(target=lock._send_heartbeats, name="run lock", daemon=True).start()
+        return lock
 
     def release(self) -> None:
-        """Give the folder back; once is enough, twice does no harm."""
-        self._ended.set()
-        if _read(self.path) == LockOwner.here():
+        """Give up ownership; calling it twice does no harm."""
+        self._released.set()
+        if owner_of(self.path.parent) == LockOwner.here():
             self.path.unlink(missing_ok=True)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT):
+    def _send_heartbeats(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
             try:
                 os.utime(self.path)
             except OSError:
-                continue  # a file system that is away for a while
+                continue  # a file system may be away for a while
 
 
 def refuse_while_locked(folder: Path) -> LockOwner | None:
-    """The dead holder of a folder, if there is one.
+    """Return the dead owner of a folder, None if it has no owner.
 
     Raises:
-        ResumeError: a living process holds it.
+        ResumeError: another process that is still alive owns the folder.
     """
-    holder = owner_of(folder)
-    if holder and holder.alive(folder / FILE):
+    owner = owner_of(folder)
+    if owner and owner.alive(folder / FILE):
         raise ResumeError(
-            f"{folder} is being worked on by {holder.name}. Wait until it has ended, stop it"
-            f"{f' (scancel {holder.job})' if holder.job else ''}, or give this run a folder of its own (run.folder=…)."
+            f"{folder} is being worked on by {owner.name}. Wait until it has ended, stop it"
+            f"{f' (scancel {owner.job})' if owner.job else ''}, or give this run a folder of its own (run.folder=…)."
         )
-    return holder
+    return owner
 
 
 def owner_of(folder: Path) -> LockOwner | None:
-    """Who has put itself down as the holder of a run folder, alive or not."""
-    return _read(folder / FILE)
-
-
-def _read(path: Path) -> LockOwner | None:
+    """Return the owner in a folder's running.json, alive or dead; None if there is none."""
     try:
-        return LockOwner(**json.loads(path.read_text(encoding="utf-8")))
+        return LockOwner(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 
 
-def _link(source: Path, target: Path) -> bool:
-    """Give a file a second name, unless that name is taken: one of many succeeds, also over NFS."""
+def _has_recent_heartbeat(path: Path) -> bool:
     try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links
-        if target.exists():
-            return False
-        source.rename(target)
-    return True
-
-
-def _clear(path: Path, dead: LockOwner | None) -> None:
-    """Take a dead holder's file away; if another start was quicker, and this is its file, put it back."""
-    aside = path.with_name(f".{FILE}.{uuid4().hex[:8]}")
-    try:
-        path.rename(aside)
+        return time.time() - path.stat().st_mtime < DEAD_AFTER
     except FileNotFoundError:
-        return
-    if _read(aside) != dead:
-        _link(aside, path)
-    aside.unlink(missing_ok=True)
+        return False

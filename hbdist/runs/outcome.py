@@ -1,4 +1,4 @@
-"""How a run ended: outcome.json in its folder, which is the truth everywhere."""
+"""Outcome of a run, recorded in outcome.json in its folder, whatever a launcher makes of its exit status."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,15 +10,15 @@ from hbdist.utils.files import write_atomically
 
 FILE = "outcome.json"
 INTERRUPTED = 75
-"""Exit status of a run that has saved its state and is to be started again."""
+"""Exit status of a run that has saved its state and should be started again."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; outcome.json holds it, and it is the truth everywhere."""
+    """End of a run or a job: its state, its exit status and a sentence."""
 
     state: Literal["done", "failed", "invalid", "interrupted", "cancelled"]
-    """cancelled: a job that was taken out of the queue; no run's own outcome.json says so."""
+    """State at the end. Only jobs are "cancelled"; a run that was cancelled has saved and is "interrupted"."""
     code: int
     message: str
 
@@ -39,36 +39,31 @@ class Outcome:
         return cls("interrupted", INTERRUPTED, message)
 
     @classmethod
+    def cancelled(cls, message: str = "cancelled") -> "Outcome":
+        return cls("cancelled", 1, message)
+
+    @classmethod
     def of_status(cls, code: int, message: str) -> "Outcome":
-        """That of a command that ended with this exit status."""
-        match code:
-            case 0:
-                return cls.done(message)
-            case 2:
-                return cls("invalid", code, message)
-            case _:
-                return cls("interrupted" if code == INTERRUPTED else "failed", code, message)
+        """Return the outcome of a command that ended with this exit status."""
+        states = {0: "done", 2: "invalid", INTERRUPTED: "interrupted"}
+        return cls(states.get(code, "failed"), code, message)  # type: ignore[arg-type]
 
 
-def note_outcome(folder: Path, outcome: Outcome, name: str = FILE) -> None:
-    """Write outcome.json (or another file like it), where there is a folder to hold it."""
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write outcome.json, if the run's folder exists."""
     if folder.is_dir():
-        write_atomically(folder / name, json.dumps(asdict(outcome)))
+        write_atomically(folder / FILE, json.dumps(asdict(outcome)))
 
 
-def outcome_of(folder: Path) -> str | None:
-    """The state in a run folder's outcome.json, or None where it has not ended."""
+def outcome_state(folder: Path) -> str | None:
+    """Return the state in a run's outcome.json; None if the run has not ended."""
     outcome = read_outcome(folder)
     return outcome.state if outcome else None
 
 
 def read_outcome(folder: Path, name: str = FILE) -> Outcome | None:
-    """What outcome.json (or another file like it) says, or None where there is none."""
+    """Read a run's outcome.json; None if the run has not ended."""
     try:
         return Outcome(**json.loads((folder / name).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-ENDED = "ended.json"
-"""How a job ended, in its folder: what outcome.json is for a run, also of jobs that are no runs, or never got that far."""

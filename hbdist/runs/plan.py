@@ -1,4 +1,4 @@
-"""Numbers before objects: the arithmetic of a run, computed, checked and printed before anything is loaded."""
+"""Plan of a run: its arithmetic, computed, checked and printed before anything is loaded."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from hbdist.models.parameter_count import count_parameters
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, in numbers."""
+    """Arithmetic of a run: pairs, languages, epochs, communication."""
 
     config: Config
     mixture: Mixture
@@ -22,19 +22,21 @@ class Plan:
     data_pairs: int
     """Pairs in the groups of the mixture."""
     data_groups: int
+    """Number of groups in the mixture."""
     fingerprint: str
+    """Fingerprint of the manifest."""
     zero: Zero | None = None
-    """What DeepSpeed is asked for; None without it."""
+    """Settings of DeepSpeed; None without it."""
     parameters: int | None = None
-    """Of the model, where its files are at hand."""
+    """Number of the model's parameters; None if its files are not on this machine."""
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest, *, ranks: int = 1, zero: Zero | None = None) -> "Plan":
-        """The plan of this config on these shards with this many ranks.
+        """Make the plan of this config on these shards with this many ranks.
 
         Raises:
-            ConfigError: the batch cannot be made, or has fewer pairs than there are ranks; or what is to decide which step is
-                best is never measured.
+            ConfigError: the batch is impossible, or has fewer pairs than there are ranks; or the number that selects the best
+                step is never measured.
         """
         Criterion.of(config)
         if ranks > config.batch.size:
@@ -57,17 +59,17 @@ class Plan:
 
     @property
     def total_pairs(self) -> int:
-        """Pairs of the whole run."""
+        """Number of pairs in the whole run."""
         return self.config.steps * self.config.batch.size
 
     def text(self) -> str:
-        """The plan for people, a few lines."""
+        """Return the plan as a few lines of text."""
         return "\n".join([self._batch(), *map(self._kind, self.mixture.kinds), *self._warnings(), *self._rest()]) + "\n"
 
     def _batch(self) -> str:
         size, (least, rest) = self.config.batch.size, divmod(self.config.batch.size, self.ranks)
         share = f"{least}" if not rest else f"{least} or {least + 1}"
-        return f"global batch   {size:,} pairs a step on {self.ranks} rank{'s' * (self.ranks > 1)}: {share} a rank"
+        return f"global batch   {size:,} pairs per step on {self.ranks} rank{'s' * (self.ranks > 1)}: {share} per rank"
 
     def _kind(self, kind: Kind) -> str:
         unit = "steps" if self.mixture.mix == "step" else "pairs of each batch"
@@ -84,14 +86,14 @@ class Plan:
     def _warnings(self) -> list[str]:
         used = {code for kind in self.mixture.kinds for pool in kind.pools for code in pool.pair.split("-")}
         absent = [code for code in self.config.data.languages if code not in used]
-        lines = [f"  in no batch: {', '.join(absent)} (the mixture's data sets have no such pairs)"] if absent else []
+        lines = [f"  in no batch: {', '.join(absent)} (the mixture's datasets have no such pairs)"] if absent else []
         if self.mixture.small:
             lines.append(f"  repeats: fewer pairs than a block, so repeated in it: {', '.join(self.mixture.small)}")
         return lines
 
     @property
     def most_chunks(self) -> int:
-        """Forward passes of a step on one rank, if all texts are of the greatest length."""
+        """Number of forward passes per step on one rank, if all texts have the greatest length."""
         config, pairs = self.config, -(-self.config.batch.size // self.ranks)
         texts = (
             (pairs, config.model.max_query_tokens),
@@ -105,26 +107,26 @@ class Plan:
         if self.zero and self.zero.every_backward_reduces and self.ranks > 1 and self.most_chunks > 2:
             instead = "A smaller" if self.zero.stage == 2 else "Where its parameters fit, a smaller"
             lines.append(
-                f"               {instead} stage (launch/accelerate/zero1.yaml) sends gradients once a step;"
+                f"               {instead} stage (launch/accelerate/zero1.yaml) sends gradients once per step;"
                 " a larger loss.chunk_tokens makes fewer passes"
             )
         return lines
 
     def _reductions(self) -> str:
-        """How often gradients travel in a step, and how much that is (all are in float32)."""
+        """Return how often gradients are reduced in a step, and how many bytes that is (all are in float32)."""
         if self.ranks == 1:
-            return "no gradient travels"
+            return "no gradients are sent"
         if not (self.zero and self.zero.every_backward_reduces):
-            return f"gradients are reduced once a step, {self._bytes(1)}"
+            return f"gradients are reduced once per step, {self._bytes(1)}"
         also = "; parameters are gathered in each forward and backward pass" if self.zero.stage == 3 else ""
         return (
-            f"gradients are reduced once a step where the activations fit ({self._bytes(1)}), else in each of up to"
+            f"gradients are reduced once per step if the activations fit ({self._bytes(1)}), else in each of up to"
             f" {self.most_chunks:,} backward passes ({self._bytes(self.most_chunks)}){also}"
         )
 
     def _bytes(self, times: int) -> str:
         size = 4 * times
-        return f"{size * self.parameters / 1e9:,.2f} GB" if self.parameters else f"{size:,} bytes a parameter"
+        return f"{size * self.parameters / 1e9:,.2f} GB" if self.parameters else f"{size:,} bytes per parameter"
 
     def _rest(self) -> list[str]:
         config, optimizer = self.config, self.config.optimizer
@@ -144,22 +146,22 @@ class Plan:
             f"run            {config.steps:,} steps = {self.total_pairs:,} pairs = {epochs:.2f} × the data, seed {config.seed}",
             f"learning rate  {optimizer.lr:g}, {optimizer.warmup_steps} steps of warm-up, {after[optimizer.schedule]}"
             + " (never reached: the run is shorter)" * (optimizer.warmup_steps > config.steps),
-            *self._judging(),
+            *self._measuring(),
             f"folder         {config.run.folder}",
         ]
 
-    def _judging(self) -> list[str]:
-        """What is measured beside the training, and what follows from it."""
+    def _measuring(self) -> list[str]:
+        """Return the lines on validation, evaluation and what they decide."""
         validation, evaluation, criterion = self.config.validation, self.config.evaluation, Criterion.of(self.config)
         lines = []
         if validation.every:
             lines.append(f"validation     every {validation.every:,} steps and at the end")
         if evaluation.every:
-            asked = {"languages": evaluation.languages, "questions": evaluation.questions}
-            what = f"{', '.join(evaluation.tasks)}; {describe_cut({key: cut for key, cut in asked.items() if cut})}"
+            cut = {"languages": evaluation.languages, "questions": evaluation.questions}
+            what = f"{', '.join(evaluation.tasks)}; {describe_cut({key: value for key, value in cut.items() if value})}"
             lines.append(f"evaluation     every {evaluation.every:,} steps and at the end: {what}")
         if criterion and criterion.exported:
             lines.append(f"exported       the model {criterion.label}")
         if criterion and criterion.patience:
-            lines.append(f"early end      after {criterion.patience:,} measurements without a better one")
+            lines.append(f"early stopping after {criterion.patience:,} measurements without a better one")
         return lines

@@ -1,13 +1,13 @@
-"""The progress line of a run."""
+"""Progress line of a run."""
 
 from typing import Any
 
 
 def progress_line(metrics: dict[str, Any], *, steps: int, rate: float) -> str:
-    """One line with stable columns.
+    """Format one line with stable columns.
 
     Args:
-        rate: steps a second, lately.
+        rate: recent steps per second.
     """
     step, seconds = metrics["step"], metrics["seconds"]
     left = (steps - step) / rate if rate else 0
@@ -23,6 +23,6 @@ def progress_line(metrics: dict[str, Any], *, steps: int, rate: float) -> str:
 
 
 def is_worth_a_line(step: int, steps: int) -> bool:
-    """Whether a log, which keeps every line, gets one for this update: all at first, then ever fewer."""
+    """Check that a log, which keeps every line, gets one for this update: all at first, then fewer and fewer."""
     interval = 1 if step <= 50 else 10 if step <= 500 else 100
     return step % interval == 0 or step == steps

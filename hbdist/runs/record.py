@@ -1,4 +1,4 @@
-"""A run's folder as a reader finds it: config, plan, environment, metrics, outcome, scores. Reads files, no torch."""
+"""Record of a run, read from its folder without torch: config, plan, environment, metrics, outcome, scores."""
 
 import json
 import shlex
@@ -11,12 +11,12 @@ from hbdist.errors import DataError
 from hbdist.evaluation.scores import read_scores
 
 Scores = dict[str, Any]
-"""What scores.json holds."""
+"""Content of a scores.json."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder holds; empty or None where something is not there (yet)."""
+    """Content of a run folder; empty or None where a file does not exist (yet)."""
 
     folder: Path
     config: dict[str, Any]
@@ -26,7 +26,7 @@ class Record:
     metrics: list[dict[str, Any]]
     outcome: dict[str, Any]
     fingerprint: str
-    """Of the manifest, as the newest checkpoint has it."""
+    """Fingerprint of the manifest in the newest checkpoint."""
     before: Scores | None
     after: Scores | None
 
@@ -35,10 +35,10 @@ class Record:
         """Read a run folder.
 
         Raises:
-            DataError: it is no run folder, or a file in it is damaged.
+            DataError: it is not a run folder, or a file in it is damaged.
         """
         if not (run / "config.toml").is_file():
-            raise DataError(f"{run} holds no config.toml, which every run folder has. Give the folder of a run.")
+            raise DataError(f"{run} has no config.toml, which every run folder has. Give the folder of a run.")
         checkpoints = sorted(run.glob("checkpoints/*/state.json"))
         plan = run / "plan.txt"
         return cls(
@@ -56,38 +56,38 @@ class Record:
 
     @property
     def sides(self) -> dict[str, Scores]:
-        """The scores there are, by "before" and "after" training."""
+        """Existing scores, by "before" and "after" training."""
         return {side: scores for side, scores in (("before", self.before), ("after", self.after)) if scores}
 
     @property
     def comparable(self) -> bool:
-        """Whether there are both, of the same task after the same cut."""
+        """Existence of both scores, on the same task after the same cut."""
         return len(self.sides) == 2 and len({scores["task_fingerprint"] for scores in self.sides.values()}) == 1
 
     @property
     def train_command(self) -> str:
-        """Trains this run, or goes on with it."""
+        """Command that trains or resumes this run."""
         return shlex.join(["accelerate", "launch", "hbdist/train.py", f"{self.folder}/config.toml"])
 
     @property
     def again_command(self) -> str:
-        """Trains the same once more, in a folder of its own, with as many processes."""
+        """Command that repeats this run in a folder of its own, with the same number of processes."""
         processes = ["--num_processes", str(self.environment.get("world", 1))]
         config = [f"{self.folder}/config.toml", f"run.folder={self.folder}-again"]
         return shlex.join(["accelerate", "launch", *processes, "hbdist/train.py", *config])
 
     @property
     def report_command(self) -> str:
-        """Makes this report again."""
+        """Command that writes this run's report again."""
         return shlex.join(["hbdist", "report", str(self.folder)])
 
     def evaluate_command(self, side: str, *, like: str = "") -> str:
-        """Makes the scores of this side, "before" or "after" training.
+        """Return the command that computes the scores of a side, "before" or "after" training.
 
-        Task and cut are those of the scores that side has, else of the other side's; or of the side named by `like`.
+        Task and cut are those of that side's scores, else of the other side's; or of the side named by `like`.
         """
-        known = {"before": self.before or self.after, "after": self.after or self.before}
-        scores = known[like or side] or {}
+        available = {"before": self.before or self.after, "after": self.after or self.before}
+        scores = available[like or side] or {}
         model = str(self.config.get("model", {}).get("name", "MODEL")) if side == "before" else f"{self.folder}/model"
         words = ["hbdist", "evaluate", model, "--task", scores.get("task", "xquad-r")]
         cut = scores.get("cut") or {}
@@ -97,7 +97,7 @@ class Record:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file."""
+    """Read the object in a JSON file; empty if there is no such file."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
@@ -105,7 +105,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; empty if there is none. A last line without its end is still being written."""
+    """Read the objects of a JSON-lines file; empty if there is none. A last line without a newline is still being written."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -1,6 +1,6 @@
-"""A run's folder: its config, environment, plan, metrics, checkpoints and how it ended.
+"""Run and its folder: config, environment, plan, metrics, checkpoints, outcome.
 
-Rank 0 writes; another rank only notes its own failure, where nobody else has noted one.
+Rank 0 writes; another rank only records its own failure, if no failure is recorded yet.
 
 config.toml  manifest.json  environment.json  plan.txt  metrics.jsonl  batches.jsonl?  validation.jsonl?
 evaluation.jsonl?  evaluation/step-000500/TASK/?  checkpoints/  model/  outcome.json
@@ -29,38 +29,38 @@ from hbdist.errors import DataError, HbdistError, ResumeError
 from hbdist.runs import checkpoint
 from hbdist.runs.checkpoint import Position
 from hbdist.runs.lock import RunLock
-from hbdist.runs.outcome import Outcome, note_outcome, outcome_of
+from hbdist.runs.outcome import Outcome, outcome_state, write_outcome
 from hbdist.runs.plan import Plan
 from hbdist.runs.progress import is_worth_a_line, progress_line
 from hbdist.runs.signals import StopFlag
 from hbdist.utils.files import write_atomically
 
 FIRST_WORD = 1.0
-"""Seconds that rank 0 has to say what it and other ranks see alike; launchers end all ranks as soon as one is gone."""
+"""Seconds that rank 0 has to report an error that all ranks see; launchers end all ranks as soon as one has ended."""
 RECENT_STEPS = 20
-"""Steps that the shown rate looks back on."""
+"""Number of recent steps in the displayed rate."""
 LOGS = ("metrics.jsonl", "batches.jsonl", "validation.jsonl", "evaluation.jsonl")
-"""One object a line, each with its step."""
+"""Logs with one object per line, each with its step."""
 
 
 class Run:
-    """One run and its folder, opened on every rank."""
+    """One run and its folder, open on every rank."""
 
     def __init__(self, config: Config, *, is_main: bool) -> None:
         self.config = config
         self.folder = Path(config.run.folder)
         self.is_main = is_main
         self.stop = StopFlag()
-        """Up when a signal has come to this rank; others learn of it when they next agree."""
+        """Flag that a stop signal to this rank raises; the other ranks learn of it at their next collective check."""
         self._saved = -1
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
 
     @classmethod
     def open(cls, config: Config, *, is_main: bool) -> "Run":
-        """The run of this config in its folder: a new one, or the one that is there.
+        """Open the run of this config in its folder, new or existing.
 
         Raises:
-            ResumeError: the folder holds another run.
+            ResumeError: the folder contains another run.
         """
         run = cls(config, is_main=is_main)
         stored = run.folder / "config.toml"
@@ -70,71 +70,71 @@ class Run:
 
     @contextmanager
     def underway(self, engine: Engine) -> Iterator[None]:
-        """While inside, the folder is this run's alone, signals raise `stop`, and an error is noted in outcome.json and
-        told to the other ranks before it goes on its way.
+        """Own the folder while inside: signals raise `stop`, and an error is recorded in outcome.json and sent to the other
+        ranks before it propagates.
 
         Raises:
-            ConfigError: nothing can be written into the folder.
-            ResumeError: the same run is at work elsewhere.
+            ConfigError: the folder is not writable.
+            ResumeError: another process is working on the same run.
             RuntimeError: another rank was lost; the message names it.
         """
-        hold = self._claim(engine)
-        engine.watchdog.on_loss = lambda lost: self._note_loss(lost, hold)
+        lock = self._claim(engine)
+        engine.watchdog.on_loss = lambda lost: self._record_loss(lost, lock)
         self.stop.listen()
         try:
             yield
         except HbdistError as error:
             engine.watchdog.leave(str(error))
-            self._note_failure(Outcome.invalid(error))
+            self._record_failure(Outcome.invalid(error))
             raise
         except Exception as error:
-            # A collective that breaks does not say whose connection it was.
+            # The error of a broken collective does not say which rank was lost.
             if isinstance(error, RuntimeError) and (lost := engine.watchdog.wait_for_loss(FIRST_WORD)):
                 engine.watchdog.leave()
-                self._note_failure(Outcome("failed", 1, lost))
+                self._record_failure(Outcome("failed", 1, lost))
                 raise RuntimeError(lost) from None
             engine.watchdog.leave(f"{type(error).__name__}: {error}")
-            self._note_failure(Outcome.failed(error))
+            self._record_failure(Outcome.failed(error))
             raise
         finally:
             self.stop.forget()
-            if hold:
-                hold.release()
+            if lock:
+                lock.release()
 
     def _claim(self, engine: Engine) -> RunLock | None:
-        hold = refused = None
+        lock = error = None
         try:
-            hold = RunLock.claim(self.folder) if self.is_main else None
-        except HbdistError as error:
-            refused = error
-        if refused := engine.broadcast_object(refused):
-            raise refused
-        return hold
+            lock = RunLock.claim(self.folder) if self.is_main else None
+        except HbdistError as refusal:
+            error = refusal
+        if error := engine.broadcast_object(error):
+            raise error
+        return lock
 
-    def _note_loss(self, lost: str, hold: RunLock | None) -> None:
-        # The main thread is stuck, and will not come back to it.
-        if outcome_of(self.folder) is None:
-            note_outcome(self.folder, Outcome("failed", 1, lost))
-        if hold:
-            hold.release()
+    def _record_loss(self, lost: str, lock: RunLock | None) -> None:
+        # The main thread is stuck in a collective and never gets here.
+        if outcome_state(self.folder) is None:
+            write_outcome(self.folder, Outcome("failed", 1, lost))
+        if lock:
+            lock.release()
 
-    def _note_failure(self, outcome: Outcome) -> None:
-        # What one rank meets ends in a broken connection on the others: the first note of an attempt is its cause.
+    def _record_failure(self, outcome: Outcome) -> None:
+        # An error on one rank ends in broken connections on the others: the first record of a start is the cause.
         if not self.is_main:
             time.sleep(FIRST_WORD)
-        known = outcome_of(self.folder)
-        if known is None or (self.is_main and outcome.state == "invalid" and known != "done"):
-            note_outcome(self.folder, outcome)
+        recorded = outcome_state(self.folder)
+        if recorded is None or (self.is_main and outcome.state == "invalid" and recorded != "done"):
+            write_outcome(self.folder, outcome)
             if not self.is_main:
                 print(f"hbdist, rank {os.environ.get('RANK')}: {outcome.message}", file=sys.stderr, flush=True)
 
     def say(self, sentence: str) -> None:
-        """Print a line, from rank 0."""
+        """Print a line on rank 0."""
         if self.is_main:
             print(sentence, flush=True)
 
     def announce(self, plan: Plan, manifest: Manifest, where: str) -> None:
-        """Show the arithmetic of the run before anything is loaded; keep it, config, manifest and environment."""
+        """Print the plan before anything is loaded; save it with config, manifest and environment."""
         if not self.is_main:
             return
         print(f"{plan.text()}{'training on':<15}{where}\n", flush=True)
@@ -146,27 +146,27 @@ class Run:
         (self.folder / "outcome.json").unlink(missing_ok=True)
 
     def find_checkpoint(self, engine: Engine, manifest: Manifest) -> Path | None:
-        """The newest checkpoint, made sure that it is of these data and that all ranks see the same; None in a new run.
+        """Return the newest checkpoint, None in a new run; check that all ranks see the same one and that its data are these.
 
         Raises:
-            ResumeError: its data were others, or ranks see different data or checkpoints.
+            ResumeError: it was trained on other data, or ranks see different data or checkpoints.
         """
-        found = checkpoint.latest(self.folder / "checkpoints")
-        seen = (manifest.fingerprint, found.name if found else None)
-        theirs = engine.broadcast_object(seen)
-        if engine.any_rank(seen != theirs):
+        newest = checkpoint.latest(self.folder / "checkpoints")
+        this_sees = (manifest.fingerprint, newest.name if newest else None)
+        main_sees = engine.broadcast_object(this_sees)
+        if engine.any_rank(this_sees != main_sees):
             raise ResumeError(
-                f"Ranks see different shards or checkpoints: rank 0 {theirs}, this one {seen}. Put {manifest.root} and"
+                f"Ranks see different shards or checkpoints: rank 0 {main_sees}, this one {this_sees}. Put {manifest.root} and"
                 f" {self.folder} where all nodes see the same files."
             )
-        trained_on = checkpoint.read_position(found).fingerprint if found else manifest.fingerprint
+        trained_on = checkpoint.read_position(newest).fingerprint if newest else manifest.fingerprint
         if trained_on != manifest.fingerprint:
             raise ResumeError(
-                f"{found} was trained on shards with fingerprint {trained_on[:12]}, and {manifest.root} has"
-                f" {manifest.fingerprint[:12]}: {self._what_changed(manifest)} The batches would be others. Build the same"
+                f"{newest} was trained on shards with fingerprint {trained_on[:12]}, and {manifest.root} has"
+                f" {manifest.fingerprint[:12]}: {self._what_changed(manifest)} The batches would differ. Build the same"
                 " shards again, or start a new run with run.folder=… ."
             )
-        return found
+        return newest
 
     def _what_changed(self, manifest: Manifest) -> str:
         try:
@@ -175,23 +175,23 @@ class Run:
             return "what changed is not known."
         return " ".join(changes[:3]) + (f" And {len(changes) - 3} more groups." if len(changes) > 3 else "")
 
-    def resume(self, found: Path | None) -> tuple[int, dict[str, Any] | None]:
-        """The updates done at a checkpoint, and the state of model and optimizer there; 0 and None in a new run.
+    def resume(self, newest: Path | None) -> tuple[int, dict[str, Any] | None]:
+        """Load a checkpoint: the number of updates done, and the state of model and optimizer; 0 and None in a new run.
 
         Raises:
             ResumeError: the checkpoint is damaged.
         """
-        if found is None:
+        if newest is None:
             self._cut_logs(0)
             return 0, None
-        position, state = checkpoint.load(found)
+        position, state = checkpoint.load(newest)
         self._cut_logs(position.step)
         self._saved = position.step
-        self.say(f"resuming after step {position.step} from {found}")
+        self.say(f"resuming after step {position.step} from {newest}")
         return position.step, state
 
     def record(self, metrics: dict[str, Any], ids: list[str] | None) -> None:
-        """Append a step to metrics.jsonl (and batches.jsonl), and show it."""
+        """Append a step to metrics.jsonl (and batches.jsonl), and print it."""
         if not self.is_main:
             return
         _append(self.folder / "metrics.jsonl", metrics)
@@ -205,20 +205,21 @@ class Run:
         elif sys.stdout.isatty():
             print(f"\r{line}", end="", flush=True)
 
-    def log(self, name: str, line: dict[str, Any], words: str) -> None:
-        """Append a line to one of LOGS, and show it in words."""
+    def log(self, name: str, line: dict[str, Any], sentence: str) -> None:
+        """Append a line to one of LOGS, and print it as a sentence."""
         if self.is_main:
             _append(self.folder / name, line)
-        self.say(words)
+        self.say(sentence)
 
     def logged(self, name: str) -> list[dict[str, Any]]:
-        """The lines of one of LOGS; on rank 0 alone."""
+        """Read the lines of one of LOGS; on other ranks than 0, none."""
         path = self.folder / name
-        here = self.is_main and path.is_file()
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if here else []
+        if not (self.is_main and path.is_file()):
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def save(self, engine: Engine, manifest: Manifest, step: int) -> None:
-        """Write a checkpoint after update `step`, unless it is there; returns on all ranks once it is complete."""
+        """Write the checkpoint of update `step`, unless it exists; return on all ranks once it is complete."""
         if step != self._saved:
             state, keep = engine.state(), self.config.checkpoint.keep
             if self.is_main:
@@ -228,32 +229,32 @@ class Run:
         engine.wait_for_everyone()
 
     def finished(self) -> bool:
-        """The run was done before: its model is there."""
-        return outcome_of(self.folder) == "done" and (self.folder / "model" / "config.json").is_file()
+        """Check that the run has ended well before and its model exists."""
+        return outcome_state(self.folder) == "done" and (self.folder / "model" / "config.json").is_file()
 
     def end(self, outcome: Outcome, engine: Engine) -> Outcome:
-        """Note how the run ended, say it, and leave the other ranks: a launcher ends all as soon as one is gone."""
+        """Record and print how the run ended, then leave the process group: launchers end all ranks once one has ended."""
         if self.is_main:
-            note_outcome(self.folder, outcome)
+            write_outcome(self.folder, outcome)
             print(outcome.message, flush=True)
         engine.stop()
         return outcome
 
     def _cut_logs(self, step: int) -> None:
-        """Drop what was logged after the checkpoint: those steps will be done again."""
+        """Drop what was logged after the checkpoint: those steps will be repeated."""
         for name in LOGS:
             path = self.folder / name
             if self.is_main and path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-                write_atomically(path, "".join(kept))
+                lines = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+                write_atomically(path, "".join(lines))
         for scores in self.folder.glob("evaluation/step-*[0-9]") if self.is_main else ():
             if int(scores.name.rpartition("-")[2]) > step:
                 shutil.rmtree(scores)
 
 
 def environment() -> dict[str, Any]:
-    """What a run was made with: versions, machine, command."""
+    """Return versions, machine and command of this process, for environment.json."""
     packages = ("hbdist", "torch", "accelerate", "deepspeed", "transformers", "tokenizers", "numpy", "webdataset")
     return {
         "command": shlex.join(sys.argv),

@@ -1,4 +1,4 @@
-"""The wish to stop, as schedulers and people send it: a flag that is looked at between steps."""
+"""Signals that ask a run to stop: they raise a flag, which the run checks between steps."""
 
 import os
 import signal
@@ -7,33 +7,33 @@ from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""SIGUSR2 comes from Slurm some time before the limit."""
+"""Signals that ask to save and stop; Slurm sends SIGUSR2 some time before the time limit."""
 
-PATIENCE = 3.0
-"""Seconds in which a signal is taken for an echo: a terminal signals launcher and ranks, and the launcher the ranks again."""
+ECHO_S = 3.0
+"""Seconds in which a second signal counts as an echo: a terminal signals launcher and ranks, then the launcher its ranks."""
 
 
 class StopFlag:
-    """Up once a signal has come. One that comes much later acts as if nobody listened, so that nothing is unstoppable.
+    """Flag that the first stop signal raises. A much later signal ends the process at once, so it can always be stopped.
 
-    In a Slurm job it does not: Slurm sends several (before the time limit, at it, when the job is preempted), all while the
-    run may be saving, and ends by SIGKILL what does not end.
+    In a Slurm job it does not: Slurm sends several signals (before the time limit, at it, at preemption), all while the run may
+    be saving, and ends a process that does not stop by SIGKILL.
     """
 
     def __init__(self) -> None:
         self.up = False
-        self._patient = "SLURM_JOB_ID" in os.environ
+        self._in_slurm = "SLURM_JOB_ID" in os.environ
         self._first = 0.0
         self._before: dict[int, Any] = {}
 
     def listen(self) -> "StopFlag":
-        """Take the signals over; only in a process's main thread can that be done."""
+        """Install the handlers; this works only in a process's main thread."""
         for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._raise)
         return self
 
     def forget(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -41,12 +41,12 @@ class StopFlag:
     def _raise(self, number: int, _frame: FrameType | None) -> None:
         if not self.up:
             self.up, self._first = True, time.monotonic()
-        elif not self._patient and time.monotonic() - self._first > PATIENCE:
+        elif not self._in_slurm and time.monotonic() - self._first > ECHO_S:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
 
 def ignore_stop_signals(_worker: int) -> None:
-    """For data workers: a signal to the whole process group must not end them before the step they feed."""
+    """Ignore the stop signals in a data worker: one sent to all processes must not end it before the step that it feeds."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

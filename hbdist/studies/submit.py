@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _report(study: StudySpec, resources: Resources) -> Handle:
         earlier.cancel()
         with suppress(JobError, TimeoutError):
             earlier.result(timeout=10)
-    one = replace(resources, nodes=1, gpus_per_node=0, tasks_per_node=1)
+    one = resources.model_copy(update={"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1})
     command = Command(("study", "report", str(study.folder)))
     live = [handle for handle in handles_of(study) if handle.state in LIVE]
     return submit_all([command], one, names=[REPORT], folder=study.folder, after=live or None, after_any=True)[0]

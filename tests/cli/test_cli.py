@@ -228,7 +228,7 @@ def test_plan_check_and_build_of_good_input_succeed(
     toml: Path, tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", str(toml), "--ranks", "2", "--step", "0"]) == 0
-    assert "4 a rank" in capsys.readouterr().out
+    assert "4 per rank" in capsys.readouterr().out
     assert main(["check", str(tiny_shards)]) == 0
     (tmp_path / "en.jsonl").write_text('{"query": "q", "document": "d"}\n', encoding="utf-8")
     recipe = tmp_path / "recipe.toml"

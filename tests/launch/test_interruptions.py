@@ -1,4 +1,4 @@
-"""Ranks without a launcher that would end them, as srun starts them; and checkpoints that are killed while they are written."""
+"""Ranks without a launcher that would end them, as srun starts them; and checkpoints killed while they are written."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ for kill in range(12):
 
 
 def ranks(world: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """That many training processes, of which nobody takes care."""
+    """Start this many training processes, without a launcher."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -52,7 +52,7 @@ def ranks(world: int, *arguments: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def test_a_dead_rank_is_named_by_the_others_and_a_living_run_is_not_started_twice(
+def test_other_ranks_name_a_dead_rank_and_a_living_run_is_not_started_twice(
     tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -70,22 +70,22 @@ def test_a_dead_rank_is_named_by_the_others_and_a_living_run_is_not_started_twic
         assert first.poll() is None
 
         second.send_signal(signal.SIGKILL)
-        begun = time.monotonic()
+        start = time.monotonic()
         _, errors = first.communicate(timeout=30)
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - start < 15
     finally:
         for process in (first, second):
             process.kill()
     lost = f"rank 1 ({socket.gethostname()}, process {second.pid}) is gone: it was killed or crashed"
     assert first.returncode == 1
     assert lost in errors.splitlines()[-1]
-    told = json.loads((folder / "outcome.json").read_text())
-    assert told["state"] == "failed"
-    assert told["message"].startswith(lost)
+    recorded = json.loads((folder / "outcome.json").read_text())
+    assert recorded["state"] == "failed"
+    assert recorded["message"].startswith(lost)
     assert not (folder / "running.json").exists()
 
 
-def test_a_kill_while_a_checkpoint_is_written_loses_nothing_that_was_complete(tmp_path: Path) -> None:
+def test_a_kill_during_a_save_loses_no_complete_checkpoint(tmp_path: Path) -> None:
     words = [sys.executable, "-c", KILL_WHILE_SAVING, str(tmp_path)]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Jobs on this workstation and in this process: real processes, real files, states that any other process can read."""
+"""Jobs on this workstation and in this process: real processes and files, states that any other process can read."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import overrides, said
+from jobs import overrides, printed
 from launching import ROOT, outcome
 from whole_runs import (
     assert_the_same_run,
@@ -27,7 +27,7 @@ from hbdist.launch import Command, JobError, Resources, find_handle, submit_all
 
 HERE = Resources(cluster="local")
 QUICK = Command(("plan", "launch/train/demo.toml"))
-"""Reads shards, prints, and is done in a second."""
+"""Command that reads shards, prints, and ends within a second."""
 WRONG = Command(("plan", "launch/train/demo.toml", "batch.sice=4"))
 
 
@@ -43,7 +43,7 @@ def quick(tiny_shards: Path) -> Command:
     return Command((*QUICK.words, *keys))
 
 
-def test_a_job_outlives_who_submitted_it_and_is_found_again_in_its_folder(quick: Command, tmp_path: Path) -> None:
+def test_a_job_outlives_the_submitting_process_and_is_found_again_in_its_folder(quick: Command, tmp_path: Path) -> None:
     code = (
         "import sys; from hbdist.launch import *; here = Resources(cluster='local'); folder, *words = sys.argv[1:];"
         "print(submit_all([Command(tuple(words))], here, names=['look'], folder=folder)[0].id)"
@@ -57,11 +57,11 @@ def test_a_job_outlives_who_submitted_it_and_is_found_again_in_its_folder(quick:
     assert handle.state in ("pending", "running", "done")
     assert handle.result(timeout=60).code == 0
     assert handle.state == "done"
-    assert "pairs" in said(handle)
+    assert "pairs" in printed(handle)
     assert find_handle(tmp_path / "nothing") is None
 
 
-def test_jobs_wait_for_one_another_and_end_as_what_they_waited_for(quick: Command, tmp_path: Path) -> None:
+def test_a_job_waits_for_others_and_is_cancelled_if_they_fail(quick: Command, tmp_path: Path) -> None:
     first = submit_all([quick, WRONG], HERE, names=["good", "bad"], folder=tmp_path, at_once=2)
     paired = submit_all([quick] * 2, HERE, names=["after-good", "after-bad"], folder=tmp_path, after=first, at_once=2)
     (last,) = submit_all([quick], HERE, names=["last"], folder=tmp_path, after=[*first, *paired], after_any=True)
@@ -73,10 +73,10 @@ def test_jobs_wait_for_one_another_and_end_as_what_they_waited_for(quick: Comman
         paired[1].result()
     with pytest.raises(JobError, match=r"is invalid: hbdist plan .* ended with status 2"):
         first[1].result()
-    assert "unknown key batch.sice. Did you mean batch.size?" in said(first[1])
+    assert "unknown key batch.sice. Did you mean batch.size?" in printed(first[1])
 
 
-def test_a_job_runs_the_code_as_it_was_submitted(quick: Command, tmp_path: Path) -> None:
+def test_a_job_runs_the_code_as_it_was_at_submission(quick: Command, tmp_path: Path) -> None:
     before = submit_all([quick], HERE, names=["before"], folder=tmp_path)
     (handle,) = submit_all([quick], HERE, names=["look"], folder=tmp_path / "later", after=before)
     (submission,) = (tmp_path / "later" / "submissions").iterdir()
@@ -85,15 +85,15 @@ def test_a_job_runs_the_code_as_it_was_submitted(quick: Command, tmp_path: Path)
     with copy.open("a") as file:
         file.write("print('this is the copy')\n")
     assert handle.result(timeout=60).state == "done"
-    assert "this is the copy" in said(handle)
-    assert "this is the copy" not in said(before[0])
-    told = json.loads((submission / "submission.json").read_text())
-    assert told["in"] == str(ROOT)
-    assert told["resources"]["cluster"] == "local"
-    assert told["commands"] == [shlex.join(("hbdist", *quick.words))]
+    assert "this is the copy" in printed(handle)
+    assert "this is the copy" not in printed(before[0])
+    record = json.loads((submission / "submission.json").read_text())
+    assert record["in"] == str(ROOT)
+    assert record["resources"]["cluster"] == "local"
+    assert record["commands"] == [shlex.join(("hbdist", *quick.words))]
 
 
-def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs_and_goes_on_when_it_is_submitted_again(
+def test_a_job_can_be_cancelled_while_waiting_or_running_and_resumes_when_submitted_again(
     quick: Command, tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
     endless = ["steps=5000", "checkpoint.every=5000", "optimizer.lr=1e-5", "optimizer.schedule=constant"]
@@ -108,9 +108,9 @@ def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs_and_goes_on_whe
     with pytest.raises(TimeoutError, match=r"is running after 0\.1 s"):
         long.result(timeout=0.1)
     waiting.cancel()
-    wait_for(lambda: waiting.state == "cancelled", "the waiting one to go")
+    wait_for(lambda: waiting.state == "cancelled", "the waiting job to be cancelled")
     long.cancel()
-    wait_for(lambda: long.state == "cancelled", "the running one to end")
+    wait_for(lambda: long.state == "cancelled", "the running job to be cancelled")
     # It has saved before it ended.
     assert outcome(folder)["state"] == "interrupted"
     saved = newest_checkpoint(folder)
@@ -118,13 +118,13 @@ def test_a_job_can_be_cancelled_while_it_waits_and_while_it_runs_and_goes_on_whe
     (again,) = submit_all([train], HERE, names=["long"], folder=tmp_path)
     wait_for_steps(folder, saved + 10)
     assert again.state == "running"
-    assert f"resuming after step {saved} " in said(again)
+    assert f"resuming after step {saved} " in printed(again)
     again.cancel()
-    wait_for(lambda: again.state == "cancelled", "its end")
+    wait_for(lambda: again.state == "cancelled", "the second job to be cancelled")
     assert_the_same_steps(folder, train_here(tmp_path / "undisturbed", [*keys, f"steps={saved + 10}"]))
 
 
-def test_submit_trains_on_two_ranks_what_one_process_trains_and_goes_on_after_a_kill(
+def test_two_ranks_train_what_one_process_trains_and_resume_after_a_kill(
     tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
     keys = overrides(tiny_model, tiny_shards)
@@ -136,12 +136,12 @@ def test_submit_trains_on_two_ranks_what_one_process_trains_and_goes_on_after_a_
     wait_for_steps(folder, 4)
     with pytest.raises(ResumeError, match="is running already"):
         hbdist.submit(*arguments, cluster="debug")
-    rank = json.loads((folder / "started.json").read_text())["ranks"][1]
+    rank = json.loads((folder / "job.json").read_text())["ranks"][1]
     os.kill(rank, signal.SIGKILL)
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(JobError, match=rf"failed: rank 1 \(.*process {rank}\) is gone: it was killed or crashed"):
         handle.result(timeout=60)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - start < 20
     assert len(handle.logs) == 2
 
     again = hbdist.submit(*arguments, cluster="debug", tasks_per_node=2)
@@ -151,7 +151,7 @@ def test_submit_trains_on_two_ranks_what_one_process_trains_and_goes_on_after_a_
         hbdist.submit(*arguments, "optimizer.lr=0.5", cluster="local")
 
 
-def test_what_does_not_fit_together_is_a_sentence(
+def test_contradictory_arguments_are_refused_with_a_sentence(
     quick: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="2 commands and 1 different names"):
@@ -159,7 +159,7 @@ def test_what_does_not_fit_together_is_a_sentence(
     with pytest.raises(ConfigError, match="at_once = 0"):
         submit_all([quick], HERE, names=["a"], folder=tmp_path, at_once=0)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
+    with pytest.raises(ConfigError, match="cannot be created: Not a directory"):
         submit_all([quick], HERE, names=["a"], folder=tmp_path / "file")
     with pytest.raises(ConfigError, match=r"submit: unknown key gpus\."):
         hbdist.submit(cluster="local", gpus=8)

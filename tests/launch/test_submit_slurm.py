@@ -1,4 +1,4 @@
-"""Jobs of a real Slurm, submitted from Python through Submitit: whatever happens to one, its run ends with the same numbers."""
+"""Jobs on a real Slurm, submitted through Submitit: whatever happens to one, its run ends with the same numbers."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import overrides, said
+from jobs import overrides, printed
 from launching import ROOT, TIMEOUT
 from slurm_cluster.cluster import Cluster
 from whole_runs import assert_the_same_run, assert_the_same_steps, train_here, wait_for, wait_for_steps
@@ -15,7 +15,7 @@ from whole_runs import assert_the_same_run, assert_the_same_steps, train_here, w
 import hbdist
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
-from hbdist.launch.job import become_a_rank
+from hbdist.launch.rank import become_a_rank
 from hbdist.launch.snapshot import outside_of_jobs
 from hbdist.runs.lock import refuse_while_locked
 
@@ -24,7 +24,7 @@ pytest_plugins = ["slurm_cluster.fixture"]
 ON_CPUS = {"hours": 1.0, "memory": "500M"}
 LONG = ("steps=60", "checkpoint.every=100")
 ENDLESS = ("steps=100000", "checkpoint.every=100000", "optimizer.lr=3e-6", "optimizer.schedule=constant")
-"""Only an interruption saves, and the first steps do not depend on how many there are."""
+"""Overrides of a long run: it saves only when interrupted, and its first steps do not depend on `steps`."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +40,12 @@ def keys(tiny_model: Path, tiny_shards: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(keys: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 60 steps in one process, to which nothing happened."""
+    """Train an undisturbed run of 60 steps in one process."""
     return train_here(tmp_path_factory.mktemp("undisturbed") / "run", [*keys, *LONG])
 
 
 def begin_soon(slurm: Cluster, handle: Handle) -> None:
-    """A requeued job starts again by itself once its old credentials have expired, after seconds."""
+    """Wait until a requeued job has started again, which it does once its old credentials have expired, after seconds."""
 
     def begun() -> bool:
         fields = slurm.job(int(handle.id))
@@ -54,7 +54,7 @@ def begin_soon(slurm: Cluster, handle: Handle) -> None:
     wait_for(begun, "a second start")
 
 
-def test_a_job_that_is_told_to_stop_saves_and_goes_on_and_nobody_else_takes_its_run(
+def test_a_job_told_to_stop_saves_and_resumes_and_no_other_process_takes_its_run(
     slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -71,22 +71,22 @@ def test_a_job_that_is_told_to_stop_saves_and_goes_on_and_nobody_else_takes_its_
         refuse_while_locked(folder)
 
     slurm.run("scancel", "--signal=USR2", handle.id, check=True)
-    wait_for(lambda: "interrupted after step" in said(handle), "a checkpoint")
+    wait_for(lambda: "interrupted after step" in printed(handle), "a checkpoint")
     assert handle.state in ("running", "pending")
     begin_soon(slurm, handle)
-    assert handle.result(timeout=TIMEOUT).message.startswith("trained 60 steps"), said(handle)
+    assert handle.result(timeout=TIMEOUT).message.startswith("trained 60 steps"), printed(handle)
     assert handle.state == "done"
-    assert "resuming after step" in said(handle)
+    assert "resuming after step" in printed(handle)
     assert_the_same_run(folder, undisturbed)
 
 
-def test_a_submission_from_inside_a_job_inherits_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"SLURM_NTASKS": "8", "SRUN_DEBUG": "1", "SBATCH_ARRAY_INX": "1", "SUBMITIT_FOLDER": "x", "RANK": "3"}
+def test_a_submission_from_inside_a_job_inherits_none_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = {"SLURM_NTASKS": "8", "SRUN_DEBUG": "1", "SBATCH_ARRAY_INX": "1", "SUBMITIT_FOLDER": "x", "RANK": "3"}
     kept = {"SLURM_CONF": "slurm.conf", "SBATCH_ACCOUNT": "mine", "HOME": "/home/me"}
-    for name, value in {**given, **kept, "SBATCH_PARTITION": "slow"}.items():
+    for name, value in {**hidden, **kept, "SBATCH_PARTITION": "slow"}.items():
         monkeypatch.setenv(name, value)
     with outside_of_jobs(Resources(partition="fast")):
-        assert not {*given, "SBATCH_PARTITION"} & set(os.environ)
+        assert not {*hidden, "SBATCH_PARTITION"} & set(os.environ)
         assert kept.items() <= os.environ.items()
     with outside_of_jobs(Resources()):
         assert os.environ["SBATCH_PARTITION"] == "slow"
@@ -94,17 +94,16 @@ def test_a_submission_from_inside_a_job_inherits_nothing_of_it(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("gpus", "local"), [("", ("1", "2")), ("0,1", ("1", "2")), ("1", ("0", "1"))])
-def test_a_task_becomes_the_rank_that_slurm_says(gpus: str, local: tuple[str, str]) -> None:
+def test_a_task_becomes_the_rank_that_slurm_assigns(gpus: str, local: tuple[str, str]) -> None:
     step = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}
     where = {"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[07-08]"}
     of_the_submitter = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "1"}
-    environment = {**step, **where, **of_the_submitter, "SLURM_CPUS_PER_TASK": "7", "CUDA_VISIBLE_DEVICES": gpus}
+    environment = {**step, **where, **of_the_submitter, "CUDA_VISIBLE_DEVICES": gpus}
     assert become_a_rank(environment) == 3
     assert (environment["RANK"], environment["WORLD_SIZE"]) == ("3", "4")
     assert (environment["LOCAL_RANK"], environment["LOCAL_WORLD_SIZE"]) == local
     assert environment["MASTER_ADDR"] == "gpu07"
     assert 1024 < int(environment["MASTER_PORT"]) < 32768
-    assert environment["OMP_NUM_THREADS"] == "7"
     alone = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "WORLD_SIZE": "4"}
     assert become_a_rank(alone) == 0
     assert "WORLD_SIZE" not in alone
@@ -115,40 +114,38 @@ def test_two_nodes_with_two_tasks_each_train_what_one_process_trains(
     slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     handle = hbdist.submit(*keys, *LONG, f"run.folder={tmp_path}/run", nodes=2, tasks_per_node=2, **ON_CPUS)
-    assert handle.result(timeout=TIMEOUT).code == 0, said(handle)
+    assert handle.result(timeout=TIMEOUT).code == 0, printed(handle)
     assert slurm.job(int(handle.id))["NumNodes"] == "2"
-    assert "the CPU × 4 over gloo" in said(handle)
+    assert "the CPU × 4 over gloo" in printed(handle)
     assert len(handle.logs) == 4
     assert_the_same_run(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.slow
-def test_a_preempted_job_goes_on(slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path) -> None:
+def test_a_preempted_job_resumes(slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path) -> None:
     handle = hbdist.submit(*keys, *LONG, "checkpoint.every=5", f"run.folder={tmp_path}/run", nodes=4, **ON_CPUS)
     wait_for_steps(tmp_path / "run", 11)
     urgent = slurm.sbatch("--partition=urgent", "--nodes=4", "--exclusive", "--wrap=sleep 1")
     assert slurm.wait(urgent) == "COMPLETED"
     begin_soon(slurm, handle)
-    assert handle.result(timeout=TIMEOUT).code == 0, said(handle)
-    assert "resuming after step" in said(handle)
+    assert handle.result(timeout=TIMEOUT).code == 0, printed(handle)
+    assert "resuming after step" in printed(handle)
     assert_the_same_run(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_that_comes_near_its_time_limit_saves_and_goes_on(
-    slurm: Cluster, keys: list[str], tmp_path: Path
-) -> None:
+def test_a_job_near_its_time_limit_saves_and_resumes(slurm: Cluster, keys: list[str], tmp_path: Path) -> None:
     # Slurm looks at time limits every half a minute since its controller's start, and one look ahead: here, of each start,
     # at the first look after 25 seconds.
     slurm.restart_controller()
     folder = tmp_path / "run"
     two_minutes = {"hours": 2 / 60, "signal_delay_s": 65, "memory": "500M"}
     handle = hbdist.submit(*keys, *ENDLESS, f"run.folder={folder}", nodes=2, **two_minutes)
-    wait_for(lambda: "resuming after step" in said(handle), "a second start")
+    wait_for(lambda: "resuming after step" in printed(handle), "a second start")
     assert int(slurm.job(int(handle.id))["Restarts"]) >= 1
     assert handle.state == "running"
-    steps = int(said(handle).partition("resuming after step ")[2].split()[0]) + 20
+    steps = int(printed(handle).partition("resuming after step ")[2].split()[0]) + 20
     wait_for_steps(folder, steps)
     handle.cancel()
     assert slurm.wait(int(handle.id)) == "CANCELLED"
@@ -156,7 +153,7 @@ def test_a_job_that_comes_near_its_time_limit_saves_and_goes_on(
 
 
 @pytest.mark.slow
-def test_a_job_that_loses_a_node_names_it_and_goes_on_elsewhere(
+def test_a_job_that_loses_a_node_names_it_and_resumes_on_another(
     slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -164,11 +161,11 @@ def test_a_job_that_loses_a_node_names_it_and_goes_on_elsewhere(
     wait_for_steps(folder, 11)
     _, second = slurm.nodes_of(int(handle.id))
     slurm.kill_node(second, told=False)
-    begun = time.monotonic()
-    wait_for(lambda: f"rank 1 ({second}, process" in said(handle), "the name of the lost rank")
-    assert time.monotonic() - begun < 15
+    start = time.monotonic()
+    wait_for(lambda: f"rank 1 ({second}, process" in printed(handle), "the name of the lost rank")
+    assert time.monotonic() - start < 15
     slurm.run("scontrol", "update", f"nodename={second}", "state=down", "reason=killed", check=True)
-    assert handle.result(timeout=TIMEOUT).code == 0, said(handle)
+    assert handle.result(timeout=TIMEOUT).code == 0, printed(handle)
     assert second not in slurm.nodes_of(int(handle.id))
     assert_the_same_run(folder, undisturbed)
 
@@ -183,12 +180,12 @@ def test_a_job_that_loses_a_rank_before_it_has_saved_anything_fails_and_says_whi
     os.kill(rank_pid(folder, rank=1), signal.SIGKILL)
     with pytest.raises(JobError, match=r"is failed: rank 1 \(node\d, process \d+\) is gone: it was killed or crashed"):
         handle.result(timeout=30)
-    assert "not put back into the queue: this start has added no checkpoint" in said(handle)
+    assert "not put back into the queue: this start has added no checkpoint" in printed(handle)
     assert not (folder / "running.json").exists()
 
 
 @pytest.mark.slow
-def test_where_jobs_have_no_scontrol_they_are_submitted_anew(
+def test_jobs_without_scontrol_are_submitted_anew(
     slurm: Cluster, keys: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -199,12 +196,12 @@ def test_where_jobs_have_no_scontrol_they_are_submitted_anew(
     wait_for(lambda: (find_handle(folder) or handle).id != handle.id, "a new job")
     again = find_handle(folder)
     assert again is not None
-    assert again.result(timeout=TIMEOUT).code == 0, said(again)
+    assert again.result(timeout=TIMEOUT).code == 0, printed(again)
     assert_the_same_run(folder, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_saves_and_does_not_come_back(slurm: Cluster, keys: list[str], tmp_path: Path) -> None:
+def test_a_cancelled_job_saves_and_is_not_requeued(slurm: Cluster, keys: list[str], tmp_path: Path) -> None:
     folders = [tmp_path / "by handle", tmp_path / "by hand"]
     by_handle, by_hand = [hbdist.submit(*keys, "steps=5000", f"run.folder={folder}", **ON_CPUS) for folder in folders]
     for folder in folders:
@@ -214,17 +211,17 @@ def test_a_cancelled_job_saves_and_does_not_come_back(slurm: Cluster, keys: list
     for handle, state in ((by_handle, "cancelled"), (by_hand, "interrupted")):
         assert slurm.wait(int(handle.id)) == "CANCELLED"
         assert handle.state == state
-        assert "not put back into the queue" in said(handle)
+        assert "not put back into the queue" in printed(handle)
         assert (handle.folder / "checkpoints" / "latest").is_file()
     with pytest.raises(JobError, match="is cancelled"):
         by_handle.result()
     again = hbdist.submit(*keys, "steps=5000", f"run.folder={folders[0]}", **ON_CPUS)
-    wait_for(lambda: "resuming after step" in said(again), "going on")
+    wait_for(lambda: "resuming after step" in printed(again), "going on")
     again.cancel()
 
 
 @pytest.mark.slow
-def test_an_array_keeps_to_its_limit_and_each_of_another_waits_for_its_own(
+def test_an_array_respects_its_limit_and_jobs_of_another_wait_for_their_own(
     slurm: Cluster, tiny_shards: Path, tmp_path: Path
 ) -> None:
     keys = (f"data.shards={tiny_shards}", "data.languages=[]", "data.datasets=[]", "batch.size=16")
@@ -245,7 +242,7 @@ def test_an_array_keeps_to_its_limit_and_each_of_another_waits_for_its_own(
     assert [handle.state for handle in then] == ["done", "cancelled", "done"]
     assert [handle.state for handle in mixed] == ["done", "cancelled"]
     assert last.state == "done"
-    assert "unknown key batch.sice" in said(first[1])
+    assert "unknown key batch.sice" in printed(first[1])
 
 
 @pytest.mark.slow
@@ -257,22 +254,22 @@ def test_an_array_keeps_to_its_limit_and_each_of_another_waits_for_its_own(
         ({"extra": {"no-such-option": 1}}, "no-such-option"),
     ],
 )
-def test_what_the_cluster_does_not_have_is_a_sentence(
+def test_a_request_that_the_cluster_cannot_meet_is_refused_with_a_sentence(
     resources: dict[str, Any], sentence: str, slurm: Cluster, keys: list[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=f"sbatch does not take the job: .*{sentence}"):
+    with pytest.raises(ConfigError, match=f"sbatch refuses the job: .*{sentence}"):
         hbdist.submit(*keys, f"run.folder={tmp_path}/run", hours=1.0, **resources)
     assert find_handle(tmp_path / "run") is None
 
 
 def rank_pid(folder: Path, *, rank: int) -> int:
-    """The process that is this rank of the run in this folder, as the ranks' names in its log say."""
+    """Return the process id of this rank of the run in this folder."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            told, said = (path / "environ").read_bytes(), (path / "cmdline").read_bytes()
+            variables, words = (path / "environ").read_bytes(), (path / "cmdline").read_bytes()
         except OSError:
             continue
-        of_submitit = b"submitit.core._submit" in said and str(folder.parent).encode() in said
-        if of_submitit and f"SLURM_PROCID={rank}\0".encode() in told:
+        of_submitit = b"submitit.core._submit" in words and str(folder.parent).encode() in words
+        if of_submitit and f"SLURM_PROCID={rank}\0".encode() in variables:
             return int(path.name)
     raise AssertionError(f"no process of rank {rank} trains in {folder}")

@@ -283,7 +283,7 @@ def test_a_partial_study_has_a_report_that_says_what_is_missing(study):
     shutil.rmtree(unscored.evaluation(measure))
     unscored.evaluation(measure).mkdir()
     ended = {"state": "failed", "code": 1, "message": "hbdist evaluate ended with status 1"}
-    (unscored.evaluation(measure) / "ended.json").write_text(json.dumps(ended))
+    (unscored.evaluation(measure) / "job.json").write_text(json.dumps({"outcome": ended}))
     page = Page(study_report(study).read_text())
     for sentence in (
         "5 of 8 runs are not complete: what is here may change.",

@@ -1,4 +1,4 @@
-"""Checkpoints are complete or absent, and nothing in one can run."""
+"""Checkpoints: complete or absent, and nothing in one can run."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ def position(step: int) -> Position:
 
 
 def state(value: float) -> dict[str, Any]:
-    """A model and what AdamW keeps of it."""
+    """Make a model's parameters and AdamW's moments."""
     model = torch.nn.Linear(3, 2)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, value)
@@ -33,14 +33,14 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A folder with the checkpoints of steps 4 and 8."""
+    """Make a folder with the checkpoints of steps 4 and 8."""
     folder = tmp_path / "checkpoints"
     for step in (4, 8):
         save(folder, position(step), state(step), keep=2)
     return folder
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(tmp_path: Path) -> None:
     saved_state = state(0.5)
     target = save(tmp_path / "checkpoints", position(12), saved_state, keep=1)
     assert target == latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "000000012"
@@ -54,26 +54,26 @@ def test_a_new_run_has_no_checkpoint(tmp_path: Path) -> None:
     assert latest(tmp_path / "not there") is None
 
 
-def test_the_newest_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (2, 4, 6, 1000):
         save(tmp_path, position(step), state(step), keep=2)
     assert names(tmp_path) == ["000000006", "000001000", "latest"]
 
 
-def test_one_that_was_killed_while_it_was_written_does_not_count(saved: Path) -> None:
+def test_a_checkpoint_whose_save_was_killed_does_not_count(saved: Path) -> None:
     partial = saved / ".000000012.partial"
     partial.mkdir()
     (partial / "state.pt").write_bytes(b"half")
-    found = latest(saved)
-    assert found == saved / "000000008"
-    assert load(found)[0] == position(8)
+    newest = latest(saved)
+    assert newest == saved / "000000008"
+    assert load(newest)[0] == position(8)
     save(saved, position(12), state(12), keep=2)
     assert names(saved) == ["000000008", "000000012", "latest"]
     assert load(saved / "000000012")[0] == position(12)
 
 
-def test_one_that_latest_does_not_name_yet_is_written_again(saved: Path) -> None:
-    # Killed between the last two writes: the run goes on from step 4 and comes by step 8 again.
+def test_a_checkpoint_that_latest_does_not_name_yet_is_written_again(saved: Path) -> None:
+    # Killed between the last two writes: the run resumes from step 4 and reaches step 8 again.
     (saved / "latest").write_text("000000004", encoding="utf-8")
     assert latest(saved) == saved / "000000004"
     assert save(saved, position(8), state(8), keep=2) == latest(saved) == saved / "000000008"
@@ -104,7 +104,7 @@ def test_the_remedy_for_a_damaged_checkpoint_works(saved: Path) -> None:
 
 def test_latest_that_names_nothing_is_refused_with_a_remedy(saved: Path) -> None:
     (saved / "latest").write_text("000000099", encoding="utf-8")
-    with pytest.raises(ResumeError, match=r"names 000000099, which is not there\. Put an existing checkpoint's name"):
+    with pytest.raises(ResumeError, match=r"names 000000099, which does not exist\. Put an existing checkpoint's name"):
         latest(saved)
 
 
@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_refused_with_a_remedy(name: str, damage: str, s
 
 
 @pytest.mark.parametrize("values", [[], {"version": VERSION}, {"version": VERSION, "step": 8, "seed": 1}])
-def test_a_position_that_lacks_something_is_refused(values: Any, saved: Path) -> None:
+def test_an_incomplete_position_is_refused(values: Any, saved: Path) -> None:
     (saved / "000000008" / "state.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ResumeError, match="000000008 cannot be read"):
         load(saved / "000000008")
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_another_version_is_refused(saved: Path) -> None:
 
 
 class Malice:
-    """Unpickling it makes a file."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

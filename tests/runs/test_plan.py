@@ -1,4 +1,4 @@
-"""The plan: its numbers, what it refuses and warns of, and that it is made without torch."""
+"""Plan of a run: its numbers, its refusals and warnings; made without torch."""
 
 import subprocess
 import sys
@@ -27,34 +27,34 @@ def plan(ranks: int = 1, *, steps: int = 40, loss: dict[str, Any] | None = None,
     return Plan.of(Config.check(values, source="test"), MANIFEST, ranks=ranks)
 
 
-def test_the_shares_of_the_ranks_are_said() -> None:
-    assert "16 pairs a step on 1 rank: 16 a rank" in plan(1).text()
-    assert "16 pairs a step on 4 ranks: 4 a rank" in plan(4).text()
-    assert "16 pairs a step on 3 ranks: 5 or 6 a rank" in plan(3).text()
+def test_the_plan_states_the_pairs_per_rank() -> None:
+    assert "16 pairs per step on 1 rank: 16 per rank" in plan(1).text()
+    assert "16 pairs per step on 4 ranks: 4 per rank" in plan(4).text()
+    assert "16 pairs per step on 3 ranks: 5 or 6 per rank" in plan(3).text()
 
 
-def test_pairs_and_epochs_of_the_run() -> None:
+def test_the_plan_states_pairs_and_epochs() -> None:
     made = plan(steps=40)
     assert (made.data_pairs, made.data_groups, made.total_pairs) == (620, 5, 640)
     assert "40 steps = 640 pairs = 1.03 × the data" in made.text()
     assert plan(steps=40, mono_share=1).data_pairs == 500
 
 
-def test_the_data_are_those_of_the_manifest() -> None:
+def test_the_plan_names_the_manifest_by_its_fingerprint() -> None:
     assert plan().fingerprint == MANIFEST.fingerprint
     assert MANIFEST.fingerprint[:12] in plan().text()
 
 
 @pytest.mark.parametrize(("hard", "others"), [(0, 15), (3, 63)])
-def test_candidates_are_all_documents_and_hard_negatives_but_the_own(hard: int, others: int) -> None:
+def test_candidates_are_all_other_documents_and_hard_negatives(hard: int, others: int) -> None:
     assert f"up to {others} others of the global batch" in plan(loss={"hard_negatives": hard}).text()
 
 
-def test_candidates_of_a_block_are_said_to_be_of_the_block() -> None:
+def test_candidates_within_a_block_are_stated_as_such() -> None:
     assert "others of its own block" in plan(negatives="block").text()
 
 
-def test_kinds_and_their_languages_are_said() -> None:
+def test_the_plan_states_kinds_and_their_languages() -> None:
     text = plan(mono_share=0.25).text()
     assert "mono   25.0% of the steps; 2 languages, one for the whole batch: de-de, en-en" in text
     assert "cross  75.0% of the steps; 2 language pairs, each pair draws its own: de-en, en-de" in text
@@ -69,7 +69,7 @@ def test_fewer_pairs_than_ranks_are_refused(ranks: int) -> None:
 
 
 def test_as_many_pairs_as_ranks_are_enough() -> None:
-    assert "1 a rank" in plan(16).text()
+    assert "1 per rank" in plan(16).text()
 
 
 def test_small_pools_that_are_repeated_are_named() -> None:
@@ -96,7 +96,7 @@ def test_hbdist_plan_loads_no_torch(tiny_shards: Path, tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "0 []"
-    assert "8 pairs a step on 3 ranks: 2 or 3 a rank" in done.stdout
+    assert "8 pairs per step on 3 ranks: 2 or 3 per rank" in done.stdout
     assert "step 1: " in done.stdout
     assert sum(int(line.split()[0]) for line in done.stdout.splitlines()[-20:-1] if "/" in line and line[0] == " ") >= 8
 
@@ -104,22 +104,22 @@ def test_hbdist_plan_loads_no_torch(tiny_shards: Path, tmp_path: Path) -> None:
 ZERO2 = Zero.load(ROOT / "launch/deepspeed/zero2.json")
 
 
-def test_what_travels_is_said_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_states_the_bytes_of_gradient_reductions(monkeypatch: pytest.MonkeyPatch) -> None:
     config = plan(loss={"chunk_tokens": 512}).config
     monkeypatch.chdir(ROOT)
     config = config.model_copy(update={"model": config.model.model_copy(update={"name": "models/me5-small-demo"})})
-    # 8 pairs a rank, at most 64 and 256 tokens: 1 chunk of queries and 4 of documents.
+    # 8 pairs per rank, at most 64 and 256 tokens: 1 chunk of queries and 4 of documents.
     text = Plan.of(config, MANIFEST, ranks=2, zero=ZERO2).text()
     once = 4 * (count_parameters("models/me5-small-demo") or 0) / 1e9
     assert f"fit ({once:.2f} GB), else in each of up to 5 backward passes ({5 * once:.2f} GB)" in text
     assert "zero1.yaml" in text, "a stage that reduces once is recommended"
-    assert f"once a step, {once:.2f} GB" in Plan.of(config, MANIFEST, ranks=2).text()
+    assert f"once per step, {once:.2f} GB" in Plan.of(config, MANIFEST, ranks=2).text()
 
 
-def test_a_single_process_sends_nothing() -> None:
-    assert "no gradient travels" in plan(1).text()
+def test_a_single_process_sends_no_gradients() -> None:
+    assert "no gradients are sent" in plan(1).text()
     assert "zero1.yaml" not in Plan.of(plan().config, MANIFEST, ranks=1, zero=ZERO2).text()
 
 
-def test_an_unknown_model_has_bytes_a_parameter() -> None:
-    assert "once a step, 4 bytes a parameter" in plan(2).text()
+def test_an_unknown_model_gets_bytes_per_parameter() -> None:
+    assert "once per step, 4 bytes per parameter" in plan(2).text()

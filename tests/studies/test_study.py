@@ -283,9 +283,10 @@ def write_job(run: StudyRun, pid: int, born: str) -> None:
         "run": str(run.folder),
         "submitted": time.time(),
         "born": born,
+        "outcome": None,
+        "ranks": [pid],
     }
     (run.folder / "job.json").write_text(json.dumps(values), encoding="utf-8")
-    (run.folder / "started.json").write_text("{}", encoding="utf-8")
 
 
 def write_scores(run: StudyRun, **changed: Any) -> None:

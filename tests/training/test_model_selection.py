@@ -109,7 +109,7 @@ def test_the_plan_states_measurements_and_the_exported_model() -> None:
         "evaluation     every 4 steps and at the end: xquad-r; languages cut to en, ar and questions cut to 50" in text
     )
     assert "exported       the model chosen on xquad-r for the highest multilingual.map\n" in text
-    assert "early end      after 2 measurements without a better one\n" in text
+    assert "early stopping after 2 measurements without a better one\n" in text
     assert "xquad-r; nothing cut\n" in Plan.of(config(evaluation={"every": 4}), MANIFEST).text()
     plain = {line.split()[0] for line in Plan.of(config(), MANIFEST).text().splitlines()}
     assert not {"validation", "evaluation", "exported"} & plain
