@@ -1,4 +1,4 @@
-"""Configs: what is refused and how it is said, and that what is written down can be read again."""
+"""Configs: refusals and their messages, and TOML that reads back as the same config."""
 
 import tomllib
 from pathlib import Path
@@ -41,11 +41,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
     assert "unknown key nothing.like_it" in refused({**SMALLEST, "nothing": {"like_it": 1}})
 
 
-def test_a_known_key_in_the_wrong_section_is_sent_to_its_own() -> None:
+def test_a_known_key_in_the_wrong_section_is_refused_with_its_own_section() -> None:
     assert "Did you mean loss.temperature?" in refused({**SMALLEST, "temperature": 1})
 
 
-def test_an_unknown_section_is_refused_even_when_it_is_empty() -> None:
+def test_an_empty_unknown_section_is_refused() -> None:
     assert "nothing" in refused({**SMALLEST, "nothing": {}})
 
 
@@ -69,19 +69,19 @@ def test_an_unknown_section_is_refused_even_when_it_is_empty() -> None:
         ("engine", "precision", "fp8"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_what_the_key_is_for(section: str, key: str, value: Any) -> None:
+def test_a_wrong_value_is_refused_with_what_the_key_is_for(section: str, key: str, value: Any) -> None:
     message = refused({**SMALLEST, section: {**SMALLEST.get(section, {}), key: value}})
     assert message.startswith(f"some.toml: {section}.{key} = {value!r}")
     assert message.endswith(config_module.describe_field(f"{section}.{key}"))
 
 
-def test_an_item_that_does_not_fit_is_refused_with_its_list() -> None:
+def test_a_wrong_item_is_refused_with_its_list() -> None:
     assert refused({**SMALLEST, "data": {"shards": "s", "languages": ["en", 7]}}).startswith(
         "some.toml: data.languages = 7: input should be a valid string"
     )
 
 
-def test_a_section_that_is_no_section_is_refused_with_its_keys() -> None:
+def test_a_value_instead_of_a_section_is_refused_with_the_keys_of_the_section() -> None:
     message = refused({**SMALLEST, "batch": 8})
     assert message.startswith("some.toml: batch = 8")
     assert "batch.size" in message
@@ -95,8 +95,8 @@ def test_a_missing_key_is_named(key: str) -> None:
     assert f"{key} is missing. Add it: {key} (" in refused(values)
 
 
-def test_overrides_are_toml_or_else_text() -> None:
-    given_as = {
+def test_an_override_is_toml_or_else_text() -> None:
+    expected = {
         "batch.size=256": ("batch.size", 256),
         "loss.symmetric=true": ("loss.symmetric", True),
         'data.languages=["en", "de"]': ("data.languages", ["en", "de"]),
@@ -106,7 +106,7 @@ def test_overrides_are_toml_or_else_text() -> None:
         "model.query_prefix=": ("model.query_prefix", ""),
         "model.query_prefix=a=b": ("model.query_prefix", "a=b"),
     }
-    assert {text: parse_override(text) for text in given_as} == given_as
+    assert {text: parse_override(text) for text in expected} == expected
 
 
 @pytest.mark.parametrize("text", ["batch.size", "=8", ""])
@@ -115,7 +115,7 @@ def test_an_override_without_key_or_value_is_refused(text: str) -> None:
         parse_override(text)
 
 
-def test_overrides_win_over_the_file_and_are_named_in_what_goes_wrong(toml: Path) -> None:
+def test_overrides_win_over_the_file_and_are_named_in_errors(toml: Path) -> None:
     assert Config.load(toml, ["batch.size=16", "seed=3"]).batch.size == 16
     with pytest.raises(ConfigError, match=r"base\.toml and the command line: unknown key batch\.siz\. Did you mean"):
         Config.load(toml, ["batch.siz=16"])
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_toml_is_refused(content: str, tmp_path: Path) -> Non
         Config.load(tmp_path / "broken.toml")
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.toml does not exist\. Give the path of a config"):
         Config.load(tmp_path / "gone.toml")
     with pytest.raises(ConfigError, match="is a folder"):
@@ -224,7 +224,7 @@ FREE = (
 
 
 @pytest.mark.parametrize("override", FREE)
-def test_what_is_free_on_resume_is_no_other_run(override: str, toml: Path) -> None:
+def test_keys_that_are_free_on_resume_make_no_other_run(override: str, toml: Path) -> None:
     free = Config.load(toml, [override])
     assert free.run.folder == "runs/base"
     assert difference(Config.load(toml), free) == {}
@@ -237,16 +237,16 @@ def test_what_is_free_on_resume_is_no_other_run(override: str, toml: Path) -> No
         *("engine.precision=bf16", "validation.batch_size=8"),
     ],
 )
-def test_all_else_is_another_run(override: str, toml: Path) -> None:
+def test_every_other_key_makes_another_run(override: str, toml: Path) -> None:
     key, value = parse_override(override)
     assert difference(Config.load(toml), Config.load(toml, [override])) == {key: value}
 
 
-def test_every_key_says_what_it_is_for() -> None:
+def test_every_key_has_a_description() -> None:
     assert {key for key, field in FIELDS.items() if not field.description} == set()
 
 
-def test_help_names_every_key_with_what_it_is_for() -> None:
+def test_help_describes_every_key() -> None:
     lines = describe().splitlines()
     for key, field in FIELDS.items():
         line = next(line for line in lines if line.startswith(f"  {key} ("))
@@ -261,7 +261,7 @@ def test_configs_that_ship_load(path: Path) -> None:
     assert read_toml(path)["steps"] == config.steps
 
 
-def test_a_config_file_may_have_an_equals_sign_in_its_path(tmp_path: Path) -> None:
+def test_the_path_of_a_config_may_contain_an_equals_sign(tmp_path: Path) -> None:
     path = tmp_path / "demo-steps=2" / "config.toml"
     path.parent.mkdir()
     path.write_text("")

@@ -1,4 +1,4 @@
-"""The scripts in slurm/ on a real Slurm: what they tell every rank, what they refuse, and how a job is queued again."""
+"""Scripts in slurm/ on a real Slurm: the variables of every rank, refusals, and requeued jobs."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ TRAIN = str(ROOT / "slurm/train.sh")
         (["--nodes=2", "--gpus-per-node=5"], "Requested node configuration is not available"),
     ],
 )
-def test_what_the_cluster_does_not_have_is_refused_at_once(
+def test_a_request_that_the_cluster_cannot_meet_is_refused_at_once(
     options: list[str], sentence: str, slurm: Cluster, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedError, match=sentence):
@@ -37,7 +37,7 @@ def test_what_the_cluster_does_not_have_is_refused_at_once(
         (["--chdir=/tmp"], [], {}, "/tmp is not the project's folder"),
     ],
 )
-def test_what_cannot_work_ends_with_a_sentence(
+def test_an_impossible_job_ends_with_a_sentence(
     options: list[str],
     arguments: list[str],
     variables: dict[str, str],
@@ -49,12 +49,12 @@ def test_what_cannot_work_ends_with_a_sentence(
     job = slurm.sbatch("--nodes=1", log, *options, TRAIN, "launch/train/demo.toml", *arguments, **variables)
     assert slurm.wait(job) == "FAILED"
     assert slurm.job(job)["ExitCode"] == "2:0"
-    said = slurm.output(job)
-    assert sentence in said
-    assert "Traceback" not in said
+    log = slurm.output(job)
+    assert sentence in log
+    assert "Traceback" not in log
 
 
-def test_a_sweep_of_no_study_says_how_it_is_submitted(slurm: Cluster, tmp_path: Path) -> None:
+def test_a_sweep_without_a_study_says_how_to_submit_it(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.sbatch(f"--output={tmp_path}/log", str(ROOT / "slurm/sweep.sh"))
     assert slurm.wait(job) == "FAILED"
     assert slurm.job(job)["ExitCode"] == "2:0"
@@ -69,7 +69,7 @@ print(*[os.environ.get(name, "-") for name in names.split()])
 
 
 @pytest.mark.parametrize("gpus", ["--gpus-per-node=2", "--gpus-per-task=1"])
-def test_every_rank_is_told_its_place_and_sees_the_gpus_of_its_node(gpus: str, slurm: Cluster, tmp_path: Path) -> None:
+def test_every_rank_knows_its_number_and_sees_the_gpus_of_its_node(gpus: str, slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "site.sh").write_text("export SITE=ours HBDIST_CONTAINER='env INSIDE=it'\n")
     (tmp_path / "job.sh").write_text(f"#!/bin/bash\n. slurm/common.sh\non_all_ranks -c '{SHOW}'\n")
     shape = ["--nodes=2", "--ntasks-per-node=2", gpus, f"--output={tmp_path}/log"]
@@ -81,7 +81,7 @@ def test_every_rank_is_told_its_place_and_sees_the_gpus_of_its_node(gpus: str, s
     assert sorted(slurm.output(job).splitlines()) == expected
 
 
-def test_without_scontrol_the_rest_is_a_new_job_of_the_same_shape(slurm: Cluster, tmp_path: Path) -> None:
+def test_without_scontrol_the_job_continues_as_a_new_one_of_the_same_shape(slurm: Cluster, tmp_path: Path) -> None:
     show = "echo there: $SLURM_JOB_NUM_NODES $SLURM_NTASKS_PER_NODE $SLURM_GPUS_ON_NODE $SLURM_OF_THE_OLD $@"
     (tmp_path / "again.sh").write_text(f"#!/bin/bash\n#SBATCH --open-mode=append\n{show}\n")
     again = f"export SLURM_OF_THE_OLD=job\nqueue_again {tmp_path}/again.sh 'two words'"
@@ -95,7 +95,7 @@ def test_without_scontrol_the_rest_is_a_new_job_of_the_same_shape(slurm: Cluster
     assert slurm.output(job).endswith("there: 2 2 2 two words\n")  # one log
 
 
-def test_where_slurm_cannot_be_asked_at_all_the_log_says_what_to_do(slurm: Cluster, tmp_path: Path) -> None:
+def test_without_any_slurm_command_the_log_says_what_to_do(slurm: Cluster, tmp_path: Path) -> None:
     without = slurm.path_without("scontrol", "sacct", "squeue", "sbatch")
     (tmp_path / "job.sh").write_text(f"#!/bin/bash\nPATH={without}\n. slurm/common.sh\nqueue_again slurm/train.sh\n")
     job = slurm.sbatch(f"--output={tmp_path}/log", str(tmp_path / "job.sh"))

@@ -1,4 +1,4 @@
-"""The scripts in slurm/ on clusters that are not like ours: nodes given whole, an empty environment, no venv, odd folders."""
+"""Scripts in slurm/ on clusters with other settings: whole nodes, an empty environment, no venv, unusual folders."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SHOW = "import os; print(os.environ.get('SLURM_CPUS_PER_TASK', '-'), os.environ.
 
 
 def job_of(folder: Path, *lines: str) -> str:
-    """A script that begins as those in slurm/ do."""
+    """Write a script that begins like those in slurm/."""
     path = folder / "job.sh"
     path.write_text("\n".join(["#!/bin/bash", ". slurm/common.sh", *lines]) + "\n", encoding="utf-8")
     return str(path)
@@ -29,9 +29,7 @@ def job_of(folder: Path, *lines: str) -> str:
         (["--exclusive", "--export=NONE"], "2"),  # then srun passes nothing on by itself
     ],
 )
-def test_ranks_share_the_cpus_that_their_node_has_given(
-    options: list[str], cpus: str, slurm: Cluster, tmp_path: Path
-) -> None:
+def test_ranks_share_the_cpus_of_their_node(options: list[str], cpus: str, slurm: Cluster, tmp_path: Path) -> None:
     script = job_of(tmp_path, f'on_all_ranks -c "{SHOW}"')
     shape = ["--nodes=2", "--ntasks-per-node=2", f"--output={tmp_path}/log", f"--chdir={ROOT}"]
     job = slurm.sbatch(*shape, *options, script)
@@ -47,7 +45,7 @@ def test_ranks_share_the_cpus_that_their_node_has_given(
         ({"HBDIST_VENV": "", "PATH": "WITHOUT"}, "there is no python: no"),
     ],
 )
-def test_a_python_that_is_not_there_is_a_sentence(
+def test_a_missing_python_is_reported_with_a_sentence(
     variables: dict[str, str], sentence: str, slurm: Cluster, tmp_path: Path
 ) -> None:
     project = tmp_path / "a project"  # which has no .venv
@@ -61,7 +59,7 @@ def test_a_python_that_is_not_there_is_a_sentence(
 
 
 @pytest.mark.slow
-def test_a_job_whose_run_another_is_at_work_on_is_refused_and_not_queued_again(
+def test_a_job_is_refused_and_not_requeued_while_another_works_on_its_run(
     slurm: Cluster, tiny_model: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "a run"
@@ -73,20 +71,18 @@ def test_a_job_whose_run_another_is_at_work_on_is_refused_and_not_queued_again(
     second = slurm.sbatch("--nodes=2", *train)
     assert slurm.wait(second) == "FAILED"
     assert slurm.job(second)["ExitCode"] == "2:0"
-    said = slurm.output(second)
-    assert f"{folder} is being worked on by job {first}, process " in said
-    assert "queued again" not in said
+    log = slurm.output(second)
+    assert f"{folder} is being worked on by job {first}, process " in log
+    assert "queued again" not in log
     assert slurm.job(first)["JobState"] == "RUNNING"
     slurm.run("scancel", str(first), check=True)
 
 
-def test_a_sweep_on_a_node_given_whole_says_that_the_jobs_of_a_study_know_no_container(
-    slurm: Cluster, tmp_path: Path
-) -> None:
+def test_a_sweep_on_a_whole_node_says_that_the_jobs_of_a_study_use_no_container(slurm: Cluster, tmp_path: Path) -> None:
     options = ["--exclusive", f"--output={tmp_path}/log", str(ROOT / "slurm/sweep.sh"), str(tmp_path / "none.toml")]
     job = slurm.sbatch(*options, HBDIST_CONTAINER="env")
     assert slurm.wait(job) == "FAILED"
     assert slurm.job(job)["ExitCode"] == "2:0"
-    said = slurm.output(job)
-    assert f"the jobs of a study run in {ROOT}/.venv/bin/python, not in HBDIST_CONTAINER" in said
-    assert "none.toml does not exist" in said
+    log = slurm.output(job)
+    assert f"the jobs of a study run in {ROOT}/.venv/bin/python, not in HBDIST_CONTAINER" in log
+    assert "none.toml does not exist" in log

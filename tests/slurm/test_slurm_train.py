@@ -1,4 +1,4 @@
-"""Jobs of a real Slurm: whatever happens to one, its run ends with the numbers of a run that nothing happened to."""
+"""Training jobs on a real Slurm: whatever happens to one, its run ends with the numbers of an undisturbed run."""
 
 import json
 import os
@@ -34,65 +34,65 @@ SMALL = [
     "run.log_batches=true",
 ]
 EVENTFUL = ["steps=250", "checkpoint.every=50", "optimizer.lr=1e-5"]
-"""Time for five starts, and steps so small that differences by rounding do not grow over so many."""
+"""Overrides of a run that lasts for five starts, with steps so small that rounding differences do not grow."""
 ENDLESS = ["steps=100000", "checkpoint.every=100000", "optimizer.lr=3e-6", "optimizer.schedule=constant"]
-"""Only an interruption saves, and the first steps do not depend on how many there are."""
+"""Overrides of a long run: it saves only when interrupted, and its first steps do not depend on `steps`."""
 SIGNAL = "--signal=USR2"
 ALL_NODES = ["--partition=urgent", "--nodes=4", "--exclusive", "--wrap=true"]
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path, tiny_shards: Path) -> list[str]:
-    """A config and overrides that make a run of seconds, on real text."""
+    """Return a config and overrides for a run of seconds, on real text."""
     sources = [f"model.name={tiny_model}", f"data.shards={tiny_shards}", "data.languages=[]", "data.datasets=[]"]
     return [str(ROOT / "launch/train/demo.toml"), *sources, *SMALL]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run in one process, without Slurm."""
+    """Train the same run in one process, without Slurm."""
     return train_here(tmp_path_factory.mktemp("undisturbed") / "run", tiny)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The run's, with the logs of its jobs beside it."""
+    """Return the folder of the run; the logs of its jobs are beside it."""
     return tmp_path / "run"
 
 
 def submit(slurm: Cluster, folder: Path, arguments: list[str], *options: str, **variables: str) -> int:
-    """A training job of two nodes."""
+    """Submit a training job of two nodes."""
     shape = ["--nodes=2", "--ntasks-per-node=1", f"--output={folder.parent}/%j.log"]
     return slurm.sbatch(*shape, *options, TRAIN, *arguments, f"run.folder={folder}", **variables)
 
 
 def begin(slurm: Cluster, folder: Path, arguments: list[str], *options: str, steps: int = 10, **variables: str) -> int:
-    """A training job of two nodes that has done so many steps."""
+    """Submit a training job of two nodes and wait until it has done this many steps."""
     job = submit(slurm, folder, arguments, *options, **variables)
     wait_for_steps(folder, steps)
     return job
 
 
-def go_on(folder: Path) -> None:
-    """Wait for ten more steps: those of the next start, where the last one has ended."""
+def wait_for_ten_more_steps(folder: Path) -> None:
+    """Wait for ten more steps, of the next start if the last one has ended."""
     wait_for_steps(folder, steps_done(folder) + 10)
 
 
 def finish(slurm: Cluster, job: int, timeout: float = TIMEOUT) -> str:
-    """Wait until the job has ended well; returns all that its starts printed."""
-    state, said = slurm.wait(job, timeout=timeout), slurm.output(job)
-    assert state == "COMPLETED", said
-    return said
+    """Wait until the job has ended well, and return everything that its starts have printed."""
+    state, log = slurm.wait(job, timeout=timeout), slurm.output(job)
+    assert state == "COMPLETED", log
+    return log
 
 
-def preempt(slurm: Cluster, log: Path) -> None:
-    """Somebody more important takes all nodes, for a moment."""
-    urgent = slurm.sbatch(*ALL_NODES, f"--output={log}")
+def preempt(slurm: Cluster, output: Path) -> None:
+    """Let a job of higher priority take all nodes for a moment."""
+    urgent = slurm.sbatch(*ALL_NODES, f"--output={output}")
     assert slurm.wait(urgent) == "COMPLETED"
 
 
-def resumed_after(said: str) -> list[int]:
-    return [int(step) for step in re.findall(r"resuming after step (\d+)", said)]
+def resumed_after(log: str) -> list[int]:
+    return [int(step) for step in re.findall(r"resuming after step (\d+)", log)]
 
 
 def test_four_tasks_on_two_nodes_train_what_one_process_trains(
@@ -105,57 +105,57 @@ def test_four_tasks_on_two_nodes_train_what_one_process_trains(
 
 
 @pytest.mark.timeout(900)
-def test_one_run_that_all_of_it_happens_to_ends_as_if_nothing_had(
+def test_a_run_that_is_preempted_signalled_cancelled_and_loses_a_node_ends_like_an_undisturbed_one(
     slurm: Cluster, tiny: list[str], folder: Path, tmp_path: Path
 ) -> None:
     arguments = [*tiny, *EVENTFUL]
     job = begin(slurm, folder, arguments)
     preempt(slurm, tmp_path / "urgent.log")
-    go_on(folder)
+    wait_for_ten_more_steps(folder)
     slurm.run("scancel", SIGNAL, str(job), check=True)  # as Slurm does near the time limit
     wait_for(lambda: "queued again" in slurm.output(job), "the job to be queued again")
     assert newest_checkpoint(folder) == steps_done(folder)
-    go_on(folder)
+    wait_for_ten_more_steps(folder)
     assert slurm.job(job)["Restarts"] == "2"
     slurm.run("scancel", str(job), check=True)
     assert slurm.wait(job) == "CANCELLED"
-    said = slurm.output(job)
-    assert "interrupted after step" in said
-    assert said.count("queued again") == 1
+    log = slurm.output(job)
+    assert "interrupted after step" in log
+    assert log.count("queued again") == 1
     assert "PREEMPTED" in {state for state, _ in slurm.accounting(job)}
 
     again = submit(slurm, folder, arguments)
-    go_on(folder)
+    wait_for_ten_more_steps(folder)
     slurm.restart_controller()
-    go_on(folder)
+    wait_for_ten_more_steps(folder)
     assert slurm.job(again)["Restarts"] == "0"
     _, second = slurm.nodes_of(again)
     slurm.kill_node(second)
-    said += finish(slurm, again)
+    log += finish(slurm, again)
     assert slurm.job(again)["Restarts"] == "1"
     assert second not in slurm.nodes_of(again)
-    resumed = resumed_after(said)
+    resumed = resumed_after(log)
     assert len(resumed) == 4
     assert resumed == sorted(resumed)
     assert_the_same_run(folder, train_here(tmp_path / "undisturbed", arguments))
 
 
 @pytest.mark.slow
-def test_a_job_that_is_told_of_its_limit_saves_and_goes_on_in_the_queue(
+def test_a_job_told_of_its_time_limit_saves_and_is_requeued(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
     job = begin(slurm, folder, [*tiny, "checkpoint.every=100"], steps=5)
     slurm.run("scancel", SIGNAL, str(job), check=True)
-    said = finish(slurm, job)
-    assert "interrupted after step" in said
-    assert "queued again" in said
-    assert len(resumed_after(said)) == 1
+    log = finish(slurm, job)
+    assert "interrupted after step" in log
+    assert "queued again" in log
+    assert len(resumed_after(log)) == 1
     assert slurm.job(job)["Restarts"] == "1"
     assert_the_same_run(folder, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_job_that_loses_a_node_goes_on_elsewhere(
+def test_a_job_that_loses_a_node_resumes_on_another(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
     job = begin(slurm, folder, tiny)
@@ -167,7 +167,7 @@ def test_a_job_that_loses_a_node_goes_on_elsewhere(
 
 
 @pytest.mark.slow
-def test_a_preempted_job_goes_on_when_there_is_room(
+def test_a_preempted_job_resumes_when_nodes_are_free(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path, tmp_path: Path
 ) -> None:
     job = begin(slurm, folder, tiny)
@@ -180,9 +180,7 @@ def test_a_preempted_job_goes_on_when_there_is_room(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_that_comes_near_its_time_limit_goes_on_in_the_queue(
-    slurm: Cluster, tiny: list[str], folder: Path, tmp_path: Path
-) -> None:
+def test_a_job_near_its_time_limit_is_requeued(slurm: Cluster, tiny: list[str], folder: Path, tmp_path: Path) -> None:
     # Slurm looks at time limits every half a minute since its controller's start, and one look ahead: here, of each start,
     # at the first look after 25 seconds.
     slurm.restart_controller()
@@ -198,7 +196,7 @@ def test_a_job_that_comes_near_its_time_limit_goes_on_in_the_queue(
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_stays_cancelled_and_goes_on_when_submitted_again(
+def test_a_cancelled_job_stays_cancelled_and_resumes_when_submitted_again(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
     job = begin(slurm, folder, tiny)
@@ -211,7 +209,7 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_when_submitted_again(
 
 
 @pytest.mark.slow
-def test_a_controller_that_restarts_disturbs_no_job(
+def test_a_restarted_controller_disturbs_no_job(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
     job = begin(slurm, folder, tiny, steps=3)
@@ -222,7 +220,7 @@ def test_a_controller_that_restarts_disturbs_no_job(
 
 
 @pytest.mark.slow
-def test_where_jobs_find_no_scontrol_and_no_sacct_the_rest_is_submitted_as_a_new_job(
+def test_without_scontrol_and_sacct_the_job_continues_as_a_new_one(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
     job = begin(slurm, folder, tiny, "--time=17", steps=5, PATH=slurm.path_without("scontrol", "sacct"))
@@ -237,7 +235,7 @@ def test_where_jobs_find_no_scontrol_and_no_sacct_the_rest_is_submitted_as_a_new
 
 
 @pytest.mark.slow
-def test_a_node_whose_death_nobody_tells_is_noticed_and_left(
+def test_an_unreported_dead_node_is_noticed_and_left(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
     job = begin(slurm, folder, tiny)
@@ -249,14 +247,14 @@ def test_a_node_whose_death_nobody_tells_is_noticed_and_left(
 
 
 @pytest.mark.slow
-def test_a_start_that_saved_nothing_is_not_queued_again(slurm: Cluster, tiny: list[str], folder: Path) -> None:
+def test_a_start_that_saved_nothing_is_not_requeued(slurm: Cluster, tiny: list[str], folder: Path) -> None:
     job = begin(slurm, folder, [*tiny, "checkpoint.every=100"], steps=3)
     os.kill(pid_of_rank(folder, 1), signal.SIGKILL)
     assert slurm.wait(job) == "FAILED"
     assert slurm.job(job)["ExitCode"] == "1:0"
-    said = slurm.output(job)
-    assert "not queued again: this start added no checkpoint (the newest is none)" in said
-    assert "task 1: Killed" in said
+    log = slurm.output(job)
+    assert "not queued again: this start added no checkpoint (the newest is none)" in log
+    assert "task 1: Killed" in log
 
 
 @pytest.mark.slow
@@ -271,15 +269,15 @@ def test_a_rank_that_dies_after_a_checkpoint_costs_only_the_steps_since(
 
 
 @pytest.mark.slow
-def test_accelerate_on_each_node_trains_the_same_and_hears_the_signal(
+def test_accelerate_on_each_node_trains_the_same_and_forwards_the_signal(
     slurm: Cluster, tiny: list[str], undisturbed: Path, folder: Path
 ) -> None:
     arguments, two = [*tiny, "checkpoint.every=100"], "--ntasks-per-node=2"
     job = begin(slurm, folder, arguments, two, steps=5, HBDIST_LAUNCHER="accelerate")
     slurm.run("scancel", SIGNAL, str(job), check=True)
-    said = finish(slurm, job)
-    assert "× 4 over gloo" in said
-    assert "interrupted after step" in said
+    log = finish(slurm, job)
+    assert "× 4 over gloo" in log
+    assert "interrupted after step" in log
     assert_the_same_run(folder, undisturbed)
 
 

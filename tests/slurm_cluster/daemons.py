@@ -1,6 +1,6 @@
-"""The daemons of an emulated cluster: their configuration, their start, and how they and their jobs' tasks are found again.
+"""Daemons of an emulated cluster: configuration, start, and search for them and for the tasks of their jobs.
 
-All of a cluster lives in one folder, and every daemon carries that folder's name in its environment, by which it is found.
+Everything of a cluster is in one folder. Every daemon has the name of that folder in its environment, by which it is found.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ from typing import Any
 HERE = Path(__file__).parent
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
 FOREIGN = ("SLURM", "SBATCH_", "SRUN_", "MUNGE_", "HBDIST_SLURM_")
-"""What a job or another cluster may have put into the environment; it would leak into every daemon and task."""
+"""Prefixes of variables of a job or another cluster, which would leak into every daemon and task."""
 PORTS = range(10_000, 15_000, 16)
-"""Where a cluster's own ports begin; jobs take theirs from 15,000 on."""
+"""First ports of clusters; jobs use ports from 15,000 on."""
 CPUS = GPUS = 4
-"""Of a node; pretended."""
+"""Number of simulated CPUs, and of GPUs, on each node."""
 
 
 class MissingError(Exception):
-    """Packages that are not installed; with what to install."""
+    """Missing packages; the message says what to install."""
 
 
 def require_packages() -> None:
-    """Nothing, where all that a cluster needs is installed.
+    """Check that everything that a cluster needs is installed.
 
     Raises:
-        MissingError: it is not.
+        MissingError: something is not installed.
     """
     missing = [name for name in NEEDED if shutil.which(name, path=path_of_commands()) is None]
     if missing:
@@ -46,10 +46,10 @@ def require_packages() -> None:
 
 
 def start_all(folder: Path, nodes: Sequence[str], variables: dict[str, str]) -> None:
-    """Configure and start every daemon in an empty folder; nodes need a moment more until they are idle.
+    """Configure and start every daemon in an empty folder; nodes become idle a moment later.
 
     Args:
-        variables: what makes a process use this cluster.
+        variables: variables that make a process use this cluster.
     """
     for name in ("conf", "log", "munge", "pid", "sql", "state", "gpu"):
         (folder / name).mkdir(parents=True)
@@ -66,7 +66,7 @@ def start_all(folder: Path, nodes: Sequence[str], variables: dict[str, str]) -> 
 
 def _configure(folder: Path, nodes: Sequence[str], port: int) -> None:
     conf, many = folder / "conf", len(nodes)
-    known = {
+    values = {
         "folder": folder,
         "user": _me(),
         "host": socket.gethostname().partition(".")[0],
@@ -80,13 +80,13 @@ def _configure(folder: Path, nodes: Sequence[str], port: int) -> None:
         "first_job": 1 + (port - PORTS.start) // PORTS.step * 50,
     }
     for name in ("slurm.conf", "slurmdbd.conf"):
-        text = string.Template((HERE / name).read_text(encoding="utf-8")).substitute(known)
+        text = string.Template((HERE / name).read_text(encoding="utf-8")).substitute(values)
         (conf / name).write_text(text, encoding="utf-8")
     (conf / "slurmdbd.conf").chmod(0o600)
     for number in range(GPUS):
         _make_device(folder / "gpu" / str(number))
     (conf / "gres.conf").write_text(f"Name=gpu Flags=nvidia_gpu_env File={folder}/gpu/[0-{GPUS - 1}]\n")
-    # Named, because slurmd would else look for control groups, and end where none are mounted.
+    # Set explicitly, because slurmd otherwise looks for control groups, and exits if none are mounted.
     (conf / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
     (conf / "plugstack.conf").touch()
 
@@ -101,7 +101,7 @@ def _start_munge(folder: Path) -> None:
 
 def _start_accounting(folder: Path, port: int) -> None:
     sql = folder / "sql"
-    # Nobody but this user reaches the socket, so there are no users in it and no passwords.
+    # Only this user can reach the socket, so the database needs no users and no passwords.
     sql.chmod(0o700)
     small = ["--innodb-log-file-size=4M", "--innodb-data-file-path=ibdata1:4M:autoextend"]
     fast = ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--performance-schema=off"]
@@ -111,10 +111,10 @@ def _start_accounting(folder: Path, port: int) -> None:
     start(folder, *common, "--bootstrap", stdin=f"CREATE DATABASE mysql;\nUSE mysql;\n{tables}")
     served = [f"--socket={sql}/socket", f"--pid-file={folder}/pid/mariadbd", "--skip-networking"]
     start(folder, "setsid", "--fork", *common, *served, "--skip-grant-tables", "--innodb-lock-wait-timeout=900")
-    # The socket is there before the server is: one that is asked too early can crash.
-    said = folder / "log" / "setsid.start"
+    # The socket exists before the server is ready, and a server that is used too early can crash.
+    log = folder / "log" / "setsid.start"
     until(
-        lambda: "ready for connections" in said.read_text(errors="replace"), "mariadbd stays down", lambda: logs(folder)
+        lambda: "ready for connections" in log.read_text(errors="replace"), "mariadbd stays down", lambda: logs(folder)
     )
     start(folder, "slurmdbd", MYSQL_UNIX_PORT=f"{sql}/socket")
     until(lambda: _listens(port), "slurmdbd does not come up", lambda: logs(folder))
@@ -127,7 +127,7 @@ def start_node(folder: Path, node: str) -> None:
 
 
 def start(folder: Path, *command: str, stdin: str = "", **variables: str) -> None:
-    """Start a daemon, which goes on by itself in the background."""
+    """Start a daemon, which puts itself into the background."""
     marked = {"SLURM_CONF": str(folder / "conf/slurm.conf"), "HBDIST_SLURM_DAEMON": str(folder)}
     with (folder / "log" / f"{command[0]}.start").open("a") as log:
         done = subprocess.run(
@@ -143,32 +143,32 @@ def start(folder: Path, *command: str, stdin: str = "", **variables: str) -> Non
 
 
 def processes(folder: Path, node: str | None = None, *, tasks: bool = False) -> list[int]:
-    """Daemons with the steps they started, or else the tasks of jobs; of one node, or of all."""
+    """Return the daemons and the steps they have started, or the tasks of jobs; of one node, or of all."""
     conf = f"SLURM_CONF={folder / 'conf/slurm.conf'}"
-    found = []
-    for number, told in _environments():
+    numbers = []
+    for number, variables in _environments():
         if tasks:
-            ours = conf in told and any(line.startswith("SLURM_JOB_ID=") for line in told)
-            here = node is None or f"SLURMD_NODENAME={node}" in told
+            ours = conf in variables and any(line.startswith("SLURM_JOB_ID=") for line in variables)
+            here = node is None or f"SLURMD_NODENAME={node}" in variables
         else:
-            ours = f"HBDIST_SLURM_DAEMON={folder}" in told
-            here = node is None or f"HBDIST_SLURM_NODE={node}" in told
+            ours = f"HBDIST_SLURM_DAEMON={folder}" in variables
+            here = node is None or f"HBDIST_SLURM_NODE={node}" in variables
         if ours and here and number != os.getpid():
-            found.append(number)
-    return found
+            numbers.append(number)
+    return numbers
 
 
 def kill_all(folder: Path, node: str | None = None) -> None:
-    """End all processes of a node, or of the cluster: daemons and steps first, so that they report nothing of the tasks."""
-    while found := [*processes(folder, node), *processes(folder, node, tasks=True)]:
-        for number in found:
+    """Kill all processes of a node, or of the cluster: daemons and steps first, so that they report nothing about the tasks."""
+    while alive := [*processes(folder, node), *processes(folder, node, tasks=True)]:
+        for number in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         time.sleep(0.02)
 
 
 def logs(folder: Path) -> str:
-    """The last lines of every daemon's log."""
+    """Return the last lines of every daemon's log."""
     parts = []
     for path in sorted((folder / "log").glob("*")):
         last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
@@ -179,7 +179,7 @@ def logs(folder: Path) -> str:
 def until(
     condition: Callable[[], Any], failure: str, explain: Callable[[], str], *, timeout: float = 60, pause: float = 0.05
 ) -> None:
-    """Wait for a condition; an AssertionError with an explanation where it does not come about."""
+    """Wait for a condition; fail with an explanation if it does not come true in time."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"{failure}\n{explain()}"
@@ -187,13 +187,13 @@ def until(
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment, without what belongs to a job or another cluster."""
+    """Return this process's environment without the variables of a job or another cluster."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     return kept | {"PATH": path_of_commands()}
 
 
 def path_of_commands() -> str:
-    """The PATH, with the places of daemons."""
+    """Return the PATH with the folders of daemons."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
@@ -202,21 +202,21 @@ def _me() -> str:
 
 
 def _environments() -> Iterator[tuple[int, set[str]]]:
-    """Of every process of this user that has one: a process that has ended has none."""
+    """Yield id and environment of every running process of this user."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            told = path.read_bytes()
+            content = path.read_bytes()
         except OSError:
             continue
-        if told:
-            yield int(path.parent.name), set(told.decode(errors="replace").split("\0"))
+        if content:
+            yield int(path.parent.name), set(content.decode(errors="replace").split("\0"))
 
 
 def _free_ports() -> int:
-    """The first of 16 ports in a row that nobody uses. Clusters that come up at once begin to look at different places."""
+    """Return the first of 16 unused ports in a row. Clusters that start together search from different ports."""
     starts = list(PORTS)
-    turn = os.getpid() % len(starts)
-    for first in starts[turn:] + starts[:turn]:
+    offset = os.getpid() % len(starts)
+    for first in starts[offset:] + starts[:offset]:
         if not any(_taken(port) for port in range(first, first + PORTS.step)):
             return first
     raise AssertionError(f"no free ports from {PORTS.start} to {PORTS.stop}")
@@ -239,7 +239,7 @@ def _listens(port: int) -> bool:
 
 
 def _make_device(path: Path) -> None:
-    """A pretended GPU. Slurm names devices to tasks only where they are real ones, which root alone can make."""
+    """Make a simulated GPU. Slurm tells tasks their devices only if these are device files, which only root can make."""
     try:
         os.mknod(path, 0o666 | 0o020000, os.makedev(1, 3))
     except OSError:

@@ -1,4 +1,4 @@
-"""The pytest fixture `slurm`: one emulated cluster for a session of pytest, for one test at a time. See README.md."""
+"""Pytest fixture `slurm`: one emulated cluster per pytest session, for one test at a time. See README.md."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from slurm_cluster.daemons import FOREIGN, MissingError, require_packages
 
 @pytest.fixture(scope="session")
 def slurm_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Path]]:
-    """The cluster, and the folder of the locks by which the workers of a session share it."""
+    """Provide the cluster, and the folder of the locks by which the workers of a session share it."""
     try:
         require_packages()
     except MissingError as error:
@@ -39,7 +39,7 @@ def slurm_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cl
 
 @pytest.fixture
 def slurm(slurm_session: tuple[Cluster, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster, empty and with all nodes up, for this test alone; the environment points at it."""
+    """Provide the cluster to this test alone, empty and with all nodes up; the environment points to it."""
     cluster, shared = slurm_session
     with locked(shared / "slurm.turn.lock"):
         for name in [name for name in os.environ if name.startswith(FOREIGN)]:

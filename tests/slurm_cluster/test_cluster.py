@@ -1,4 +1,4 @@
-"""The emulated cluster itself: it computes, accounts, breaks and mends, and leaves nothing behind."""
+"""Emulated cluster: it runs jobs, accounts for them, loses and regains nodes, and leaves nothing behind."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def test_a_job_on_a_dead_node_starts_again_on_another(slurm: Cluster, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
-def test_a_cluster_beside_another_has_jobs_of_its_own_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_second_cluster_has_its_own_jobs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     cluster = Cluster.up(home(f"beside-{os.getpid()}"), nodes=1)
     try:
         job = cluster.sbatch(f"--output={tmp_path}/out", "--wrap=sleep 60")
@@ -60,7 +60,7 @@ def test_a_cluster_beside_another_has_jobs_of_its_own_and_leaves_nothing(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_cluster_whose_owner_ended_goes_when_the_next_comes(slurm: Cluster) -> None:
+def test_a_cluster_whose_owner_has_ended_is_stopped_by_the_next_one(slurm: Cluster) -> None:
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
@@ -76,7 +76,7 @@ def test_a_cluster_whose_owner_ended_goes_when_the_next_comes(slurm: Cluster) ->
     os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("python3", path=os.defpath),
     reason="needs root, and setpriv to become another user",
 )
-def test_anyone_can_have_a_cluster() -> None:
+def test_any_user_can_start_a_cluster() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.chown(folder, "nobody", "nogroup")
         Path(folder).chmod(0o755)  # munged wants the way to its socket open for all

@@ -9,12 +9,12 @@ from plain_schedule import plain_order
 from hbdist.utils.philox import PLAIN_SORT, permutation, random_words, stable_order
 
 
-def test_random_words_are_what_they_always_were() -> None:
+def test_random_words_never_change() -> None:
     assert random_words("key", 3).tolist() == [4249316608792540176, 398813163331730794, 9988373434847145852]
 
 
 @given(count=st.integers(0, 300), key=st.text(max_size=8))
-def test_a_permutation_is_one(count: int, key: str) -> None:
+def test_a_permutation_contains_every_number_once(count: int, key: str) -> None:
     assert sorted(permutation(key, count).tolist()) == list(range(count))
 
 
@@ -24,7 +24,7 @@ def test_a_permutation_is_the_plain_sort_of_its_words(count: int) -> None:
 
 
 @given(seed=st.integers(0, 10**6), same_bits=st.sampled_from([0, 16, 20, 32, 40, 48, 64]), long=st.booleans())
-def test_words_that_agree_in_many_bits_are_ordered_too(seed: int, same_bits: int, long: bool) -> None:
+def test_words_that_agree_in_many_bits_are_ordered(seed: int, same_bits: int, long: bool) -> None:
     words = random_words(f"{seed}", 33_000 if long else 2_000)
     few = words[:3][np.arange(len(words)) % 3]
     low = np.uint64((1 << (64 - same_bits)) - 1)

@@ -1,19 +1,19 @@
-"""The state of a job from whichever of Slurm's commands there are. (With a real Slurm: tests/launch/test_submit_slurm.py.)"""
+"""State of a job from those of Slurm's commands that exist. (With a real Slurm: tests/launch/test_submit_slurm.py.)"""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from hbdist.utils import slurm as squeue
+from hbdist.utils import slurm
 from hbdist.utils.slurm import asked_together, may_requeue, own_job, reason_of, state_of
 
 UNKNOWN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
 
 
-def there_are(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
-    """Let these be all commands on PATH."""
+def make_commands(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    """Make a PATH that has only these commands."""
     for name, script in commands.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (folder / name).chmod(0o755)
@@ -37,60 +37,62 @@ def there_are(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) ->
         ({}, None),
     ],
 )
-def test_a_state_comes_from_the_first_that_knows_it(
+def test_the_state_comes_from_the_first_command_that_knows_the_job(
     commands: dict[str, str], state: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there_are(tmp_path, monkeypatch, **commands)
+    make_commands(tmp_path, monkeypatch, **commands)
     assert state_of("17") == state
 
 
-def test_many_jobs_are_asked_for_in_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = tmp_path / "asked"
-    lists = f"""echo "$@" >>{asked}
+def test_one_call_of_squeue_answers_for_many_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    lists = f"""echo "$@" >>{calls}
 case "$*" in
 *--user=*) printf '17 RUNNING None\n18_2 PENDING Nodes required for job are DOWN, DRAINED\n19_[3-5] PENDING None\n' ;;
 *--jobs=20) echo COMPLETED ;;
 *) {UNKNOWN} ;;
 esac"""
-    there_are(tmp_path, monkeypatch, squeue=lists)
+    make_commands(tmp_path, monkeypatch, squeue=lists)
     with asked_together():
-        assert not asked.exists()
+        assert not calls.exists()
         with asked_together():
             assert [state_of(job) for job in ("17", "18_2", "17", "18_2")] == ["running", "pending"] * 2
         assert reason_of("18_2") == "Nodes required for job are DOWN, DRAINED"
         assert [reason_of(job) for job in ("17", "19_[3-5]", "21")] == ["", "", ""]
         assert [state_of(job) for job in ("17", "20", "21")] == ["running", "done", "gone"]
-    assert len(asked.read_text().splitlines()) == 3
+    assert len(calls.read_text().splitlines()) == 3
     assert state_of("17") == "gone"
 
 
-def test_where_no_list_can_be_had_each_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there_are(tmp_path, monkeypatch, squeue=f"case $* in *--user=*) {DOWN} ;; *) echo RUNNING ;; esac")
+def test_without_a_list_each_job_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_commands(tmp_path, monkeypatch, squeue=f"case $* in *--user=*) {DOWN} ;; *) echo RUNNING ;; esac")
     with asked_together():
         assert state_of("17") == "running"
 
 
-def test_a_command_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there_are(tmp_path, monkeypatch, squeue="exec /bin/sleep 60", sacct="echo RUNNING")
-    monkeypatch.setattr(squeue, "TIMEOUT", 0.2)
+def test_a_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_commands(tmp_path, monkeypatch, squeue="exec /bin/sleep 60", sacct="echo RUNNING")
+    monkeypatch.setattr(slurm, "TIMEOUT", 0.2)
     assert state_of("17") == "running"
 
 
 def test_a_users_own_format_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there_are(tmp_path, monkeypatch, squeue='echo "${SQUEUE_FORMAT-RUNNING}"')
+    make_commands(tmp_path, monkeypatch, squeue='echo "${SQUEUE_FORMAT-RUNNING}"')
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
     assert state_of("17") == "running"
 
 
-@pytest.mark.parametrize(("said", "may"), [("RUNNING", True), ("COMPLETING", False), ("CANCELLED", False)])
-def test_only_a_running_job_is_put_back(said: str, may: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there_are(tmp_path, monkeypatch, squeue=f"echo {said}")
+@pytest.mark.parametrize(("word", "may"), [("RUNNING", True), ("COMPLETING", False), ("CANCELLED", False)])
+def test_only_a_running_job_may_be_requeued(
+    word: str, may: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_commands(tmp_path, monkeypatch, squeue=f"echo {word}")
     assert may_requeue("17") is may
     os.unlink(tmp_path / "squeue")
     assert may_requeue("17")
 
 
-def test_a_task_of_an_array_is_named_by_both_numbers() -> None:
+def test_a_job_of_an_array_is_named_by_both_numbers() -> None:
     array = {"SLURM_JOB_ID": "19", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
     assert own_job(array) == "17_2"
     assert own_job({"SLURM_JOB_ID": "19"}) == "19"
