@@ -84,12 +84,12 @@ def status(
     from hbdist.launch.handle import LIVE
     from hbdist.studies.api import Study
     from hbdist.studies.status import problems, table
-    from hbdist.utils.slurm import asked_together
+    from hbdist.utils.slurm import batched_squeue
 
     loaded = Study.load(study)
 
     def look() -> tuple[Group, bool]:
-        with asked_together():
+        with batched_squeue():
             statuses = loaded.status()
             live = any(one in LIVE for status in statuses for one in (status.state, *status.measured.values()))
             return Group(table(loaded, statuses), *map(Text, problems(loaded, statuses))), live

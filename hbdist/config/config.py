@@ -66,7 +66,9 @@ class Config(Section):
         if config.run.folder:
             return config
         delta = _delta(base, changes, config, source=str(path))
-        folder = Path("runs") / "-".join([path.stem, *(f"{key}={plain(value)}" for key, value in delta.items())])
+        folder = Path("runs") / "-".join(
+            [path.stem, *(f"{key}={as_folder_name(value)}" for key, value in delta.items())]
+        )
         return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
 
     @classmethod
@@ -76,7 +78,7 @@ class Config(Section):
         Raises:
             ConfigError: a key is unknown or missing, or a value does not fit.
         """
-        for key, _ in leaves(values):
+        for key, _ in flatten(values):
             if key not in FIELDS and not any(known.startswith(f"{key}.") for known in FIELDS):
                 raise ConfigError(f"{source}: unknown key {key}.{nearest(key, FIELDS)}")
         try:
@@ -115,7 +117,7 @@ which units drop out). The manifest's fingerprint, not the folder's name, proves
 
 def difference(old: Config, new: Config) -> dict[str, Any]:
     """Return {key: new value} of all that makes `new` another run than `old`; keys in FREE_ON_RESUME do not count."""
-    before, after = dict(leaves(old.model_dump())), dict(leaves(new.model_dump()))
+    before, after = dict(flatten(old.model_dump())), dict(flatten(new.model_dump()))
     return {key: after[key] for key in after if before[key] != after[key] and not key.startswith(FREE_ON_RESUME)}
 
 
@@ -195,11 +197,11 @@ FIELDS: dict[str, Any] = dict(_fields(Config))
 """Field of every key of a config, in the order of `--help`."""
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of nested values."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -233,7 +235,7 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def plain(value: Any) -> str:
+def as_folder_name(value: Any) -> str:
     """Return a value as it is written in a folder's name."""
     text = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in text)
@@ -249,16 +251,22 @@ def _type_name(annotation: Any) -> str:
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true | false"}[annotation.__name__]
 
 
-def refuse_another_run(stored: Config, config: Config) -> None:
-    """Check that a folder's stored config is that of the run that is to be started in it.
+def describe_difference(stored: Config, config: Config, *, now: str) -> str:
+    """Return what makes `config` another run than the stored one, in words; empty if nothing does."""
+    changed, before = difference(stored, config), difference(config, stored)
+    return ", ".join(f"{key} = {before[key]!r} there, {value!r} {now}" for key, value in changed.items())
+
+
+def refuse_another_run(config: Config) -> None:
+    """Check that the folder of a config has no config.toml, or that of the same run.
 
     Raises:
         ResumeError: it is another run's.
     """
-    changed = difference(stored, config)
-    if changed:
-        before = difference(config, stored)
-        what = ", ".join(f"{key} = {before[key]!r} there, {value!r} here" for key, value in changed.items())
+    path = Path(config.run.folder) / "config.toml"
+    if path.is_file() and (
+        what := describe_difference(Config.check(read_toml(path), source=str(path)), config, now="here")
+    ):
         raise ResumeError(
             f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
             " that folder."

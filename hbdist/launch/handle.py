@@ -10,7 +10,7 @@ from typing import Literal, Self
 from hbdist.launch.command import Command
 from hbdist.launch.job_file import cancel_job, job_outcome, read_job, update_job
 from hbdist.runs.outcome import Outcome, read_outcome
-from hbdist.utils.processes import born
+from hbdist.utils.processes import process_start
 from hbdist.utils.slurm import TIMEOUT, reason_of, state_of
 
 LOGS = "logs"
@@ -41,7 +41,7 @@ class Handle:
     submitted: float
     """Time of the submission, in seconds since 1970."""
     born: str = ""
-    """Time at which that process began (see `processes.born`)."""
+    """Time at which that process began (see `processes.process_start`)."""
 
     def write(self) -> Self:
         """Write it into the job's folder."""
@@ -71,7 +71,7 @@ class Handle:
         if self.cluster == "slurm":
             state = state_of(self.id)
             return "unknown" if state is None or state == "gone" else state
-        if not self.born or born(int(self.id)) != self.born:
+        if not self.born or process_start(int(self.id)) != self.born:
             return "interrupted"
         job = read_job(self.folder)
         return "running" if job["ranks"] else "interrupted" if job["outcome"] else "pending"

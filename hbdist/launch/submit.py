@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from hbdist.config.config import Config, read_toml, refuse_another_run
+from hbdist.config.config import Config, refuse_another_run
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.launch.command import Command
 from hbdist.launch.handle import LIVE, Handle, find_handle
@@ -23,7 +23,7 @@ from hbdist.launch.snapshot import copy_code, outside_of_jobs, paths_to, record
 from hbdist.runs.lock import refuse_while_locked
 from hbdist.runs.outcome import FILE, outcome_state
 from hbdist.utils.files import write_atomically
-from hbdist.utils.processes import born
+from hbdist.utils.processes import process_start
 
 SUBMISSIONS = "submissions"
 """Folder of the submissions, each with its code, config, submission.json, Submitit's files and the logs of arrays."""
@@ -47,9 +47,7 @@ def submit(config: Config | str | Path | None = None, *overrides: str, **resourc
     elif overrides or not config.run.folder:
         raise ConfigError("A Config is submitted as it is: it needs run.folder, and takes no overrides.")
     folder = Path(config.run.folder).absolute()
-    stored = folder / "config.toml"
-    if stored.is_file():
-        refuse_another_run(Config.check(read_toml(stored), source=str(stored)), config)
+    refuse_another_run(config)
     submission = _submission_in(folder.parent)
     snapshot = submission / f"{folder.name}.toml"
     handle = Handle(folder, parsed.cluster, "", Command(("train", str(snapshot))), folder, time.time())
@@ -216,7 +214,7 @@ def _local(order: _Order) -> list[Handle]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return [replace(handle, id=str(process.pid), born=born(process.pid)).write() for handle in order.handles]
+    return [replace(handle, id=str(process.pid), born=process_start(process.pid)).write() for handle in order.handles]
 
 
 def _debug(order: _Order) -> list[Handle]:
@@ -228,7 +226,7 @@ def _debug(order: _Order) -> list[Handle]:
     arguments = sys.argv
     started = []
     for handle in order.handles:
-        started.append(replace(handle, id=str(os.getpid()), born=born(os.getpid())).write())
+        started.append(replace(handle, id=str(os.getpid()), born=process_start(os.getpid())).write())
         try:
             handle.command.run_for(handle.folder, 0)
         finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.utils.files import locked, write_atomically
-from hbdist.utils.processes import born, machine
+from hbdist.utils.processes import machine_id, process_start
 from hbdist.utils.slurm import own_job, state_of
 
 FILE = "running.json"
@@ -33,7 +33,7 @@ class LockOwner:
     """Identity of the boot of the machine and of the container, within which the process id is valid."""
     pid: int
     born: str
-    """Time at which the process began (see `processes.born`), because process ids are reused."""
+    """Time at which the process began (see `processes.process_start`), because process ids are reused."""
     job: str = ""
     """Slurm's number of the job; empty outside of Slurm."""
     restarts: int = 0
@@ -44,7 +44,7 @@ class LockOwner:
         """Return this process."""
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        return cls(host, machine(), os.getpid(), born(os.getpid()), own_job(), restarts)
+        return cls(host, machine_id(), os.getpid(), process_start(os.getpid()), own_job(), restarts)
 
     @property
     def name(self) -> str:
@@ -53,8 +53,8 @@ class LockOwner:
 
     def alive(self, path: Path) -> bool:
         """Check that the owner is alive, as far as can be known from here; `path` is its running.json."""
-        if self.machine == machine():
-            return bool(born(self.pid)) and born(self.pid) == self.born
+        if self.machine == machine_id():
+            return bool(process_start(self.pid)) and process_start(self.pid) == self.born
         if self.job and self.job == own_job() and self.restarts != LockOwner.here().restarts:
             return False  # Slurm starts a job again only after it has ended
         state = state_of(self.job) if self.job else None

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from hbdist.config.config import Config, read_toml, refuse_another_run
+from hbdist.config.config import Config, refuse_another_run
 from hbdist.data.shards.manifest import Manifest, differences
 from hbdist.distributed.engine import Engine
 from hbdist.errors import DataError, HbdistError, ResumeError
@@ -63,9 +63,7 @@ class Run:
             ResumeError: the folder contains another run.
         """
         run = cls(config, is_main=is_main)
-        stored = run.folder / "config.toml"
-        if stored.is_file():
-            refuse_another_run(Config.check(read_toml(stored), source=str(stored)), config)
+        refuse_another_run(config)
         return run
 
     @contextmanager

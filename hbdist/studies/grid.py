@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbdist.config.config import FREE_ON_RESUME, Config, leaves, merge, plain, read_toml
+from hbdist.config.config import FREE_ON_RESUME, Config, as_folder_name, flatten, merge, read_toml
 from hbdist.errors import ConfigError
 from hbdist.studies.schema import SEED, StudyFile, alternatives, frozen
 
@@ -37,7 +37,7 @@ def expand(file: StudyFile, base: Path, *, source: Path) -> list[Point]:
     """
     base_values, points = read_toml(base), []
     for values, seed in _combinations(file):
-        name = "-".join(f"{axis}={plain(value)}" for axis, value in [*values.items(), (SEED, seed)])
+        name = "-".join(f"{axis}={as_folder_name(value)}" for axis, value in [*values.items(), (SEED, seed)])
         where = f"{source}, run {name}"
         keys = {key: value for axis, value in values.items() for key, value in file.axes[axis][value].items()}
         changes = {**file.set, **keys, SEED: seed}
@@ -64,7 +64,7 @@ def expand(file: StudyFile, base: Path, *, source: Path) -> list[Point]:
 
 def identity(config: Config) -> str:
     """Return a text that is equal for configs of the same run: all keys except those that may change on resume."""
-    values = leaves(config.model_dump(mode="json"))
+    values = flatten(config.model_dump(mode="json"))
     return json.dumps({key: value for key, value in values if not key.startswith(FREE_ON_RESUME)}, sort_keys=True)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from hbdist.config.config import FIELDS, leaves, plain, read_toml
+from hbdist.config.config import FIELDS, as_folder_name, flatten, read_toml
 from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError
@@ -27,7 +27,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Pattern of a name that can be part of a folder's name."""
 
 Keys = Annotated[
-    dict[str, Any], BeforeValidator(lambda values: dict(leaves(values)) if isinstance(values, dict) else values)
+    dict[str, Any], BeforeValidator(lambda values: dict(flatten(values)) if isinstance(values, dict) else values)
 ]
 """Key of the config → value; TOML may write "batch.size" = 8 or batch.size = 8."""
 
@@ -61,7 +61,7 @@ class Measure(Section):
             return values
         # A task may be a path, as in parallel:FOLDER, but its name is that of a folder.
         return values | {
-            "name": values.get("name") or plain(values["task"].replace(":", "-").replace("/", "-")),
+            "name": values.get("name") or as_folder_name(values["task"].replace(":", "-").replace("/", "-")),
             "primary": values.get("primary") or next(iter(values["columns"])),
         }
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from hbdist.config.config import Config, difference, read_toml
+from hbdist.config.config import Config, describe_difference, read_toml
 from hbdist.errors import DataError, HbdistError
 from hbdist.evaluation.scores import read_scores
 from hbdist.launch import Handle, find_handle
@@ -22,7 +22,7 @@ from hbdist.runs.lock import owner_of
 from hbdist.runs.outcome import read_outcome
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Measured, StudyRun, StudySpec
-from hbdist.utils.slurm import asked_together
+from hbdist.utils.slurm import batched_squeue
 
 State = Literal[
     "missing", "pending", "running", "done", "failed", "invalid", "interrupted", "cancelled", "unknown", "changed"
@@ -100,7 +100,7 @@ class RunStatus:
 
 def statuses_of(study: StudySpec) -> list[RunStatus]:
     """Return the progress of each run of a study."""
-    with asked_together():
+    with batched_squeue():
         return [status_of(study, run) for run in study.runs]
 
 
@@ -169,13 +169,11 @@ def _training_state(run: StudyRun) -> tuple[State, str]:
             stored = Config.check(read_toml(config), source=str(config))
         except HbdistError as error:
             return "invalid", str(error)
-        changed = difference(stored, run.config)
+        changed = describe_difference(stored, run.config, now="now")
         if changed and not started and not (handle and handle.state in LIVE):
             return "missing", ""  # another form of the run was submitted, and did nothing
         if changed:
-            before = difference(run.config, stored)
-            what = ", ".join(f"{key} = {before[key]!r} there, {value!r} now" for key, value in changed.items())
-            return "changed", f"{run.folder} is the folder of another run: {what}"
+            return "changed", f"{run.folder} is the folder of another run: {changed}"
     outcome = read_outcome(run.folder)
     state: State = handle.state if handle else outcome.state if outcome else "interrupted" if started else "missing"
     owner = owner_of(run.folder) if state not in (*LIVE, "done") else None

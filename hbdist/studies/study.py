@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hbdist.config.config import Config, plain, read_toml
+from hbdist.config.config import Config, as_folder_name, read_toml
 from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError
 from hbdist.studies.grid import expand, identity
@@ -182,7 +182,7 @@ def _runs(file: StudyFile, base: Path, source: Path, folder: Path) -> tuple[Stud
     for point in points:
         own = folder / point.name
         run_folder = own if own.is_dir() else renamed.get(identity(point.config), own)
-        untuned = "-".join(["baseline", *(f"{axis}={plain(point.values[axis])}" for axis in model_axes)])
+        untuned = "-".join(["baseline", *(f"{axis}={as_folder_name(point.values[axis])}" for axis in model_axes)])
         section = point.config.run.model_copy(update={"folder": str(run_folder)})
         config = point.config.model_copy(update={"run": section})
         baseline = Baseline(untuned, folder / untuned, config.model)

@@ -14,7 +14,7 @@ from hbdist.studies.schema import Measure
 from hbdist.studies.status import REPORT, RunStatus, handles_of, measured_state, problems, statuses_of
 from hbdist.studies.study import BASE, STUDY, Measured, StudyRun, StudySpec
 from hbdist.utils.files import write_atomically
-from hbdist.utils.slurm import asked_together
+from hbdist.utils.slurm import batched_squeue
 
 STARTABLE = ("missing", "interrupted", "cancelled", "unknown")
 """States that every submission starts or resumes. If such a run is alive after all, it refuses a second start."""
@@ -98,7 +98,7 @@ def submit(
 def cancel(study: StudySpec) -> list[Handle]:
     """Stop all waiting and running jobs of a study, and return them."""
     stopped = []
-    with asked_together():
+    with batched_squeue():
         # Jobs that wait for others go first: they would begin when the others end.
         for handle in reversed(handles_of(study)):
             if handle.state in LIVE:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 
-def machine() -> str:
+def machine_id() -> str:
     """Return an identity of this boot of this machine, and of this container; the host name where the system gives none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -16,7 +16,7 @@ def machine() -> str:
         return socket.gethostname()
 
 
-def born(pid: int) -> str:
+def process_start(pid: int) -> str:
     """Return when a process of this machine began, in clock ticks since boot; empty if there is no such process.
 
     Process ids are reused; together with this time they are unique. psutil's create_time is no substitute: it is a time of day,

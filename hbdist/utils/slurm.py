@@ -25,7 +25,7 @@ WORDS: dict[State, tuple[str, ...]] = {
 """Slurm's words for each state; a job with any other word runs, or is about to."""
 
 _TOGETHER: ContextVar[list[dict[str, tuple[str, str]]] | None] = ContextVar("_TOGETHER", default=None)
-"""Answer of squeue that `asked_together` shares, at most one: job → (Slurm's word for its state, the reason)."""
+"""Answer of squeue that `batched_squeue` shares, at most one: job → (Slurm's word for its state, the reason)."""
 
 
 def own_job(environment: Mapping[str, str] = os.environ) -> str:
@@ -36,7 +36,7 @@ def own_job(environment: Mapping[str, str] = os.environ) -> str:
 
 
 @contextmanager
-def asked_together() -> Iterator[None]:
+def batched_squeue() -> Iterator[None]:
     """Ask squeue once for all of the user's jobs while inside; `state_of` then asks only for jobs that it did not list.
 
     Otherwise the status of a study with hundreds of jobs would burden the cluster's controller.
@@ -60,7 +60,7 @@ def state_of(job: str) -> State | None:
 def reason_of(job: str) -> str:
     """Return why a job waits, in Slurm's own word (Priority, Resources, Dependency …).
 
-    Empty if it does not wait, or if squeue gives no reason. Known only within `asked_together`.
+    Empty if it does not wait, or if squeue gives no reason. Known only within `batched_squeue`.
     """
     word, reason = _listed().get(job, ("", ""))
     return reason if word in WORDS["pending"] and reason != "None" else ""
@@ -72,7 +72,7 @@ def may_requeue(job: str) -> bool:
 
 
 def _listed() -> dict[str, tuple[str, str]]:
-    """Return job → (Slurm's word for its state, the reason) within `asked_together`; else nothing."""
+    """Return job → (Slurm's word for its state, the reason) within `batched_squeue`; else nothing."""
     shared = _TOGETHER.get()
     if shared is None:
         return {}

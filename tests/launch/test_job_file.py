@@ -12,7 +12,7 @@ import pytest
 from hbdist.launch import Command, Handle, find_handle
 from hbdist.launch.job_file import FILE, NEW, cancel_job, end_job, job_outcome, read_job, reset_job, update_job
 from hbdist.runs.outcome import Outcome
-from hbdist.utils.processes import born
+from hbdist.utils.processes import process_start
 
 UPDATES = """
 import sys
@@ -26,7 +26,7 @@ for number in range(50):
 def handle_of(folder: Path) -> Handle:
     """Write the handle of a local job that this process runs."""
     pid = os.getpid()
-    return Handle(folder, "local", str(pid), Command(("plan", "a.toml")), None, time.time(), born(pid)).write()
+    return Handle(folder, "local", str(pid), Command(("plan", "a.toml")), None, time.time(), process_start(pid)).write()
 
 
 def test_updates_by_several_processes_at_once_are_all_kept(tmp_path: Path) -> None:

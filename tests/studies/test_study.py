@@ -20,7 +20,7 @@ from hbdist.launch import find_handle
 from hbdist.studies.api import Study
 from hbdist.studies.status import RunStatus, handles_of, problems, scores_of, status_of
 from hbdist.studies.study import StudyRun
-from hbdist.utils.processes import born
+from hbdist.utils.processes import process_start
 
 GOOD_AND_BAD = """
 [[zip]]
@@ -152,7 +152,7 @@ def test_a_study_that_is_cancelled_on_a_workstation_resumes_where_it_was(
         study.cancel()
         queue = find_handle(study.runs[0].folder)
         assert queue
-        wait_for(lambda: not born(int(queue.id)))
+        wait_for(lambda: not process_start(int(queue.id)))
         assert {status.state for status in study.status()} <= {"interrupted", "cancelled"}
         reached = study.status()[0].step
         assert 3 < reached < 80
@@ -250,7 +250,7 @@ def test_a_run_with_a_live_process_is_running_and_has_a_rate(run: tuple[Study, S
     study, one = run
     write_metrics(one.folder, 1, 2)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        write_job(one, process.pid, born(process.pid))
+        write_job(one, process.pid, process_start(process.pid))
         status = status_of(study, one)
         process.kill()
     assert (status.state, status.rate, status.seconds_left) == ("running", 2.0, 0.5)

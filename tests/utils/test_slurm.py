@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hbdist.utils import slurm
-from hbdist.utils.slurm import asked_together, may_requeue, own_job, reason_of, state_of
+from hbdist.utils.slurm import batched_squeue, may_requeue, own_job, reason_of, state_of
 
 UNKNOWN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
@@ -53,9 +53,9 @@ case "$*" in
 *) {UNKNOWN} ;;
 esac"""
     make_commands(tmp_path, monkeypatch, squeue=lists)
-    with asked_together():
+    with batched_squeue():
         assert not calls.exists()
-        with asked_together():
+        with batched_squeue():
             assert [state_of(job) for job in ("17", "18_2", "17", "18_2")] == ["running", "pending"] * 2
         assert reason_of("18_2") == "Nodes required for job are DOWN, DRAINED"
         assert [reason_of(job) for job in ("17", "19_[3-5]", "21")] == ["", "", ""]
@@ -66,7 +66,7 @@ esac"""
 
 def test_without_a_list_each_job_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_commands(tmp_path, monkeypatch, squeue=f"case $* in *--user=*) {DOWN} ;; *) echo RUNNING ;; esac")
-    with asked_together():
+    with batched_squeue():
         assert state_of("17") == "running"
 
 
