@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,8 +37,7 @@ class Job:
 
     def __call__(self) -> None:
         """Run it; end the process with the command's exit status, which Slurm then has too."""
-        if "SLURM_CPUS_PER_TASK" in os.environ:
-            os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
+        limit_threads()
         rank = become_a_rank()
         if rank == 0:
             update_job(self.folder, checkpoint=newest_checkpoint(self.run))
@@ -56,6 +55,12 @@ class Job:
         from submitit.core.utils import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def limit_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set the number of threads to the task's CPUs, unless the user has set it."""
+    if "SLURM_CPUS_PER_TASK" in environment:
+        environment.setdefault("OMP_NUM_THREADS", environment["SLURM_CPUS_PER_TASK"])
 
 
 def newest_checkpoint(run: Path | None) -> str:

@@ -15,6 +15,7 @@ from whole_runs import assert_the_same_run, assert_the_same_steps, train_here, w
 import hbdist
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
+from hbdist.launch.job import limit_threads
 from hbdist.launch.rank import become_a_rank
 from hbdist.launch.snapshot import outside_of_jobs
 from hbdist.runs.lock import refuse_while_locked
@@ -107,6 +108,15 @@ def test_a_task_becomes_the_rank_that_slurm_assigns(gpus: str, local: tuple[str,
     alone = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "WORLD_SIZE": "4"}
     assert become_a_rank(alone) == 0
     assert "WORLD_SIZE" not in alone
+
+
+def test_a_task_uses_as_many_threads_as_it_has_cpus_unless_the_user_says_otherwise() -> None:
+    environment = {"SLURM_CPUS_PER_TASK": "7"}
+    limit_threads(environment)
+    assert environment["OMP_NUM_THREADS"] == "7"
+    chosen = {"SLURM_CPUS_PER_TASK": "7", "OMP_NUM_THREADS": "2"}
+    limit_threads(chosen)
+    assert chosen["OMP_NUM_THREADS"] == "2"
 
 
 @pytest.mark.slow
