@@ -24,7 +24,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, describe: Callabl
     # A misspelt key is both unknown and missing; that it is unknown says more.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where, key, model = _locate(first["loc"], model)
-    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".").replace("valid tuple", "valid list")
     if first["type"] == "extra_forbidden":
         hint = nearest(key, model.model_fields) or f" Expected some of {', '.join(model.model_fields)}; take it out."
         return f"{where}unknown key {key}.{hint}"

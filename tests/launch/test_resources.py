@@ -24,7 +24,7 @@ from hbdist.launch import Resources
         ({"hours": 0.03}, "told to stop as soon as it starts"),
         (
             {"setup": "module load cuda"},
-            "setup = 'module load cuda': input should be a valid tuple. setup: Lines of shell",
+            "setup = 'module load cuda': input should be a valid list. setup: Lines of shell",
         ),
         ({"extra": {"ntasks_per_node": 4}}, "'ntasks_per_node', which follows from tasks_per_node"),
         ({"extra": {"--time": "1:00"}}, "'--time', which follows from hours"),
