@@ -1,4 +1,4 @@
-"""Where ranks meet when no launcher says it: rank, world and address from SLURM's variables."""
+"""Rank, world size and rendezvous address of this process, from a launcher's variables or from SLURM's."""
 
 import re
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from hbdist.errors import ConfigError
 
 FIRST_PORT, PORTS = 15_000, 15_000
-"""Where SLURM's tasks meet: below the ports that systems hand out by themselves."""
+"""Range of ports for SLURM's tasks, below those that systems hand out by themselves."""
 
 
 def place(environment: Mapping[str, str]) -> tuple[int, int]:
-    """This process's rank and how many there are, as RANK and WORLD_SIZE say, else as SLURM does; (0, 1) where none do.
+    """Return this process's rank and the world size: by RANK and WORLD_SIZE, else by SLURM, else (0, 1).
 
     Raises:
         ConfigError: they do not fit together.
@@ -30,8 +30,8 @@ def place(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Address and port of rank 0: MASTER_ADDR and MASTER_PORT, else the first node of SLURM's step and a port that
-    follows from the job.
+    """Return address and port of rank 0: MASTER_ADDR and MASTER_PORT, else the first node of SLURM's step and a port
+    computed from the job's number.
 
     Raises:
         ConfigError: neither is there.
@@ -50,7 +50,7 @@ def meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def first_node(nodes: str) -> str:
-    """The first name of a list as SLURM writes it: "gpu[07-09,12],cpu1" → "gpu07"; of a single one, the loopback."""
+    """Return the first node of a SLURM list ("gpu[07-09,12],cpu1" → "gpu07"), and the loopback address for a single node."""
     if "," not in nodes and "[" not in nodes:
         return "127.0.0.1"  # a machine need not know itself by its name
     found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
