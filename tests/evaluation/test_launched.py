@@ -50,7 +50,7 @@ def test_an_error_is_printed_once_for_all_ranks(tiny_model: Path, tmp_path: Path
     done = launch(TORCHRUN, str(tiny_model), "--task", f"beir:{tmp_path}", "--out", str(tmp_path / "out"))
     assert done.returncode == 1  # torchrun's own, for whatever its processes end with
     assert done.stderr.count("hbdist: ") == 1
-    assert "holds no corpus.jsonl" in done.stderr
+    assert "has no corpus.jsonl" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
