@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hbdist.data.build.tasks import (
     DatasetTask,
     GroupResult,
     GroupTask,
-    ReadTask,
+    LanguageTask,
     exclude_contaminated,
     read_language,
     write_group,
@@ -29,9 +29,6 @@ from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Manifest
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import sha256
 from hbdist.utils.workers import Progress, map_in_pool, silent
-
-Staged = Mapping[str, Mapping[str, StagedCounts]]
-"""Dataset → language → counts of its rows."""
 
 
 def build(
@@ -70,7 +67,7 @@ def build(
             progress(1, 1, f"reused {root}")
             return finished
         with open_workspace(root, inputs) as workspace:
-            contents = _build(loaded, workspace, inputs, Pool(workers, progress))
+            contents = _build(loaded, workspace, Pool(workers, progress))
             _write_manifests(loaded, workspace.partial, inputs, *contents)
             _load_existing(root)  # something that must not be replaced may have appeared meanwhile
             workspace.finish(root)
@@ -93,10 +90,10 @@ class Contents:
         self.dropped[dataset].update(dropped)
 
 
-def _build(recipe: Recipe, workspace: Workspace, inputs: str, pool: Pool) -> tuple[Contents, Contents]:
-    """Write all shards; returns the contents for training and for validation."""
+def _build(recipe: Recipe, workspace: Workspace, pool: Pool) -> tuple[Contents, Contents]:
+    """Write all shards; return the contents for training and for validation."""
     datasets = recipe.dataset
-    reading = [ReadTask(recipe, workspace, dataset, lang, inputs) for dataset in datasets for lang in dataset.languages]
+    reading = [LanguageTask(recipe, workspace, dataset, lang) for dataset in datasets for lang in dataset.languages]
     staged: dict[str, dict[str, StagedCounts]] = {}
     for read, counts in zip(reading, pool.run(read_language, reading, "reading", "rows"), strict=True):
         staged.setdefault(read.dataset.name, {})[read.language] = counts
@@ -131,7 +128,7 @@ def _build_parallel(recipe: Recipe, workspace: Workspace, contents: tuple[Conten
         content.texts += [texts[part] for texts in written if part in texts]
 
 
-def _expect_pairs(tasks: Sequence[GroupTask], staged: Staged) -> int:
+def _expect_pairs(tasks: Sequence[GroupTask], staged: Mapping[str, Mapping[str, StagedCounts]]) -> int:
     """Estimate the number of pairs of all groups."""
     total = 0
     for task in tasks:
@@ -174,11 +171,7 @@ def _manifest(root: Path, contents: Contents, licences: Mapping[str, str], input
 
 
 def _digest_inputs(path: Path, recipe: Recipe, *, workers: int | None) -> str:
-    """Return a digest of everything that determines the bytes of a build. A source on the hub counts by its name.
-
-    Raises:
-        ConfigError: a file does not exist.
-    """
+    """Return a digest of everything that determines the bytes of a build. A source on the hub counts by its name."""
     files = [file for dataset in recipe.dataset for file in files_of(dataset)]
     files += recipe.decontaminate.files if recipe.decontaminate else ()
     if missing := [str(file) for file in files if not file.is_file()]:
@@ -192,11 +185,7 @@ def _digest_inputs(path: Path, recipe: Recipe, *, workers: int | None) -> str:
 
 
 def _find_finished(root: Path, recipe: Recipe, inputs: str) -> Manifest | None:
-    """Return the manifest at `root` if it is of a build of these inputs and all files are intact.
-
-    Raises:
-        ConfigError: something else is at `root` that must not be replaced.
-    """
+    """Return the manifest at `root` if it is of a build of these inputs and all files are intact."""
     existing = _load_existing(root)
     if not existing or existing.inputs != inputs or not (root / STATISTICS).is_file() or not _is_intact(existing):
         return None
@@ -242,16 +231,11 @@ def _datasets_of_earlier_version(root: Path) -> set[str]:
 
 def _is_intact(manifest: Manifest) -> bool:
     """Check that every file has the bytes that were built: rebuilding must repair a damaged folder."""
-    return all(
-        (manifest.folder / path).is_file() and sha256(manifest.folder / path) == digest
-        for path, digest in _files(manifest)
-    )
-
-
-def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    digests: dict[str, str] = {}
     for shard_set in manifest.shard_sets:
         for shard in shard_set.shards:
-            yield shard.path, shard.sha256
-            yield shard.index, shard.index_sha256
+            digests |= {shard.path: shard.sha256, shard.index: shard.index_sha256}
         if isinstance(shard_set, Group) and shard_set.view:
-            yield shard_set.view.path, shard_set.view.sha256
+            digests[shard_set.view.path] = shard_set.view.sha256
+    files = ((manifest.folder / path, digest) for path, digest in digests.items())
+    return all(file.is_file() and sha256(file) == digest for file, digest in files)

@@ -43,16 +43,8 @@ class Pairs:
         for query_row, document_row in counted(zip(self.query_P.tolist(), self.document_P.tolist(), strict=True)):
             query = self.queries[query_row]
             document = query if self.monolingual else self.documents[document_row]
-            yield Pair(
-                dataset=self.dataset,
-                id=str(query.id),
-                query=query.query,
-                document=document.document,
-                query_lang=self.languages[0],
-                document_lang=self.languages[1],
-                negatives=document.negatives,
-                document_id=document.document_id,
-            )
+            texts, negatives = (query.query, document.document), document.negatives
+            yield Pair(self.dataset, str(query.id), *texts, *self.languages, negatives, document.document_id)
 
     @property
     def monolingual(self) -> bool:

@@ -1,10 +1,7 @@
 """Parallel layout: the texts of each language once, in one order of rows for all languages, and groups as views of them.
 
-    select_group     for each group: its pairs, as indexes of the staged rows of its two languages
-    align            for each dataset: the row of each key that is in a pair, and the views
-    write_language   for each language: the samples that are in a pair, by row
-
-Only texts that are in a pair are stored: what was left out or held out is not in the training texts of any language.
+Built in three steps: `select_group` for each group, `align` for each dataset, `write_language` for each language. Only texts
+that are in a pair are stored: what was left out or held out is not in the training texts of any language.
 
 Shape suffixes: N staged rows of a language · P pairs of a group · K keys · U staged rows in use.
 """
@@ -85,14 +82,9 @@ def write_language(task: TextsTask) -> dict[str, Texts]:
         texts = {}
         for part, folder in PARTS.items():
             row_N = np.load(task.workspace.partial / _rows_file(task.dataset, task.language, part), mmap_mode="r")
-            texts[part] = write_texts(
-                _samples(staged, row_N, task.language),
-                root=out / folder,
-                dataset=task.dataset.name,
-                language=task.language,
-                rows=task.alignment.rows[part],
-                shard_rows=task.recipe.shard_rows,
-            )
+            samples, rows = _samples(staged, row_N, task.language), task.alignment.rows[part]
+            names = {"dataset": task.dataset.name, "language": task.language}
+            texts[part] = write_texts(samples, root=out / folder, **names, rows=rows, shard_rows=task.recipe.shard_rows)
         return {part: written for part, written in texts.items() if written.shards}
 
     return task.workspace.once(f"{task}.texts", dict[str, Texts], make)

@@ -3,12 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from hbdist.utils.workers import BEAT_S, Progress, map_in_pool
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+from hbdist.utils.workers import BEAT_S, Progress, Result, Task, map_in_pool
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,6 @@ class ProgressMeter:
     Args:
         verb: what is done, such as "writing".
         unit: to what, such as "pairs".
-        tasks: number of tasks.
         expected: number of units in all; 0 if it is unknown.
     """
 

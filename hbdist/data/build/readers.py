@@ -1,13 +1,14 @@
 """Choice of the reader for a dataset of a recipe."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from hbdist.data.build.recipe import DatasetRecipe
 from hbdist.data.sources.corpora import beir_files, read_beir, read_msmarco
 from hbdist.data.sources.files import read_jsonl, read_lines, read_squad
 from hbdist.data.sources.libraries import read_datasets, read_ir_datasets
-from hbdist.data.sources.rows import Row
+from hbdist.data.sources.rows import Row, row_of
 
 
 def read(dataset: DatasetRecipe, language: str, *, scratch: Path) -> Iterator[Row | str]:
@@ -21,9 +22,10 @@ def read(dataset: DatasetRecipe, language: str, *, scratch: Path) -> Iterator[Ro
         DataError: a file is damaged or not in the format that the recipe names.
     """
     path = dataset.files.get(language, Path())
+    parse = partial(row_of, fields=dataset.fields, where=dataset.where)
     match dataset.reader:
         case "jsonl":
-            return read_jsonl(path, fields=dataset.fields, where=dataset.where)
+            return read_jsonl(path, parse)
         case "squad":
             return read_squad(path, document=dataset.document)
         case "lines":
@@ -40,14 +42,8 @@ def read(dataset: DatasetRecipe, language: str, *, scratch: Path) -> Iterator[Ro
                 scratch=scratch,
             )
         case "datasets":
-            return read_datasets(
-                dataset.sources.get(language, path),
-                split=dataset.split,
-                revision=dataset.revision,
-                fields=dataset.fields,
-                where=dataset.where,
-                scratch=scratch,
-            )
+            source = dataset.sources.get(language, path)
+            return read_datasets(source, parse, split=dataset.split, revision=dataset.revision, scratch=scratch)
         case "ir_datasets":
             return read_ir_datasets(dataset.sources[language], negatives=dataset.negatives_per_pair, scratch=scratch)
 

@@ -3,7 +3,7 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
@@ -12,6 +12,7 @@ from hbdist.config.sections import Section
 from hbdist.data.shards.groups import Language, Name
 from hbdist.data.shards.manifest import VALIDATION
 from hbdist.data.sources.files import Document
+from hbdist.data.sources.libraries import FORMATS
 from hbdist.data.sources.rows import FieldName
 from hbdist.errors import ConfigError
 
@@ -111,13 +112,8 @@ class DatasetRecipe(Section):
             set(self.queries) != set(self.files) or bool(self.triples) == bool(self.qrels)
         ):
             raise ValueError('reader "msmarco" needs files and queries of each language, and either triples or qrels')
-        suffixes = (".parquet", ".csv", ".json", ".jsonl")
-        if self.reader == "datasets" and (odd := [f for f in self.files.values() if f.suffix not in suffixes]):
-            raise ValueError(f"{odd[0].name} is not one of {', '.join(suffixes)}. Rename it, or choose another reader")
-        return self
-
-    @model_validator(mode="after")
-    def _check_cross(self) -> Self:
+        if self.reader == "datasets" and (odd := [f for f in self.files.values() if f.suffix not in FORMATS]):
+            raise ValueError(f"{odd[0].name} is not one of {', '.join(FORMATS)}. Rename it, or choose another reader")
         if self.reader == "lines" and not (self.parallel and len(self.files) > 1):
             raise ValueError('reader "lines" needs parallel = true and the aligned files of at least two languages')
         if "cross" in self.model_fields_set and not self.parallel:
@@ -190,7 +186,16 @@ class Recipe(Section):
             ConfigError: the recipe does not exist, or a key or value in it is wrong.
         """
         try:
-            return cls.model_validate(_read(path), context={"folder": path.parent})
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls.model_validate(values, context={"folder": path.parent})
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise ConfigError(
+                f"{path} is not a file; expected a recipe. Give the path of one, such as shards/recipes/demo.toml."
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path} is not valid TOML: {error}. Strings need quotes; true and false do not."
+            ) from None
         except ValidationError as error:
             raise ConfigError(f"{path}: {explain(error, cls)}") from None
 
@@ -202,14 +207,3 @@ class Recipe(Section):
         if VALIDATION in names:
             raise ValueError(f"a dataset is called {VALIDATION}, like the folder of held-out pairs. Rename it")
         return self
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ConfigError(
-            f"{path} is not a file; expected a recipe. Give the path of one, such as shards/recipes/demo.toml."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}. Strings need quotes; true and false do not.") from None

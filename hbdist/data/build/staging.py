@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hbdist.data.build.decontamination import CONTAMINATED_NEGATIVE, cached_filter
 from hbdist.data.build.readers import read
 from hbdist.data.build.recipe import DatasetRecipe, Recipe
-from hbdist.data.build.text_keys import KEY, digest, hash_fraction, normalise, short_digest
+from hbdist.data.build.text_keys import KEY, digest, hash_fraction, normalise
+from hbdist.data.formats.texts import short_digest
 from hbdist.data.sources.rows import EMPTY_NEGATIVE, REPEATED_ID, Row, unusable
 from hbdist.errors import DataError
 from hbdist.utils.workers import counted
@@ -28,17 +29,9 @@ SHORT_QUERY, LONG_QUERY = "query too short", "query too long"
 SHORT_DOCUMENT, LONG_DOCUMENT = "document too short", "document too long"
 
 STAGED = np.dtype(
-    [
-        ("key", KEY),
-        ("query", "<u8"),
-        ("document", "<u8"),
-        ("offset", "<i8"),
-        ("id_size", "<i4"),
-        ("size", "<i4"),
-        ("query_chars", "<i4"),
-        ("document_chars", "<i4"),
-        ("held_out", "?"),
-    ]
+    [("key", KEY), ("query", "<u8"), ("document", "<u8"), ("offset", "<i8")]
+    + [(size, "<i4") for size in ("id_size", "size", "query_chars", "document_chars")]
+    + [("held_out", "?")]
 )
 """One row: the key that its translations share; digests of query and document; offset in `TEXTS`, and sizes of the id
 and of the JSON after it (bytes); lengths of query and document (characters); True if it is for validation."""
@@ -128,10 +121,8 @@ class _UsableRows:
                 self.dropped[reason] += 1
                 self.contaminated.append(key)
             else:
-                yield (
-                    key,
-                    self._with_negatives(row, lambda text: not contamination.matches(text), CONTAMINATED_NEGATIVE),
-                )
+                row = self._with_negatives(row, lambda text: not contamination.matches(text), CONTAMINATED_NEGATIVE)
+                yield key, row
 
     def _with_negatives(self, row: Row, keep: Callable[[str], bool], reason: str) -> Row:
         """Return the row with those negatives that are to be kept, and count the others."""

@@ -7,16 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hbdist.data.build import pairing
 from hbdist.data.build.decontamination import CONTAMINATED_TRANSLATION
-from hbdist.data.build.pairing import (
-    HELD_OUT,
-    Pairs,
-    cap,
-    drop_duplicates,
-    drop_known,
-    drop_untranslated,
-    join_languages,
-)
+from hbdist.data.build.pairing import Pairs
 from hbdist.data.build.recipe import DatasetRecipe, Recipe
 from hbdist.data.build.staging import CONTAMINATED, StagedCounts, StagedRows, stage
 from hbdist.data.build.statistics import GroupSize
@@ -53,13 +46,6 @@ class LanguageTask(DatasetTask):
 
 
 @dataclass(frozen=True)
-class ReadTask(LanguageTask):
-    """Reading of one language. `inputs` is a digest of the recipe and all its files."""
-
-    inputs: str
-
-
-@dataclass(frozen=True)
 class GroupTask(DatasetTask):
     """Work on the pairs of a dataset in one query language and one document language."""
 
@@ -82,13 +68,14 @@ class GroupResult:
     """The validation group; None likewise."""
 
 
-def read_language(task: ReadTask) -> StagedCounts:
+def read_language(task: LanguageTask) -> StagedCounts:
     """Stage the rows of one language, unless an earlier builder has."""
 
     def make(out: Path, scratch: Path) -> StagedCounts:
-        folder = Workspace(out).staged(task.dataset.name, task.language)
+        folder = replace(task.workspace, partial=out).staged(task.dataset.name, task.language)
         folder.mkdir(parents=True)
-        return stage(task.recipe, task.dataset, task.language, inputs=task.inputs, folder=folder, scratch=scratch)
+        inputs = task.workspace.inputs
+        return stage(task.recipe, task.dataset, task.language, inputs=inputs, folder=folder, scratch=scratch)
 
     return task.workspace.once(str(task), StagedCounts, make)
 
@@ -96,12 +83,9 @@ def read_language(task: ReadTask) -> StagedCounts:
 def exclude_contaminated(
     dataset: DatasetRecipe, workspace: Workspace, staged: Mapping[str, StagedCounts]
 ) -> Counter[str]:
-    """Return how many rows of a dataset were left out while it was read, by reason.
+    """Return how many rows of a dataset were left out while it was read, by reason; `staged` is by language.
 
     Saves the keys that are contaminated in any language of a parallel dataset: their translations say the same.
-
-    Args:
-        staged: language → counts of its rows.
 
     Raises:
         DataError: the files of parallel text have different numbers of lines.
@@ -144,14 +128,14 @@ def select_pairs(task: GroupTask) -> tuple[Pairs, Pairs, GroupResult]:
     """Return the pairs of a group for training and for validation, and their numbers, for either layout."""
     dropped: Counter[str] = Counter()
     validation_dropped: Counter[str] = Counter()
-    pairs = drop_duplicates(_join(task, task.dataset, dropped), dropped)
+    pairs = pairing.drop_duplicates(_join(task, task.dataset, dropped), dropped)
     if task.recipe.deduplicate.across_datasets:
         for earlier in task.recipe.dataset[: task.recipe.dataset.index(task.dataset)]:
             if task.languages in earlier.groups:
-                pairs = drop_known(pairs, _join(task, earlier, Counter()), dropped)
+                pairs = pairing.drop_known(pairs, _join(task, earlier, Counter()), dropped)
     limit = 0 if pairs.monolingual else task.recipe.pairs_per_group
-    validation = cap(pairs.select(pairs.held_out), limit, validation_dropped)
-    training = cap(pairs.keep(~pairs.held_out, HELD_OUT, dropped), limit, dropped)
+    validation = pairing.cap(pairs.select(pairs.held_out), limit, validation_dropped)
+    training = pairing.cap(pairs.keep(~pairs.held_out, pairing.HELD_OUT, dropped), limit, dropped)
     return training, validation, GroupResult(training.size, dict(+dropped), dict(+validation_dropped))
 
 
@@ -160,5 +144,5 @@ def _join(task: GroupTask, dataset: DatasetRecipe, dropped: Counter[str]) -> Pai
     query_lang, document_lang = task.languages
     folders = task.workspace.staged(dataset.name, query_lang), task.workspace.staged(dataset.name, document_lang)
     excluded = np.load(task.workspace.staged(dataset.name, EXCLUDED))
-    pairs = join_languages(dataset.name, task.languages, folders, excluded=excluded, dropped=dropped)
-    return drop_untranslated(pairs, dropped) if dataset.reader == "lines" else pairs
+    pairs = pairing.join_languages(dataset.name, task.languages, folders, excluded=excluded, dropped=dropped)
+    return pairing.drop_untranslated(pairs, dropped) if dataset.reader == "lines" else pairs

@@ -22,11 +22,6 @@ def digest(*texts: str) -> bytes:
     return total.digest()
 
 
-def short_digest(text: str) -> int:
-    """Return a 64-bit digest of a text: two of them together identify a pair."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
 def hash_fraction(*texts: str) -> float:
     """Return a number from 0 up to 1 that depends on these texts alone, uniformly distributed."""
     return int.from_bytes(digest(*texts)[:8]) / 2**64

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 from uuid import uuid4
 
 from pydantic import TypeAdapter
@@ -19,8 +18,8 @@ from hbdist.data.shards.manifest import FILE
 from hbdist.data.sources.rows import SourceUnavailableError
 from hbdist.errors import HbdistError
 from hbdist.utils.files import sha256
+from hbdist.utils.workers import Result
 
-Result = TypeVar("Result")
 WORK = ".build"
 """Folder, in an unfinished shard folder, of everything that is not part of the finished one."""
 LOCK_S = 0.1
@@ -32,6 +31,8 @@ class Workspace:
     """An unfinished shard folder, which can be sent to other processes."""
 
     partial: Path
+    inputs: str
+    """Digest of the recipe and all its files."""
 
     def staged(self, dataset: str, language: str) -> Path:
         """Return the folder of the staged rows of a language."""
@@ -41,7 +42,6 @@ class Workspace:
         """Return `make(out, scratch)`, or the result that an earlier builder recorded if its files are intact.
 
         Args:
-            name: the name of the task in this workspace.
             kind: the type of the result, which is recorded as JSON.
             make: writes its files into the empty folder `out`, under their paths in the workspace; they are moved there
                 when all are written. `scratch`, the folder around `out`, is deleted.
@@ -97,7 +97,7 @@ def open_workspace(root: Path, inputs: str) -> Iterator[Workspace]:
     shutil.rmtree(partial / WORK / "tasks", ignore_errors=True)
     (partial / WORK).mkdir(parents=True, exist_ok=True)
     try:
-        yield Workspace(partial)
+        yield Workspace(partial, inputs)
     except SourceUnavailableError:
         raise
     except HbdistError:

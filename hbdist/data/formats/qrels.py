@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from hbdist.data.formats.lines import REMEDY, table_rows
 from hbdist.errors import DataError
@@ -13,18 +13,10 @@ Qrels = dict[str, dict[str, int]]
 """Query id → id of each relevant document → its grade, above 0."""
 
 
-class Judgement(NamedTuple):
-    """Relevance of one document to one query."""
-
-    query: str
-    document: str
-    grade: float
-
-
 def read_judgements(
     path: Path, layout: Layout, *, number: Callable[[str], float] = float, remedy: str = REMEDY
-) -> Iterator[Judgement]:
-    """Yield all judgements of a file in its order, those of irrelevant documents too.
+) -> Iterator[tuple[str, str, float]]:
+    """Yield (query id, document id, grade) of all judgements of a file, in its order, irrelevant documents included.
 
     Args:
         number: the type of the grades: float or int.
@@ -40,7 +32,7 @@ def read_judgements(
         if layout == "beir" and line == 1 and grade.strip() == "score":
             continue
         try:
-            yield Judgement(query, document, number(grade))
+            yield query, document, number(grade)
         except ValueError:
             kind = "whole number" if number is int else "number"
             raise DataError(

@@ -6,8 +6,8 @@ Shape suffixes: N texts of a table · K ids to look up.
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
 from weakref import finalize
@@ -87,18 +87,27 @@ class TextTable:
     """
 
     def __init__(self, path: Path, *, parse: Parse, expected: str, scratch: Path) -> None:
-        self.path, self.parse = path, parse
+        self.parse, plain = parse, path
+        copying: AbstractContextManager[IO[bytes] | None] = nullcontext()
+        if path.suffix == ".gz":  # cannot be read at an offset
+            plain = scratch / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.lines"
+            copying = plain.open("wb")
         hashes, offsets, sizes, position = array("Q"), array("q"), array("q"), 0
-        with self._plain_copy(scratch) as copy:
+        with copying as copy:
             for number, line in byte_lines(path):
                 if line.strip():
-                    hashes.append(_hash(self._parsed(line, number, expected)[0]))
+                    try:
+                        hashes.append(short_digest(parse(_text(line))[0]))
+                    except UnicodeDecodeError as error:
+                        raise damage(path, number - 1, error) from None
+                    except ValueError as error:
+                        raise DataError(f"{path}, line {number}: {error}; expected {expected}. {REMEDY}") from None
                     offsets.append(position)
                     sizes.append(len(line))
                 position += len(line)
                 if copy:
                     copy.write(line)
-        self.file = os.open(self.plain, os.O_RDONLY | os.O_CLOEXEC)
+        self.file = os.open(plain, os.O_RDONLY | os.O_CLOEXEC)
         finalize(self, os.close, self.file)
         hash_N = np.frombuffer(hashes, np.uint64) if hashes else np.empty(0, np.uint64)
         order_N = np.argsort(hash_N, kind="stable")
@@ -107,25 +116,6 @@ class TextTable:
         self.repeated = int((np.diff(self.hash_N) == 0).sum())
         """Number of lines that repeat the id of an earlier line. The earlier line counts."""
 
-    @contextmanager
-    def _plain_copy(self, scratch: Path) -> Iterator[IO[bytes] | None]:
-        """Open the file to copy the lines to if the source is gzipped and cannot be read at an offset."""
-        if self.path.suffix != ".gz":
-            self.plain = self.path
-            yield None
-            return
-        self.plain = scratch / f"{hashlib.sha256(str(self.path).encode()).hexdigest()[:16]}.lines"
-        with self.plain.open("wb") as copy:
-            yield copy
-
-    def _parsed(self, line: bytes, number: int, expected: str) -> tuple[str, str]:
-        try:
-            return self.parse(_text(line))
-        except UnicodeDecodeError as error:
-            raise damage(self.path, number - 1, error) from None
-        except ValueError as error:
-            raise DataError(f"{self.path}, line {number}: {error}; expected {expected}. {REMEDY}") from None
-
     def __len__(self) -> int:
         return len(self.hash_N)
 
@@ -133,7 +123,7 @@ class TextTable:
         """Return the positions of these ids, for `entry`: int64 [K]; −1 for an id that the table lacks."""
         if not len(self):
             return np.full(len(ids), -1)
-        hash_K = np.fromiter(map(_hash, ids), np.uint64, len(ids))
+        hash_K = np.fromiter(map(short_digest, ids), np.uint64, len(ids))
         position_K = np.minimum(np.searchsorted(self.hash_N, hash_K), len(self) - 1)
         return np.where(self.hash_N[position_K] == hash_K, position_K, -1)
 
@@ -147,5 +137,6 @@ def _text(line: bytes) -> str:
     return line.decode().removeprefix("\ufeff")
 
 
-def _hash(identifier: str) -> int:
-    return int.from_bytes(hashlib.blake2b(identifier.encode(errors="surrogatepass"), digest_size=8).digest())
+def short_digest(text: str) -> int:
+    """Return a 64-bit digest of a text, which may have broken Unicode."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())

@@ -8,10 +8,9 @@ Shape suffixes: K judgements of a chunk · T triples · P triples of one query a
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from hbdist.data.formats.lines import plain_or_gzipped, table_rows
 from hbdist.data.formats.qrels import Layout, read_judgements
 from hbdist.data.formats.texts import BEIR_LINE, TSV_LINE, TextTable, beir_entry, tsv_entry
 from hbdist.data.sources.rows import Row
+from hbdist.utils.workers import Item
 
 NOT_RELEVANT = "judged not relevant"
 NO_QUERY = "query not in the source"
@@ -30,7 +30,6 @@ REPEATED_QUERY = "repeated query id in the source"
 REPEATED_DOCUMENT = "repeated document id in the source"
 CHUNK = 4096
 """Number of judgements or triples looked up at a time."""
-Item = TypeVar("Item")
 
 
 def read_beir(folder: Path, *, split: str, scratch: Path) -> Iterator[Row | str]:
@@ -69,7 +68,9 @@ def read_msmarco(
     query_table = TextTable(queries, parse=tsv_entry, expected=TSV_LINE, scratch=scratch)
     documents = TextTable(corpus, parse=tsv_entry, expected=TSV_LINE, scratch=scratch)
     if triples:
-        yield from rows_of_triples(query_table, documents, _triples(triples), negatives=negatives)
+        expected_columns = "query id, relevant document id, irrelevant document id"
+        ids = (cells for _, cells in table_rows(triples, columns=3, expected=expected_columns))
+        yield from rows_of_triples(query_table, documents, ids, negatives=negatives)
     else:
         assert qrels, "a recipe has one of the two"
         yield from rows_of_pairs(query_table, documents, _relevant(qrels, "trec"))
@@ -90,7 +91,7 @@ def rows_of_pairs(
 
 
 def rows_of_triples(
-    queries: TextTable, documents: TextTable, triples: Iterable[tuple[str, str, str]], *, negatives: int
+    queries: TextTable, documents: TextTable, triples: Iterable[Sequence[str]], *, negatives: int
 ) -> Iterator[Row | str]:
     """Yield a row for each query and relevant document, in the order of their first triples, with its hard negatives."""
     yield from _repeats(queries, documents)
@@ -140,12 +141,6 @@ def _repeats(queries: TextTable, documents: TextTable) -> Iterator[str]:
 def _relevant(path: Path, layout: Layout) -> Iterator[tuple[str, str] | str]:
     for query, document, grade in read_judgements(path, layout):
         yield (query, document) if grade > 0 else NOT_RELEVANT
-
-
-def _triples(path: Path) -> Iterator[tuple[str, str, str]]:
-    expected = "query id, relevant document id, irrelevant document id"
-    for _, (query, relevant, irrelevant) in table_rows(path, columns=3, expected=expected):
-        yield query, relevant, irrelevant
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

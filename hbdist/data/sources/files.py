@@ -7,25 +7,21 @@ from typing import Any, Literal
 from hbdist.data.formats.json_files import json_records
 from hbdist.data.formats.lines import BLANK_LINE, numbered_lines
 from hbdist.data.formats.squad import read_paragraphs, squad_errors
-from hbdist.data.sources.rows import EXPECTED, FieldName, Row, identifier, row_of, text_at
+from hbdist.data.sources.rows import EXPECTED, ParseRow, Row, identifier, text_at
 
 NO_ANSWER = "no answer"
 NO_SENTENCE = "no sentence holds the answer"
 Document = Literal["paragraph", "sentence", "sentence and paragraph"]
 
 
-def read_jsonl(path: Path, *, fields: Mapping[FieldName, str], where: Mapping[str, Any]) -> Iterator[Row | str]:
+def read_jsonl(path: Path, parse: ParseRow) -> Iterator[Row | str]:
     """Yield the rows of JSON lines.
-
-    Args:
-        fields: our name of a field → its name in the file, where the two differ.
-        where: field of the file → the value that it must have.
 
     Raises:
         DataError: the file is damaged, or a line is not a JSON object with the fields of a row.
     """
     remedy = 'Mend the file, fetch it again, or name the fields in the recipe: fields = { document = "…" }.'
-    for _, row in json_records(path, lambda values: row_of(values, fields, where), expected=EXPECTED, remedy=remedy):
+    for _, row in json_records(path, parse, expected=EXPECTED, remedy=remedy):
         yield BLANK_LINE if row is None else row
 
 

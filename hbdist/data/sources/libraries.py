@@ -1,14 +1,14 @@
 """Readers that use other packages: Hugging Face `datasets` and `ir_datasets`, both optional."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hbdist.data.formats.texts import BEIR_LINE, TextTable, beir_entry
 from hbdist.data.sources.corpora import NOT_RELEVANT, rows_of_pairs, rows_of_triples
-from hbdist.data.sources.rows import FieldName, Row, SourceUnavailableError, row_of
+from hbdist.data.sources.rows import ParseRow, Row, SourceUnavailableError
 from hbdist.errors import ConfigError, DataError
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -16,13 +16,7 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "jso
 
 
 def read_datasets(
-    source: str | Path,
-    *,
-    split: str,
-    revision: str | None,
-    fields: Mapping[FieldName, str],
-    where: Mapping[str, Any],
-    scratch: Path,
+    source: str | Path, parse: ParseRow, *, split: str, revision: str | None, scratch: Path
 ) -> Iterator[Row | str]:
     """Yield the rows of a Hugging Face dataset, streamed from its Arrow files on disk.
 
@@ -43,7 +37,7 @@ def read_datasets(
         arguments = {"path": name, "name": config or None, "split": split, "revision": revision}
     for number, values in enumerate(_load("datasets", source, package.load_dataset, **arguments), 1):
         try:
-            yield row_of(values, fields, where)
+            yield parse(values)
         except ValueError as error:
             raise DataError(
                 f"{source}, row {number}: {error}; expected query and document. Name the columns in the recipe: "

@@ -3,7 +3,7 @@
 For every record of a source, a reader yields its `Row`, or the reason (a text) why there is none, to be counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from hbdist.errors import ConfigError
@@ -35,6 +35,10 @@ class Row(NamedTuple):
     negatives: tuple[str, ...] = ()
     key: str | None = None
     """Key that the row shares with its translations in a parallel dataset; unset: the id."""
+
+
+ParseRow = Callable[[Mapping[str, Any]], Row | str]
+"""`row_of` with the fields and the condition of a dataset."""
 
 
 def row_of(values: Mapping[str, Any], fields: Mapping[FieldName, str], where: Mapping[str, Any]) -> Row | str:
