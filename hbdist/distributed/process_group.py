@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hbdist.distributed import collectives
-from hbdist.distributed.rendezvous import meeting_point, place
+from hbdist.distributed.rendezvous import gpu_index, meeting_point, place
 from hbdist.distributed.watchdog import Watchdog
 from hbdist.errors import HbdistError
 
@@ -107,7 +107,7 @@ def join_process_group(environment: Mapping[str, str] = os.environ) -> Iterator[
     """
     rank, world = place(environment)
     if gpus := torch.cuda.device_count():
-        torch.cuda.set_device(int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))) % gpus)
+        torch.cuda.set_device(gpu_index(environment, gpus))
     if world == 1:
         yield ProcessGroup()
         return

@@ -29,6 +29,11 @@ def place(environment: Mapping[str, str]) -> tuple[int, int]:
     return int(rank), int(world)
 
 
+def gpu_index(environment: Mapping[str, str], gpus: int) -> int:
+    """Return which of the machine's GPUs a rank uses: its LOCAL_RANK, else SLURM's, counted round if the ranks are more."""
+    return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))) % gpus
+
+
 def meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
     """Return address and port of rank 0: MASTER_ADDR and MASTER_PORT, else the first node of SLURM's step and a port
     computed from the job's number.

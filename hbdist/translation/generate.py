@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
+from hbdist.distributed.rendezvous import gpu_index
 from hbdist.errors import ConfigError, DataError
 from hbdist.models.pretrained import first_line, incomplete
 from hbdist.models.tokenizer import make_chunks, pad
@@ -140,4 +141,4 @@ def choose_precision() -> str:
 
 def choose_device() -> str:
     """Return this rank's GPU, or the CPU if there is none."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{gpu_index(os.environ, torch.cuda.device_count())}" if torch.cuda.is_available() else "cpu"

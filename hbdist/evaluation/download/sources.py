@@ -1,19 +1,17 @@
 """Published files of the benchmarks: their addresses, checksums and licences, and their paths in a task's folder."""
 
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 from hbdist.errors import ConfigError
-from hbdist.evaluation.tasks import miracl, mlqa_r, tydiqa, xquad_r
+from hbdist.evaluation.tasks import miracl
 
-GITHUB = "https://raw.githubusercontent.com"
-LAREQA = f"{GITHUB}/google-research-datasets/lareqa/9bc8c7fb6dd8d01d72a05a93c2cb96882b0d299c"
-ANSERINI = f"{GITHUB}/castorini/anserini-tools/5b819c1a45c8a0a3ec9426f476694f44a29dfaf3"
-MIRACL_CORPUS = "https://huggingface.co/datasets/miracl/miracl-corpus/resolve/main"
 BEIR = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
-
 MIRACL_FILE = 500_000
 """Number of passages per file of the corpus."""
 
@@ -62,39 +60,33 @@ def find_source(name: str) -> DataSource:
 @cache
 def _checksums() -> dict[str, str]:
     """Return data set and path in its folder → SHA-256, in hex, of the file as published."""
-    lines = files("hbdist.evaluation.download").joinpath("checksums.sha256").read_text(encoding="utf-8").splitlines()
+    lines = Path(__file__).with_name("checksums.sha256").read_text(encoding="utf-8").splitlines()
     return {path: digest for digest, path in (line.split() for line in lines)}
 
 
-def _with_checksum(name: str, path: str, url: str) -> RemoteFile:
-    return RemoteFile(path, url, _checksums()[f"{name}/{path}"])
-
-
-def _xquad_r(_: Sequence[str]) -> list[RemoteFile]:
-    names = [f"{language}.json" for language in xquad_r.CANDIDATES]
-    return [_with_checksum("xquad-r", name, f"{LAREQA}/xquad-r/{name}") for name in names]
-
-
-def _mlqa(_: Sequence[str]) -> list[RemoteFile]:
-    names = [f"dev-context-{language}-question-{language}.json" for language in mlqa_r.QUESTIONS]
-    members = tuple((f"dev/{name}", name) for name in names)
-    return [RemoteFile("MLQA_V1.zip", "https://dl.fbaipublicfiles.com/MLQA/MLQA_V1.zip", members=members)]
-
-
-def _miracl(languages: Sequence[str]) -> list[RemoteFile]:
+def _expand(name: str, groups: Sequence[Mapping[str, Any]], languages: Sequence[str]) -> list[RemoteFile]:
+    """Return the files that the paths of `sources.toml` stand for, one language after another."""
     remote_files = []
-    for language in languages or miracl.PASSAGES:
-        for kind in ("topics", "qrels"):
-            path = f"{kind}/{kind}.miracl-v1.0-{language}-dev.tsv"
-            remote_files.append(_with_checksum("miracl", path, f"{ANSERINI}/{path}"))
-        for number in range(-(-miracl.PASSAGES[language] // MIRACL_FILE)):
-            path = f"miracl-corpus-v1.0-{language}/docs-{number}.jsonl.gz"
-            remote_files.append(RemoteFile(path, f"{MIRACL_CORPUS}/{path}"))
+    for language, group in product(languages, groups):
+        members = tuple((f"{group['root']}/{path}", path) for path in group.get("members", ()))
+        for pattern in group["paths"]:
+            parts = -(-miracl.PASSAGES[language] // MIRACL_FILE) if "{number}" in pattern else 1
+            for path in (pattern.format(language=language, number=number) for number in range(parts)):
+                checksum = _checksums().get(f"{name}/{path}", "")
+                remote_files.append(RemoteFile(path, group["base"] + path, checksum, members))
     return remote_files
 
 
-def _tydiqa(_: Sequence[str]) -> list[RemoteFile]:
-    return [RemoteFile(tydiqa.FILE, f"https://storage.googleapis.com/tydiqa/v1.1/{tydiqa.FILE}")]
+def _read_source(name: str, values: Mapping[str, Any]) -> DataSource:
+    languages = tuple(miracl.PASSAGES) if values.get("must_choose") else ()
+    return DataSource(
+        name,
+        values["licence"],
+        lambda chosen: _expand(name, values["files"], chosen or languages or [""]),
+        languages,
+        must_choose=bool(languages),
+        by_hand=values.get("by_hand", ""),
+    )
 
 
 def _beir(name: str) -> DataSource:
@@ -103,21 +95,5 @@ def _beir(name: str) -> DataSource:
     return DataSource(f"beir-{name}", "each data set has its own: see github.com/beir-cellar/beir", lambda _: [archive])
 
 
-SOURCES = {
-    source.name: source
-    for source in (
-        DataSource("xquad-r", "CC BY-SA 4.0", _xquad_r),
-        DataSource("mlqa-r", "CC BY-SA 3.0 (MLQA)", _mlqa),
-        DataSource("miracl", "Apache-2.0; passages of Wikipedia", _miracl, tuple(miracl.PASSAGES), must_choose=True),
-        DataSource("tydiqa", "Apache-2.0; passages of Wikipedia, CC BY-SA 3.0", _tydiqa),
-        DataSource(
-            "wikihop",
-            "CC BY-SA 3.0",
-            lambda _: [],
-            by_hand=(
-                "WikiHop is in a store that only a browser can open. Fetch qangaroo_v1.1.zip by the link on"
-                " qangaroo.cs.ucl.ac.uk and put its wikihop/dev.json into {folder}."
-            ),
-        ),
-    )
-}
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+SOURCES = {name: _read_source(name, values) for name, values in _TABLE.items()}

@@ -21,6 +21,7 @@ from hbdist.data.formats.texts import TSV_LINE, read_texts, tsv_entry
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.files import find_file
+from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "miracl"
@@ -28,11 +29,7 @@ DEFAULT_FOLDER = Path("data/miracl")
 SUBSET = "subset.txt"
 METRICS = ("ndcg@10", "recall@100", "recall@10", "mrr")
 
-PASSAGES = {
-    "ar": 2_061_414, "bn": 297_265, "de": 15_866_222, "en": 32_893_221, "es": 10_373_953, "fa": 2_207_172,
-    "fi": 1_883_509, "fr": 14_636_953, "hi": 506_264, "id": 1_446_315, "ja": 6_953_614, "ko": 1_486_752,
-    "ru": 9_543_918, "sw": 131_924, "te": 518_079, "th": 542_166, "yo": 49_043, "zh": 4_934_368,
-}  # fmt: skip
+PASSAGES: dict[str, int] = TABLES["miracl"]["passages"]
 """Number of passages per language in the whole corpus."""
 
 NO_RELEVANT = "no passage judged relevant"

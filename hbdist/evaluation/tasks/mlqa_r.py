@@ -16,20 +16,15 @@ from hbdist.errors import DataError
 from hbdist.evaluation.tasks.files import find_file
 from hbdist.evaluation.tasks.sentences import sentence_breaks
 from hbdist.evaluation.tasks.squad import published_breaks, read_sentences
+from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import RetrievalTask
 
 NAME = "mlqa-r"
 DEFAULT_FOLDER = Path("data/mlqa-r")
 
-QUESTIONS = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
-"""Number of questions per language in MLQA's development set."""
-
-LAREQA_CANDIDATES = {"ar": 2545, "de": 2362, "en": 6264, "es": 1787, "hi": 2426, "vi": 2828, "zh": 2322}
-"""Number of sentences per language as LAReQA broke them (arXiv 2408.10536, table 10)."""
-
-CANDIDATES = {"ar": 2311, "de": 2351, "en": 6219, "es": 1768, "hi": 2380, "vi": 2751, "zh": 2490}
-"""Number of sentences per language as hbdist breaks them: 20,270 in all, against LAReQA's 20,534."""
-
+QUESTIONS: dict[str, int] = TABLES["mlqa-r"]["questions"]
+LAREQA_CANDIDATES: dict[str, int] = TABLES["mlqa-r"]["lareqa_candidates"]
+CANDIDATES: dict[str, int] = TABLES["mlqa-r"]["candidates"]
 OWN_NOTE = "sentences broken by hbdist, not by LAReQA: near the scores of papers, not comparable with them"
 _REMEDY = "Get the files, one per language, with `hbdist data fetch mlqa-r`."
 

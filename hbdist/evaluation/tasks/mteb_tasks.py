@@ -15,29 +15,14 @@ from typing import Any
 
 from hbdist.errors import ConfigError
 from hbdist.evaluation.scores import SETTINGS, Setting
+from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import NAME
 
 SPLIT = "test"
 
-LANGUAGES = {
-    "ar": "arb-Arab", "de": "deu-Latn", "el": "ell-Grek", "en": "eng-Latn", "es": "spa-Latn", "hi": "hin-Deva",
-    "ru": "rus-Cyrl", "th": "tha-Thai", "tr": "tur-Latn", "vi": "vie-Latn", "zh": "zho-Hans",
-}  # fmt: skip
+LANGUAGES: dict[str, str] = TABLES["mteb"]["languages"]
 """Language → mteb's name of it."""
-
-DESCRIPTIONS = {
-    "monolingual": "Find the sentence that answers a question among all sentences in its own language.",
-    "cross_lingual": "Find the sentence that answers a question among all sentences in one other language.",
-    "multilingual": "Find the sentences that answer a question, one in each language, in one pool of all languages.",
-}
-_CITATION = """@inproceedings{roy-etal-2020-lareqa,
-  author = {Roy, Uma and Constant, Noah and Al-Rfou, Rami and Barua, Aditya and Phillips, Aaron and Yang, Yinfei},
-  booktitle = {Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing (EMNLP)},
-  eprint = {2004.05484},
-  title = {{LAReQA}: Language-Agnostic Answer Retrieval from a Multilingual Pool},
-  year = {2020},
-}"""
 
 
 def xquad_r_tasks(task: RetrievalTask) -> list[Any]:
@@ -76,24 +61,12 @@ def describe(task: RetrievalTask, setting: Setting) -> dict[str, Any]:
     pools = subsets(task, setting).items()
     return {
         "name": f"XQuADR{variant}{setting.title().replace('_', '')}Retrieval{cut}",
-        "description": DESCRIPTIONS[setting],
-        "reference": "https://arxiv.org/abs/2004.05484",
+        "description": TABLES["mteb"]["descriptions"][setting],
         "dataset": {"path": NAME, "revision": task.fingerprint},
-        "type": "Retrieval",
-        "category": "t2t",
-        "modalities": ["text"],
         "eval_splits": [SPLIT],
         "eval_langs": {name: [LANGUAGES[one] for one in sorted({spoken, *pool})] for name, (spoken, pool) in pools},
-        "main_score": "ndcg_at_10",
         "date": ("2019-05-21", "2020-04-11"),
-        "domains": ["Encyclopaedic", "Written"],
-        "task_subtypes": ["Question answering"],
-        "license": "cc-by-sa-4.0",
-        "annotations_creators": "human-annotated",
-        "dialect": [],
-        "sample_creation": "human-translated",
-        "bibtex_citation": _CITATION,
-    }
+    } | TABLES["mteb"]["metadata"]
 
 
 def subsets(task: RetrievalTask, setting: Setting) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -6,13 +6,10 @@ The rule sees the text alone, never the answers. It is part of a benchmark: a ch
 import re
 from itertools import pairwise
 
+from hbdist.evaluation.tasks.tables import TABLES
+
 _END = re.compile(r"""[.!?…]+["'”’»)\]]*\s+|[。！？।؟۔]+["'”’」』）]*\s*|\s*\n\s*""")
-_ABBREVIATIONS = frozenset({
-    *("abs", "art", "bd", "bspw", "bzw", "ca", "co", "col", "corp", "dr", "dt", "eds", "etc", "evtl", "excl", "fig", "fr"),
-    *("gen", "gest", "ggf", "gov", "hl", "hr", "inc", "inkl", "jh", "jhd", "jr", "kap", "lat", "lic", "lt", "ltd", "mag"),
-    *("max", "med", "min", "mio", "mme", "mr", "mrd", "mrs", "ms", "mt", "nr", "op", "p.ej", "pp", "prof", "res", "rev"),
-    *("sen", "sgt", "sog", "sr", "sra", "st", "str", "tel", "tp", "univ", "usw", "v.a", "vgl", "vol", "vs", "zzt"),
-})  # fmt: skip
+_ABBREVIATIONS = frozenset(TABLES["sentences"]["abbreviations"])
 """Abbreviations, without their last full stop, after which a sentence seldom ends."""
 _LAST_WORD = re.compile(r"\S+$")
 

@@ -11,18 +11,16 @@ from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.files import find_file
+from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "tydiqa"
 DEFAULT_FOLDER = Path("data/tydiqa")
 FILE = "tydiqa-goldp-v1.1-dev.json"
 
-QUESTIONS = {"ar": 921, "bn": 113, "en": 440, "fi": 782, "id": 565, "ko": 276, "ru": 812, "sw": 499, "te": 669}
+QUESTIONS: dict[str, int] = TABLES["tydiqa"]["questions"]
 """Number of questions per language in the development set."""
-_CODES = {
-    "arabic": "ar", "bengali": "bn", "english": "en", "finnish": "fi", "indonesian": "id",
-    "korean": "ko", "russian": "ru", "swahili": "sw", "telugu": "te",
-}  # fmt: skip
+_CODES: dict[str, str] = TABLES["tydiqa"]["codes"]
 NOTE = "derived from TyDi QA GoldP: a pool of the gold passages alone; not comparable with Mr. TyDi or MIRACL"
 _REMEDY = "Get it with `hbdist data fetch tydiqa`."
 

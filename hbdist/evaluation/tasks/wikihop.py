@@ -25,6 +25,7 @@ from hbdist.data.formats.json_files import read_json
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.files import find_file
+from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "wikihop"
@@ -34,45 +35,7 @@ SAMPLES = 5129
 Labels = Literal["answer", "any"]
 
 GENERAL = "What is the {relation} of {subject}?"
-TEMPLATES = {
-    "author": "Who is the author of {subject}?",
-    "cast_member": "Who acts in {subject}?",
-    "composer": "Who composed {subject}?",
-    "country": "In which country is {subject}?",
-    "country_of_citizenship": "Of which country is {subject} a citizen?",
-    "creator": "Who created {subject}?",
-    "date_of_birth": "When was {subject} born?",
-    "date_of_death": "When did {subject} die?",
-    "developer": "Who developed {subject}?",
-    "director": "Who directed {subject}?",
-    "educated_at": "Where was {subject} educated?",
-    "employer": "For whom did {subject} work?",
-    "followed_by": "What follows {subject}?",
-    "follows": "What does {subject} follow?",
-    "has_part": "What is a part of {subject}?",
-    "inception": "When was {subject} founded?",
-    "instance_of": "What kind of thing is {subject}?",
-    "located_in_the_administrative_territorial_entity": "In which administrative area is {subject}?",
-    "located_next_to_body_of_water": "Next to which body of water is {subject}?",
-    "located_on_terrain_feature": "On which terrain feature is {subject}?",
-    "manufacturer": "Who makes {subject}?",
-    "member_of": "Of what is {subject} a member?",
-    "member_of_political_party": "Of which political party is {subject} a member?",
-    "member_of_sports_team": "For which sports team does {subject} play?",
-    "named_after": "After what is {subject} named?",
-    "owned_by": "Who owns {subject}?",
-    "parent_taxon": "To which taxon does {subject} belong?",
-    "part_of": "Of what is {subject} a part?",
-    "participant_of": "In what did {subject} take part?",
-    "performer": "Who performs {subject}?",
-    "place_of_birth": "Where was {subject} born?",
-    "place_of_death": "Where did {subject} die?",
-    "publisher": "Who published {subject}?",
-    "screenwriter": "Who wrote the screenplay of {subject}?",
-    "series": "To which series does {subject} belong?",
-    "sport": "Which sport is {subject} about?",
-    "subclass_of": "Of what is {subject} a kind?",
-}
+TEMPLATES: dict[str, str] = TABLES["wikihop"]["templates"]
 """Relation → question with a `{subject}` placeholder."""
 
 NO_ANSWER = "no passage of the sample contains the answer"

@@ -9,6 +9,7 @@ from pathlib import Path
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.files import find_file
 from hbdist.evaluation.tasks.squad import published_breaks, read_sentences
+from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import RetrievalTask
 
 NAME = "xquad-r"
@@ -17,14 +18,8 @@ DEFAULT_FOLDER = Path("shards/demo/xquad-r")
 QUESTIONS = 1190
 """Number of questions per language; all languages have the same ids in the same order."""
 
-CANDIDATES = {
-    "ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244,
-    "ru": 1219, "th": 852, "tr": 1167, "vi": 1209, "zh": 1196,
-}  # fmt: skip
-"""Number of sentences per language, 13,014 in all (arXiv 2408.10536, table 10, and LAReQA's README).
-
-None is dropped as a duplicate: equal sentences of different paragraphs are different candidates.
-"""
+CANDIDATES: dict[str, int] = TABLES["xquad-r"]["candidates"]
+"""Number of sentences per language, 13,014 in all; equal sentences of different paragraphs are different candidates."""
 
 _REMEDY = (
     f"XQuAD-R is one file per language: {', '.join(CANDIDATES)}. Give the folder that has them, or get them from"
