@@ -30,7 +30,7 @@ def place(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def gpu_index(environment: Mapping[str, str], gpus: int) -> int:
-    """Return which of the machine's GPUs a rank uses: its LOCAL_RANK, else SLURM's, counted round if the ranks are more."""
+    """Return which of the machine's GPUs a rank uses: LOCAL_RANK, else SLURM_LOCALID, modulo the number of GPUs."""
     return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))) % gpus
 
 

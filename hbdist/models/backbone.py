@@ -14,8 +14,7 @@ from hbdist.errors import ConfigError, DataError, HbdistError
 from hbdist.models.pretrained import first_line, incomplete, quiet
 
 DROPOUT_KEYS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
-    *("dropout", "attention_dropout", "activation_dropout"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "activation_dropout"),
     *("embedding_dropout", "mlp_dropout"),
 )
 """Names of dropout probabilities in the configs of the supported model families."""
@@ -26,8 +25,7 @@ UNUSED = ("pooler.", "decoder.")
 def load_backbone(settings: ModelSection, source: str) -> tuple[Any, Any]:
     """Return a model in float32 and its tokenizer; of M2M100 and NLLB, the encoder without the decoder.
 
-    Args:
-        source: folder with the files of `settings.name`, or its name on the hub.
+    `source` is the folder with the files of `settings.name`, or its name on the hub.
 
     Raises:
         ConfigError: a setting does not fit the model.
@@ -56,7 +54,13 @@ def load_backbone(settings: ModelSection, source: str) -> tuple[Any, Any]:
     # An unused pooler gets no gradient, which DDP and ZeRO treat as an error.
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
-    _check_token_limits(settings, position_limit(backbone))
+    limit = position_limit(backbone)
+    for key in ("max_query_tokens", "max_document_tokens"):
+        if limit is not None and getattr(settings, key) > limit:
+            raise ConfigError(
+                f"model.{key} = {getattr(settings, key)}, but {settings.name} has positions for {limit} tokens. Set"
+                f" model.{key} to {limit} or less."
+            )
     return backbone, tokenizer
 
 
@@ -101,15 +105,6 @@ def read_position_limit(source: str) -> int | None:
             return position_limit(AutoModel.from_config(AutoConfig.from_pretrained(source)))
     except (OSError, ValueError):
         return None  # loading the model reports the error
-
-
-def _check_token_limits(settings: ModelSection, limit: int | None) -> None:
-    for key in ("max_query_tokens", "max_document_tokens"):
-        if limit is not None and getattr(settings, key) > limit:
-            raise ConfigError(
-                f"model.{key} = {getattr(settings, key)}, but {settings.name} has positions for {limit} tokens. Set"
-                f" model.{key} to {limit} or less."
-            )
 
 
 def _set_dropout(config: Any, dropout: float | None) -> None:

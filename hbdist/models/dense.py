@@ -6,7 +6,7 @@ B texts · D and E dimensions, before and after a layer
 import pickle
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +22,7 @@ EMBEDDING = "sentence_embedding"
 
 
 class Dense(nn.Module):
-    """Dense layer of sentence-transformers: activation(W x + b).
-
-    Args:
-        dimensions: D and E.
-        activation: a key of ACTIVATIONS.
-    """
+    """Dense layer of sentence-transformers: activation(W x + b), from D to E `dimensions`, with a key of ACTIVATIONS."""
 
     def __init__(self, dimensions: tuple[int, int], *, bias: bool, activation: str) -> None:
         super().__init__()
@@ -36,8 +31,7 @@ class Dense(nn.Module):
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
         """Return the embeddings after the layer: [B, E]."""
-        activated_BE: Tensor = self.activation(self.linear(embedding_BD))
-        return activated_BE
+        return cast(Tensor, self.activation(self.linear(embedding_BD)))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -92,23 +86,20 @@ class Head(nn.Sequential):
 
     @classmethod
     def load(cls, name: str, width: int) -> "Head":
-        """Load the dense layers of a model by its name on the hub or its folder.
-
-        Args:
-            width: D of the pooled embeddings.
+        """Load the dense layers of a model by its name on the hub or its folder; the pooled embeddings have `width` D.
 
         Raises:
             ConfigError: the model has a module that is not supported.
             DataError: the files of a layer are missing or damaged, or its input width is not what precedes it.
         """
-        layers: list[Dense] = []
+        head = cls()
         for path in (path for kind, path in read_modules(name) if kind == "Dense"):
             layer = Dense.load(name, path)
             if layer.linear.in_features != width:
                 raise _damaged(name, path, f"it takes {layer.linear.in_features} dimensions but receives {width}")
-            layers.append(layer)
+            head.append(layer)
             width = layer.linear.out_features
-        return cls(*layers)
+        return head
 
 
 def _read_weights(name: str, path: str) -> Mapping[str, Tensor]:

@@ -79,8 +79,7 @@ class Encoder(nn.Module):
         """Load the encoder in evaluation mode, on the GPU if there is one.
 
         Raises:
-            ConfigError: as `load`.
-            DataError: as `load`.
+            ConfigError, DataError: as `load`.
         """
         return cls.load(settings).to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -115,12 +114,9 @@ class Encoder(nn.Module):
         """
         ids, cut = self.tokenize(texts, kind, languages)
         self.cut[kind] += cut
-        was_training = self.training
+        was_training, device, pad_id = self.training, next(self.parameters()).device, self.tokenize.pad_token_id
         self.eval()
-        device = next(self.parameters()).device
-        embedding_ND = encode_ids(
-            self, ids, self.tokenize.pad_token_id, dimensions=self.dimensions, device=device, progress=progress
-        )
+        embedding_ND = encode_ids(self, ids, pad_id, dimensions=self.dimensions, device=device, progress=progress)
         self.train(was_training)
         return embedding_ND
 
@@ -136,9 +132,7 @@ def encode_ids(
 ) -> np.ndarray:
     """Return the vectors of tokenized texts in the order given, encoded in chunks of similar length: float32 [N, D].
 
-    Args:
-        forward: returns vectors [B, D], given token ids and attention mask.
-        progress: called with (texts done, N) after every forward pass.
+    `forward` returns vectors [B, D], given token ids and attention mask; `progress` is called as by `Encoder.encode`.
     """
     embedding_ND = np.empty((len(ids), dimensions), dtype=np.float32)
     done = 0

@@ -31,8 +31,7 @@ class Tokenize:
     ) -> tuple[list[list[int]], int]:
         """Return the token ids of each text, prefix and special tokens included, and the number of truncated texts.
 
-        Args:
-            languages: one per text; ignored by models without language tokens.
+        `languages`, one per text, are ignored by models without language tokens.
 
         Raises:
             ConfigError: the model needs a token for each text's language, and does not have one, or no languages are given.
@@ -75,8 +74,8 @@ class Tokenize:
 
     def _token(self, language: str | None) -> int | None:
         """Return the language token that `model.language_token` gives a text in this language; None for "drop"."""
-        assert self.language_tokens is not None
-        mode, name = self.settings.language_token, self.settings.name
+        tokens, mode, name = self.language_tokens, self.settings.language_token, self.settings.name
+        assert tokens is not None
         if mode == "drop":
             return None
         wanted = self.settings.fixed_language if mode == "fixed" else language
@@ -85,9 +84,8 @@ class Tokenize:
                 f'{name} needs the language of each text (model.language_token = "keep"), but no languages are given for'
                 ' these texts. Give them, or set model.language_token to "fixed" or "drop".'
             )
-        code = self.language_tokens.code(wanted)
+        code = tokens.code(wanted)
         if code is None:
-            supported = self.language_tokens
             remedy = (
                 f"model.fixed_language = {wanted!r} must be one of the supported languages."
                 if mode == "fixed"
@@ -95,10 +93,10 @@ class Tokenize:
                 ' model.language_token = "fixed" or "drop".'
             )
             raise ConfigError(
-                f"{name} has no token for the language {wanted}; it supports {len(supported.ids)} languages, the closest"
-                f" by name {', '.join(supported.nearest(wanted))}. {remedy}"
+                f"{name} has no token for the language {wanted}; it supports {len(tokens.ids)} languages, the closest"
+                f" by name {', '.join(tokens.nearest(wanted))}. {remedy}"
             )
-        return self.language_tokens.ids[code]
+        return tokens.ids[code]
 
     def _tokenize(
         self, texts: Sequence[str], kind: TextKind, around: Sequence[tuple[list[int], list[int]]] | None = None

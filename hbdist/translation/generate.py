@@ -85,9 +85,8 @@ class Translator:
             return len(self.family.ids([text], source=source, target=target)[0]) <= self.decoding.piece_tokens
 
         texts_in_pieces = [split(text, fits) for text in texts]
-        ids = self.family.ids(
-            [one.text for text in texts_in_pieces for one in text.pieces], source=source, target=target
-        )
+        pieces_alone = [piece.text for text in texts_in_pieces for piece in text.pieces]
+        ids = self.family.ids(pieces_alone, source=source, target=target)
         outputs = iter(self._generate(ids, target=target))
         translations: list[Translation] = []
         for pieces, broken in texts_in_pieces:

@@ -23,21 +23,9 @@ from hbdist.utils.files import write_atomically
 
 REPORT = "translation.json"
 RECIPE = "recipe.toml"
-
 OTHER_LANGUAGE = "not in this language"
 """Reason why rows of the source are not in the file of its main language."""
-
-RECIPE_TEXT = """# Written by hbdist translate. What was left out of a language, and why, is in {report}.
-out = "shards"
-
-[[dataset]]
-name = "{name}"
-reader = "jsonl"
-parallel = true
-licence = "not stated; translated by {models}"
-[dataset.files]
-{files}
-"""
+RECIPE_TEXT = Path(__file__).with_name("recipe_template.txt").read_text(encoding="utf-8")
 
 
 @dataclass
@@ -52,11 +40,7 @@ class Part:
 
 
 class Folder:
-    """Folder of the translations that `settings` describe.
-
-    Args:
-        settings: everything that determines the bytes of the files; JSON values.
-    """
+    """Folder of the translations that `settings` describe: JSON values, with all that determines the files' bytes."""
 
     def __init__(self, root: Path, settings: Mapping[str, Any]) -> None:
         self.root = root
@@ -111,13 +95,9 @@ class Folder:
         write_atomically(self.part(language, block), json.dumps(vars(part), ensure_ascii=False))
 
     def finish(self, blocks: int, originals: Iterable[dict[str, Any]], source: Mapping[str, Any]) -> dict[str, Any]:
-        """Merge the parts of each language into its file; return the content of translation.json.
+        """Merge the parts of each language into its file; return the content of translation.json, which records `source`.
 
-        Two ranks may do this at the same time: they write the same bytes.
-
-        Args:
-            originals: the rows of the source that are entirely in its main language.
-            source: what translation.json records about the source.
+        `originals` are the source's rows entirely in its main language. Two ranks may do this at once: their bytes are equal.
         """
         languages: dict[str, Any] = {}
         main, *targets = self.settings["languages"]

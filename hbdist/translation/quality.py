@@ -56,8 +56,7 @@ def language_check(language: str) -> Literal["script", "function words", "none"]
     language must also not outnumber its own; short texts have too few of them. "none": hbdist has neither the script nor
     the function words of the language.
     """
-    script = script_of(language)
-    if script is None:
+    if script_of(language) is None:
         return "none"
     return "function words" if language in FUNCTION_WORDS else "script"
 

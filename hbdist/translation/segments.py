@@ -34,10 +34,7 @@ def split(text: str, fits: Callable[[str], bool]) -> Pieces:
     """Cut a text, which must not be empty, into as few pieces as its lines allow; each fits or is a single character.
 
     A piece never spans several lines. A line that does not fit is cut at sentence ends; a sentence that does not fit is
-    cut at clause ends, then at word ends, and finally anywhere.
-
-    Args:
-        fits: returns whether the model can take a text uncut; any part of a text that fits must fit, too.
+    cut at clause ends, then at word ends, and finally anywhere. If a text fits, any part of it must fit, too.
     """
     chunks: list[str] = []
     broken = 0

@@ -42,8 +42,7 @@ class Survey:
 def survey(path: Path, *, language: str) -> Survey:
     """Read the whole source, so that its errors are reported before any model is loaded.
 
-    Args:
-        language: of the texts of rows that do not name one.
+    `language` is that of the texts whose row does not name one.
 
     Raises:
         ConfigError: the file does not exist.

@@ -30,7 +30,6 @@ PLACEHOLDER = "{to}"
 """Part of a model's name that stands for the target language."""
 FORMAT = 1
 """Version of the format of parts and rows; another version needs another folder."""
-
 Text = tuple[str, str]
 """A text and its language."""
 
@@ -128,10 +127,8 @@ def translate_block(
     """Return the translation of the examples into `target`, without those that fail a gate.
 
     Queries, documents and hard negatives are translated separately. A text that already is in the language stays as it is.
-    If the query or the document fails, the row is left out; if a hard negative fails, only that negative.
-
-    Args:
-        settings: of the folder, recorded in each row.
+    If the query or the document fails, the row is left out; if a hard negative fails, only that negative. Each row records
+    the folder's `settings`.
     """
     part = Part()
     translations = _translations(rows, translator, target=target, counts=part.counts)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ranks import on_ranks
 
 from hbdist.distributed.process_group import ProcessGroup
-from hbdist.distributed.rendezvous import first_node, meeting_point, place
+from hbdist.distributed.rendezvous import first_node, gpu_index, meeting_point, place
 from hbdist.errors import ConfigError, DataError
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "41"}
@@ -36,6 +36,13 @@ def test_a_launchers_rank_takes_precedence_over_slurms() -> None:
 def test_ranks_that_do_not_fit_together_are_refused(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="do not fit together"):
         place(environment)
+
+
+def test_a_ranks_gpu_follows_from_the_launchers_local_rank_or_slurms() -> None:
+    assert gpu_index({}, 4) == 0
+    assert gpu_index(SLURM | {"SLURM_LOCALID": "3"}, 4) == 3
+    assert gpu_index(SLURM | {"SLURM_LOCALID": "3", "LOCAL_RANK": "1"}, 4) == 1
+    assert gpu_index({"LOCAL_RANK": "5"}, 4) == 1
 
 
 def test_ranks_meet_at_the_launchers_address_or_on_slurms_first_node() -> None:

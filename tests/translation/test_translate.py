@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from shard_sources import write_jsonl
 from tiny_backbones import number_pieces
 from tiny_translators import ENGLISH, make_m2m100, make_marian, spell
@@ -19,7 +20,7 @@ from tiny_translators import ENGLISH, make_m2m100, make_marian, spell
 from hbdist.data.build.build import build
 from hbdist.errors import ConfigError, DataError
 from hbdist.translation.families import Marian, load_family
-from hbdist.translation.generate import Decoding, Translator
+from hbdist.translation.generate import Decoding, Translator, choose_device
 from hbdist.translation.output import Folder
 from hbdist.translation.translate import translate
 
@@ -350,3 +351,13 @@ def test_the_target_language_is_filled_into_the_name_of_an_opus_model(tmp_path: 
     assert [sum(report["languages"][one]["left_out"].values()) for one in ("de", "sw")] == [1, 1]
     with pytest.raises(ConfigError, match=r"translates into de, not into sw\. Opus-MT has a model for each pair"):
         run(source, tmp_path / "other", tmp_path / "opus-en-de", targets=["sw"], decoding=decoding)
+
+
+def test_each_rank_of_srun_translates_on_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("SLURM_LOCALID", "3")
+    assert choose_device() == "cuda:3"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device() == "cuda:1"

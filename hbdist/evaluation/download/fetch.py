@@ -36,9 +36,8 @@ class FetchReport:
 
     def text(self) -> str:
         """Return the report for the terminal."""
-        lines = [
-            f"{self.folder}: {len(self.fetched):,} files fetched, {len(self.unchanged):,} were there ({self.licence})"
-        ]
+        fetched, unchanged = len(self.fetched), len(self.unchanged)
+        lines = [f"{self.folder}: {fetched:,} files fetched, {unchanged:,} were there ({self.licence})"]
         if self.first_seen:
             lines.append(
                 f"no checksum was known of {len(self.first_seen):,} of them: those of the fetched files are recorded in"
@@ -58,10 +57,8 @@ def fetch(
     or none is known.
 
     Args:
-        source: source of the data set.
-        folder: folder for its files; made if needed.
+        folder: folder for the files; made if needed.
         languages: languages to fetch, if the data set can be fetched in part; empty for all.
-        progress: called after each file.
 
     Raises:
         ConfigError: a language is unknown, none is named but one must be, or the data must be fetched by hand.
@@ -83,9 +80,8 @@ def fetch(
             if not by_hand:
                 digest = _download(file, folder, expected)
             recorded |= {file.path: digest} | _unpack(folder, file)
-            write_atomically(
-                folder / CHECKSUMS, json.dumps({"sha256": dict(sorted(recorded.items()))}, indent=2) + "\n"
-            )
+            checksums = {"sha256": dict(sorted(recorded.items()))}
+            write_atomically(folder / CHECKSUMS, json.dumps(checksums, indent=2) + "\n")
             (report.unchanged if by_hand else report.fetched).append(file.path)
             if not expected:
                 report.first_seen[file.path] = digest
@@ -99,7 +95,7 @@ def _check_languages(source: DataSource, languages: Sequence[str]) -> None:
         raise ConfigError(f"{source.name} is fetched whole; leave out --languages.")
     if unknown := [language for language in languages if language not in source.languages]:
         raise ConfigError(f"{source.name} has no {', '.join(unknown)}. It has {', '.join(source.languages)}.")
-    if source.must_choose and not languages:
+    if source.languages and not languages:
         raise ConfigError(
             f"{source.name} is large; name the languages to fetch: --languages {source.languages[0]},… of"
             f" {', '.join(source.languages)}."
@@ -132,22 +128,19 @@ def _download(file: RemoteFile, folder: Path, expected: str) -> str:
             out.flush()
             digest = sha256(Path(out.name))
             if expected and digest != expected:
-                raise DataError(f"{file.url} has sha256 {digest}; expected {expected}. {_advice(file, folder)}")
+                advice = (
+                    f"It has changed since it was first fetched: fetch again, or delete its line from {folder / CHECKSUMS}"
+                    " to accept the new one."
+                )
+                if file.sha256:
+                    advice = f"It is not the published file: fetch again, or put the right one at {path}."
+                raise DataError(f"{file.url} has sha256 {digest}; expected {expected}. {advice}")
     except (OSError, HTTPException) as error:
         raise DataError(
             f"{file.url} cannot be fetched: {_reason(error)}. Start again to continue with this file, or fetch it elsewhere"
             f" and put it at {path}."
         ) from None
     return digest
-
-
-def _advice(file: RemoteFile, folder: Path) -> str:
-    if file.sha256:
-        return f"It is not the published file: fetch again, or put the right one at {folder / file.path}."
-    return (
-        f"It has changed since it was first fetched: fetch again, or delete its line from {folder / CHECKSUMS} to accept"
-        " the new one."
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -38,8 +38,7 @@ class DataSource:
     files: Callable[[Sequence[str]], list[RemoteFile]]
     """Function from languages to their files; without languages, to all files."""
     languages: tuple[str, ...] = ()
-    """Languages that can be chosen; empty if the data set is fetched whole."""
-    must_choose: bool = False
+    """Languages to choose from, of which at least one must be named; empty if the data set is fetched whole."""
     by_hand: str = ""
     """Instructions for fetching the data set by hand, if a program cannot."""
 
@@ -78,15 +77,12 @@ def _expand(name: str, groups: Sequence[Mapping[str, Any]], languages: Sequence[
 
 
 def _read_source(name: str, values: Mapping[str, Any]) -> DataSource:
-    languages = tuple(miracl.PASSAGES) if values.get("must_choose") else ()
-    return DataSource(
-        name,
-        values["licence"],
-        lambda chosen: _expand(name, values["files"], chosen or languages or [""]),
-        languages,
-        must_choose=bool(languages),
-        by_hand=values.get("by_hand", ""),
-    )
+    languages = tuple(miracl.PASSAGES) if values.get("by_language") else ()
+
+    def remote_files(chosen: Sequence[str]) -> list[RemoteFile]:
+        return _expand(name, values["files"], chosen or languages or [""])
+
+    return DataSource(name, values["licence"], remote_files, languages, values.get("by_hand", ""))
 
 
 def _beir(name: str) -> DataSource:

@@ -19,7 +19,6 @@ NAME = "beir"
 METRICS = ("ndcg@10", "map", "recall@10", "recall@100", "mrr")
 UNDETERMINED = "und"
 """ISO 639 code of an undetermined language, for a folder that is not named after one."""
-
 NO_RELEVANT = "no document judged relevant"
 NO_JUDGEMENT = "no judgement in the split"
 _REMEDY = (
@@ -31,11 +30,8 @@ _REMEDY = (
 def load_beir(folder: Path, *, split: str = "test") -> RetrievalTask:
     """Return the task of a BEIR folder, or of a folder of BEIR folders that are named after their languages.
 
-    Queries and documents keep their ids. A query without judgements in the split is left out and counted.
-
-    Args:
-        folder: folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, or with en/corpus.jsonl, de/corpus.jsonl, …
-        split: split whose judgements count.
+    Queries and documents keep their ids. A query without judgements in the split is left out and counted. The folder has
+    corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, or en/corpus.jsonl, de/corpus.jsonl, …
 
     Raises:
         DataError: a file is missing or damaged, or a judged document or query is missing.

@@ -20,7 +20,6 @@ from hbdist.data.formats.texts import Parse
 from hbdist.errors import DataError
 
 _REMEDY = "Fetch the file again."
-
 STRIDE = 1024
 """Number of passages between two recorded byte offsets; a read seeks to the offset before it and skips the rest."""
 
@@ -73,16 +72,13 @@ class _Part:
 
 
 class Corpus(Sequence[Candidate]):
-    """The candidates of some languages, one passage per line. A read that begins where the last one ended needs no seek.
-
-    Args:
-        parts: languages in ascending order.
-        parse: parser of a line.
-    """
+    """The candidates of languages in ascending order, one passage per line; a read where the last one ended needs no seek."""
 
     def __init__(self, parts: Sequence[_Part], parse: Parse) -> None:
         self.parts, self.parse = tuple(parts), parse
-        self.slices = consecutive_slices({part.language: len(part.ends) for part in self.parts})
+        self.counts = {part.language: len(part.ends) for part in self.parts}
+        """Language → number of its candidates."""
+        self.slices = consecutive_slices(self.counts)
         """Language → indices of its candidates."""
         self._open: tuple[tuple[int, Path, int], BinaryIO] | None = None
 
@@ -94,15 +90,13 @@ class Corpus(Sequence[Candidate]):
 
         Args:
             files: language → its files in order, plain or gzipped.
-            parse: parser of a line.
             lookup: language → ids that `indices` will be asked for.
             expected: description of a correct line, for error messages.
 
         Raises:
             DataError: a file is damaged, a line is not as expected, or two passages of a language share an id.
         """
-        parts = [_read_part(language, files[language], parse, lookup[language], expected) for language in sorted(files)]
-        return cls(parts, parse)
+        return cls([_read_part(one, files[one], parse, lookup[one], expected) for one in sorted(files)], parse)
 
     def indices(self, language: str) -> dict[str, int]:
         """Return the looked-up ids that the language has, each with the index of its candidate."""
@@ -125,7 +119,7 @@ class Corpus(Sequence[Candidate]):
         return hashlib.sha256("\n".join(f"{part.language} {part.digest}" for part in self.parts).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return sum(len(part.ends) for part in self.parts)
+        return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[Candidate]:
         for start in range(0, len(self), STRIDE):

@@ -1,18 +1,18 @@
-"""Lookup of the files of a task, plain or gzipped."""
+"""Lookup of the files of a task, plain or gzipped; the tables that ship with hbdist."""
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.errors import DataError
 
+TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_name("tables.toml").read_text(encoding="utf-8"))
+"""Counts, language codes and templates of the tasks; the file has their legends."""
+
 
 def find_file(folder: Path, *names: str, remedy: str) -> Path:
-    """Return the first of these files that the folder has, plain or gzipped.
-
-    Args:
-        folder: folder of the task.
-        names: paths within the folder, the usual one first.
-        remedy: how to get the file, for error messages.
+    """Return the first of these files that the folder has, plain or gzipped; the usual path comes first.
 
     Raises:
         DataError: the folder has none of them.

@@ -20,18 +20,15 @@ from hbdist.data.formats.qrels import read_qrels
 from hbdist.data.formats.texts import TSV_LINE, read_texts, tsv_entry
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Corpus
-from hbdist.evaluation.tasks.files import find_file
-from hbdist.evaluation.tasks.tables import TABLES
+from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "miracl"
 DEFAULT_FOLDER = Path("data/miracl")
 SUBSET = "subset.txt"
 METRICS = ("ndcg@10", "recall@100", "recall@10", "mrr")
-
 PASSAGES: dict[str, int] = TABLES["miracl"]["passages"]
 """Number of passages per language in the whole corpus."""
-
 NO_RELEVANT = "no passage judged relevant"
 _REMEDY = "Get the files with `hbdist data fetch miracl --languages …`."
 
@@ -102,9 +99,8 @@ def _parse_topic(line: str) -> tuple[str, str]:
 def _corpus_files(folder: Path, language: str) -> list[Path]:
     """Return the files of a language's corpus in the order of their numbers."""
     paths = (folder / f"miracl-corpus-v1.0-{language}").glob("docs-*.jsonl*")
-    numbered = {
-        int(match[1]): path for path in paths if (match := re.fullmatch(r"docs-(\d+)\.jsonl(\.gz)?", path.name))
-    }
+    matches = ((re.fullmatch(r"docs-(\d+)\.jsonl(\.gz)?", path.name), path) for path in paths)
+    numbered = {int(match[1]): path for match, path in matches if match}
     return [numbered[number] for number in sorted(numbered)]
 
 
@@ -143,8 +139,7 @@ def _subset_name(folder: Path, candidates: Corpus) -> str:
     Raises:
         DataError: they are not whole and have no name.
     """
-    counts = {language: part.stop - part.start for language, part in candidates.slices.items()}
-    incomplete = {language: count for language, count in counts.items() if count != PASSAGES[language]}
+    incomplete = {language: count for language, count in candidates.counts.items() if count != PASSAGES[language]}
     if not incomplete:
         return ""
     path = folder / SUBSET

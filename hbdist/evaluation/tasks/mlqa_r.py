@@ -13,15 +13,13 @@ from typing import Any
 
 from hbdist.data.formats.squad import read_paragraphs
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.files import find_file
+from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.sentences import sentence_breaks
 from hbdist.evaluation.tasks.squad import published_breaks, read_sentences
-from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import RetrievalTask
 
 NAME = "mlqa-r"
 DEFAULT_FOLDER = Path("data/mlqa-r")
-
 QUESTIONS: dict[str, int] = TABLES["mlqa-r"]["questions"]
 LAREQA_CANDIDATES: dict[str, int] = TABLES["mlqa-r"]["lareqa_candidates"]
 CANDIDATES: dict[str, int] = TABLES["mlqa-r"]["candidates"]
@@ -35,7 +33,8 @@ def load_mlqa_r(folder: Path = DEFAULT_FOLDER) -> RetrievalTask:
     Raises:
         DataError: a file is missing or damaged, or its questions are not those of MLQA's development set.
     """
-    paths = {language: _find(folder, language) for language in QUESTIONS}
+    names = {language: f"dev-context-{language}-question-{language}.json" for language in QUESTIONS}
+    paths = {one: find_file(folder, name, f"dev/{name}", f"{one}.json", remedy=_REMEDY) for one, name in names.items()}
     published = all(_published_count(path) == LAREQA_CANDIDATES[language] for language, path in paths.items())
     sentences = LAREQA_CANDIDATES if published else CANDIDATES
     queries, candidates, relevance = read_sentences(
@@ -50,8 +49,7 @@ def load_mlqa_r(folder: Path = DEFAULT_FOLDER) -> RetrievalTask:
             f"{folder} has {len(relevance)} different questions, {alone} of them in one language only; MLQA's development"
             f" set has {QUESTIONS['en']}, each in two to four. {_REMEDY}"
         )
-    name = NAME if published else f"{NAME} (own sentences)"
-    note = "" if published else OWN_NOTE
+    name, note = (NAME, "") if published else (f"{NAME} (own sentences)", OWN_NOTE)
     return RetrievalTask(name, tuple(QUESTIONS), queries, candidates, relevance, note=note)
 
 
@@ -64,8 +62,3 @@ def _published_count(path: Path) -> int:
         return sum(len(one.get("sentence_breaks", ())) for _, one in read_paragraphs(path, remedy=_REMEDY))
     except (KeyError, TypeError, AttributeError):
         return 0  # read_sentences says what is wrong with the file
-
-
-def _find(folder: Path, language: str) -> Path:
-    name = f"dev-context-{language}-question-{language}.json"
-    return find_file(folder, name, f"dev/{name}", f"{language}.json", remedy=_REMEDY)

@@ -15,18 +15,17 @@ from typing import Any
 
 from hbdist.errors import ConfigError
 from hbdist.evaluation.scores import SETTINGS, Setting
-from hbdist.evaluation.tasks.tables import TABLES
+from hbdist.evaluation.tasks.files import TABLES
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.evaluation.tasks.xquad_r import NAME
 
 SPLIT = "test"
-
 LANGUAGES: dict[str, str] = TABLES["mteb"]["languages"]
 """Language → mteb's name of it."""
 
 
 def xquad_r_tasks(task: RetrievalTask) -> list[Any]:
-    """Return one mteb task per setting, in the order of SETTINGS.
+    """Return one mteb task per setting, in the order of SETTINGS, of XQuAD-R in either variant, whole or cut.
 
     A subset is a language ("en", monolingual and multilingual) or an ordered pair of two ("en-de"); mteb's mean over
     subsets is the macro mean of `hbdist evaluate`. mteb scores the first 1,000 candidates: its nDCG@10, recall@k and
@@ -35,9 +34,6 @@ def xquad_r_tasks(task: RetrievalTask) -> list[Any]:
     mteb caches results by the names of task and model. A cut has a name of its own, but a model that was trained again in
     the same folder does not, so turn the cache off (`cache=None`). mteb encodes anew for every subset: in the multilingual
     setting, all 13,014 sentences eleven times, which its CachedEmbeddingWrapper avoids.
-
-    Args:
-        task: task of `load_xquad_r` in either variant, whole or cut.
 
     Raises:
         ConfigError: mteb is not installed, or the task is another one.

@@ -25,7 +25,6 @@ _LOADERS: dict[str, Callable[..., RetrievalTask]] = {
     "wikihop:any": partial(load_wikihop, labels="any"),
 }
 _FOLDER_LOADERS: dict[str, Callable[[Path], RetrievalTask]] = {"beir": load_beir, "parallel": load_parallel}
-
 NAMES = (*_LOADERS, *(f"{kind}:FOLDER" for kind in _FOLDER_LOADERS))
 
 
@@ -33,7 +32,6 @@ def load_task(name: str, folder: Path | None = None, *, languages: Sequence[str]
     """Return the task of a name, read from a folder.
 
     Args:
-        name: one of NAMES.
         folder: folder of the task's files; unset: data/NAME, where `hbdist data fetch` puts them, or the files that ship.
         languages: languages that a later cut will keep, so that no others need be read. The task must be cut nevertheless.
 

@@ -6,7 +6,7 @@ The rule sees the text alone, never the answers. It is part of a benchmark: a ch
 import re
 from itertools import pairwise
 
-from hbdist.evaluation.tasks.tables import TABLES
+from hbdist.evaluation.tasks.files import TABLES
 
 _END = re.compile(r"""[.!?…]+["'”’»)\]]*\s+|[。！？।؟۔]+["'”’」』）]*\s*|\s*\n\s*""")
 _ABBREVIATIONS = frozenset(TABLES["sentences"]["abbreviations"])

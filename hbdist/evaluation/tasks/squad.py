@@ -11,7 +11,6 @@ from hbdist.evaluation.tasks.task import Query
 
 SentenceBreaks = Callable[[dict[str, Any], str], Sequence[Sequence[int]]]
 """A paragraph and its language → start and end of each of its sentences, in characters of its context."""
-
 Relevance = dict[str, tuple[int, ...]]
 
 
@@ -33,10 +32,8 @@ def read_sentences(
 
     Args:
         paths: language → its JSON file, plain or gzipped.
-        breaks: function that finds the sentences of a paragraph.
         counts: language → number of questions and of sentences that its file must have.
         with_paragraph: whether a candidate is its sentence, a line break, and the whole paragraph.
-        remedy: how to get the files again, for error messages.
 
     Raises:
         DataError: a file is damaged, is not SQuAD's JSON or has other counts, or an answer does not begin in exactly one

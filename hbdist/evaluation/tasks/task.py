@@ -21,7 +21,6 @@ from hbdist.evaluation.tasks.corpus import Candidate, Corpus, consecutive_slices
 
 NO_CANDIDATE = -1
 """Padding of arrays of candidate indices."""
-
 Values = Mapping[str, tuple[int, ...]]
 """Question id → values, one per candidate."""
 
@@ -93,8 +92,7 @@ class RetrievalTask:
     def candidate_slices(self) -> dict[str, slice]:
         """Language → indices of its candidates; empty for a language that only has queries."""
         if isinstance(self.candidates, Corpus):
-            lengths = {language: part.stop - part.start for language, part in self.candidates.slices.items()}
-            return consecutive_slices({language: lengths.get(language, 0) for language in self.languages})
+            return consecutive_slices({one: self.candidates.counts.get(one, 0) for one in self.languages})
         return self._slices([candidate.language for candidate in self.candidates])
 
     def _slices(self, language_of_text: Sequence[str]) -> dict[str, slice]:
@@ -168,8 +166,7 @@ class RetrievalTask:
         unknown = [language for language in languages if language not in self.languages]
         if unknown:
             raise ConfigError(
-                f"{self.name} has no language {', '.join(unknown)}. It has {', '.join(self.languages)}:"
-                " name some of these."
+                f"{self.name} has no language {', '.join(unknown)}. It has {', '.join(self.languages)}: name some of these."
             )
         if languages == self.languages:
             return self
@@ -179,14 +176,12 @@ class RetrievalTask:
             return tuple(new for index in indices if (new := new_index(index)) != NO_CANDIDATE)
 
         relevance = {question: renumber(indices) for question, indices in self.relevance.items()}
-        grades = {
-            question: tuple(
-                grade
-                for grade, index in zip(values, self.relevance[question], strict=True)
-                if new_index(index) != NO_CANDIDATE
-            )
-            for question, values in self.grades.items()
-        }
+
+        def remaining(values: tuple[int, ...], indices: tuple[int, ...]) -> tuple[int, ...]:
+            pairs = zip(values, indices, strict=True)
+            return tuple(value for value, index in pairs if new_index(index) != NO_CANDIDATE)
+
+        grades = {question: remaining(values, self.relevance[question]) for question, values in self.grades.items()}
         ignored = {question: renumber(indices) for question, indices in self.ignored.items()}
         queries = tuple(query for query in self.queries if query.language in languages and relevance[query.id])
         if isinstance(self.candidates, Corpus):
@@ -212,21 +207,11 @@ class RetrievalTask:
         task = self._with_queries(queries, self.relevance, self.grades, self.ignored)
         return replace(task, cut_to=replace(self.cut_to, questions=questions))
 
-    def _with_queries(
-        self, queries: tuple[Query, ...], relevance: Values, grades: Values, ignored: Values
-    ) -> "RetrievalTask":
+    def _with_queries(self, queries: tuple[Query, ...], *values: Values) -> "RetrievalTask":
+        """Return the task with these queries, and with the relevance, grades and ignored candidates of their questions."""
         questions = {query.id for query in queries}
-
-        def of_questions(values: Values) -> Values:
-            return {question: value for question, value in values.items() if question in questions}
-
-        return replace(
-            self,
-            queries=queries,
-            relevance=of_questions(relevance),
-            grades=of_questions(grades),
-            ignored=of_questions(ignored),
-        )
+        relevance, grades, ignored = ({one: part[one] for one in part if one in questions} for part in values)
+        return replace(self, queries=queries, relevance=relevance, grades=grades, ignored=ignored)
 
 
 def _evenly_spaced(ids: Sequence[str], count: int) -> Sequence[str]:
@@ -248,13 +233,11 @@ def _renumbering(slices: Mapping[str, slice], languages: Sequence[str]) -> Calla
     """Return the function from a candidate's index to its index in these languages alone, or NO_CANDIDATE."""
     lengths = {name: part.stop - part.start if name in languages else 0 for name, part in slices.items()}
     starts = [part.start for part in slices.values()]
-    shifts = [
-        new.start - slices[name].start if name in languages else None
-        for name, new in consecutive_slices(lengths).items()
-    ]
+    shifts = {name: new.start - slices[name].start for name, new in consecutive_slices(lengths).items()}
+    names = list(slices)
 
     def new_index(index: int) -> int:
-        shift = shifts[bisect_right(starts, index) - 1]
-        return NO_CANDIDATE if shift is None else index + shift
+        name = names[bisect_right(starts, index) - 1]
+        return index + shifts[name] if name in languages else NO_CANDIDATE
 
     return new_index

@@ -10,14 +10,12 @@ from pathlib import Path
 from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
-from hbdist.evaluation.tasks.files import find_file
-from hbdist.evaluation.tasks.tables import TABLES
+from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "tydiqa"
 DEFAULT_FOLDER = Path("data/tydiqa")
 FILE = "tydiqa-goldp-v1.1-dev.json"
-
 QUESTIONS: dict[str, int] = TABLES["tydiqa"]["questions"]
 """Number of questions per language in the development set."""
 _CODES: dict[str, str] = TABLES["tydiqa"]["codes"]

@@ -24,8 +24,7 @@ from typing import Any, Literal, NamedTuple
 from hbdist.data.formats.json_files import read_json
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
-from hbdist.evaluation.tasks.files import find_file
-from hbdist.evaluation.tasks.tables import TABLES
+from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "wikihop"
@@ -33,11 +32,9 @@ DEFAULT_FOLDER = Path("data/wikihop")
 SAMPLES = 5129
 """Number of samples in WikiHop's development set."""
 Labels = Literal["answer", "any"]
-
 GENERAL = "What is the {relation} of {subject}?"
 TEMPLATES: dict[str, str] = TABLES["wikihop"]["templates"]
 """Relation → question with a `{subject}` placeholder."""
-
 NO_ANSWER = "no passage of the sample contains the answer"
 _REMEDY = (
     "Fetch qangaroo_v1.1.zip (CC BY-SA 3.0) from qangaroo.cs.ucl.ac.uk, which links to a store that only a browser can"
@@ -55,11 +52,7 @@ class _Sample(NamedTuple):
 
 
 def load_wikihop(folder: Path = DEFAULT_FOLDER, *, labels: Labels = "answer") -> RetrievalTask:
-    """Return the derived task from WikiHop's dev.json: the unmasked development set of QAngaroo 1.1.
-
-    Args:
-        folder: folder with dev.json, plain or gzipped.
-        labels: which passages are relevant.
+    """Return the derived task from WikiHop's dev.json, plain or gzipped: the unmasked development set of QAngaroo 1.1.
 
     Raises:
         DataError: the file is missing or damaged, or is not WikiHop's development set.

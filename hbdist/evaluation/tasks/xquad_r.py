@@ -7,20 +7,16 @@ Sentence and paragraph, as LAReQA's own models see it: the sentence, a line brea
 from pathlib import Path
 
 from hbdist.errors import DataError
-from hbdist.evaluation.tasks.files import find_file
+from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.squad import published_breaks, read_sentences
-from hbdist.evaluation.tasks.tables import TABLES
 from hbdist.evaluation.tasks.task import RetrievalTask
 
 NAME = "xquad-r"
 DEFAULT_FOLDER = Path("shards/demo/xquad-r")
-
 QUESTIONS = 1190
 """Number of questions per language; all languages have the same ids in the same order."""
-
 CANDIDATES: dict[str, int] = TABLES["xquad-r"]["candidates"]
 """Number of sentences per language, 13,014 in all; equal sentences of different paragraphs are different candidates."""
-
 _REMEDY = (
     f"XQuAD-R is one file per language: {', '.join(CANDIDATES)}. Give the folder that has them, or get them from"
     " github.com/google-research-datasets/lareqa (folder xquad-r)."
