@@ -26,15 +26,7 @@ from hbdist.evaluation.metrics.summary import align_questions, collect_positions
 from hbdist.evaluation.output import Evaluation, make_folder, write_scores
 from hbdist.evaluation.scores import read_scores
 from hbdist.evaluation.search.embeddings import IN_MEMORY_BYTES
-from hbdist.evaluation.search.encoding import (
-    TextEncoder,
-    Texts,
-    encode_all,
-    encode_parts,
-    open_parts,
-    read_candidates,
-    read_queries,
-)
+from hbdist.evaluation.search.encoding import TextEncoder, Texts, encode_all, encode_parts, open_parts, read_candidates
 from hbdist.evaluation.search.in_memory import rank_in_memory
 from hbdist.evaluation.search.rank import PartRanker
 from hbdist.evaluation.search.settings import SearchSettings
@@ -54,7 +46,6 @@ class Search:
     """Result of encoding and ranking, before any scores."""
 
     query_QD: np.ndarray
-    """Embeddings of the queries."""
     candidate_CD: np.ndarray | None
     """Embeddings of the candidates, if every rank has all of them in memory."""
     ranking: Ranking
@@ -78,13 +69,11 @@ def evaluate(
 
     Args:
         encoder: the model, one on every rank.
-        task: questions and candidates, perhaps cut.
         model: name of the model, for the record.
         fingerprint: fingerprint of its contents (see `model_fingerprint`), for the record and for keeping embeddings, which
             are deleted without one.
         ranks: the ranks that share the work; None: this process alone.
         search: storage of the embeddings, and the index; by default search is exact.
-        progress: called during every stage.
 
     Raises:
         DataError: the encoder returns vectors that are not finite, the corpus is damaged or differs between ranks, or the
@@ -105,7 +94,9 @@ def evaluate(
             "task_fingerprint": task.fingerprint,
             "search": search.record(),
             **_describe(task),
-            **_score(result, task),
+            **summarise(result.ranking, task),
+            "confidence": confidence(collect_positions(result.ranking, task)),
+            "alignment": align_questions(result.query_QD, result.ranking, task) if _is_pooled(task) else None,
             **removal,
             "seconds": {"encode": result.encoded_at - started, "score": perf_counter() - result.encoded_at},
         }
@@ -124,7 +115,8 @@ def _encode_and_rank(
     def stage(name: str) -> Progress | None:
         return partial(progress, name) if progress else None
 
-    query_QD = encode_all(encoder, read_queries(task), "query", ranks=ranks, progress=stage("queries"))
+    queries = Texts([query.text for query in task.queries], [query.language for query in task.queries])
+    query_QD = encode_all(encoder, queries, "query", ranks=ranks, progress=stage("queries"))
     dimensions = query_QD.shape[1]
     in_memory = search.index is None and len(task.candidates) * dimensions * 4 <= IN_MEMORY_BYTES
     known_as = {"model": model, "fingerprint": fingerprint}
@@ -153,21 +145,11 @@ def _is_pooled(task: RetrievalTask) -> bool:
 
 def _score_removal(result: Search, task: RetrievalTask, ranks: ProcessGroup) -> dict[str, Any]:
     """Return the scores of the baselines without training, or the reason why there are none. A collective."""
-    if not _is_pooled(task):
-        return {"removal": None, "not_measured": {}}
-    if result.candidate_CD is None:
-        return {"removal": None, "not_measured": {"removal": NO_REMOVAL}}
+    if not _is_pooled(task) or result.candidate_CD is None:
+        return {"removal": None, "not_measured": {"removal": NO_REMOVAL} if _is_pooled(task) else {}}
     rank = partial(rank_in_memory, task=task, ranks=ranks)
     removal = score_without_language(result.query_QD, result.candidate_CD, task, rank=rank)
     return {"removal": removal, "not_measured": {}}
-
-
-def _score(result: Search, task: RetrievalTask) -> dict[str, Any]:
-    return {
-        **summarise(result.ranking, task),
-        "confidence": confidence(collect_positions(result.ranking, task)),
-        "alignment": align_questions(result.query_QD, result.ranking, task) if _is_pooled(task) else None,
-    }
 
 
 def _describe(task: RetrievalTask) -> dict[str, Any]:
@@ -196,11 +178,8 @@ def evaluate_to(
     A collective; rank 0 alone reads and writes.
 
     Args:
-        out: folder for scores.json and the TREC files.
-        task: the task, perhaps cut.
         settings: the model and how it is used.
         load: returns the encoder; not called if the scores are still valid.
-        ranks, search, progress: as in `evaluate`.
 
     Raises:
         ConfigError: `out` cannot be written.
@@ -210,13 +189,12 @@ def evaluate_to(
     scores, fingerprint = None, ""
     with ranks.raise_together():
         if ranks.is_main:
-            fingerprint = model_fingerprint(settings)
+            fingerprint, earlier = model_fingerprint(settings), read_scores(out)
             expected = {
                 "model_fingerprint": fingerprint,
                 "task_fingerprint": task.fingerprint,
                 "search": search.record(),
             }
-            earlier = read_scores(out)
             scores = earlier if earlier and all(earlier.get(key) == value for key, value in expected.items()) else None
     scores, fingerprint = ranks.broadcast_object((scores, fingerprint))
     if scores:

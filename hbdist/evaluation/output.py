@@ -45,7 +45,7 @@ def make_folder(out: Path) -> None:
         ) from None
 
 
-def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path:
+def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> None:
     """Write multilingual.run.trec, qrels.trec (".gz" if long), ranks.npz and, last, scores.json; each one atomically.
 
     The run file has the first hundred candidates of the multilingual pool. Its scores have all digits of a float32, so that
@@ -68,9 +68,8 @@ def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> Path
     _write_lines(out / "multilingual.run.trec", run, ranking.top_QK.size)
     _write_lines(out / "qrels.trec", qrels, sum(len(task.relevance[query.id]) for query in task.queries))
     write_per_query(out, collect_positions(ranking, task), evaluation.scores["task_fingerprint"])
-    path = out / "scores.json"
-    write_atomically(path, json.dumps(evaluation.scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    return path
+    text = json.dumps(evaluation.scores, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(out / "scores.json", text + "\n")
 
 
 def _write_lines(path: Path, lines: Iterable[str], count: int) -> None:

@@ -40,10 +40,7 @@ def shared_items(row_NL: np.ndarray, languages: list[str]) -> Iterator[tuple[str
 def alignment(vector_MD: np.ndarray, row_NL: np.ndarray, languages: list[str]) -> dict[str, Any] | None:
     """Return all measures of alignment, as in scores.json; None if no two languages share two items.
 
-    Args:
-        vector_MD: float32 unit vectors.
-        row_NL: int64 row of each item in each language; NO_ITEM where there is none.
-        languages: names of the languages.
+    `row_NL` has the int64 row of each item in each language, NO_ITEM where there is none.
     """
     by_pair = {
         f"{x}-{y}": pair_alignment(vector_MD[row_x_N], vector_MD[row_y_N])
@@ -97,8 +94,7 @@ def cosines(X_ND: np.ndarray, Y_ND: np.ndarray) -> dict[str, float]:
 
 
 def bitext_accuracy(X_ND: np.ndarray, Y_ND: np.ndarray, *, tile: int = TILE) -> tuple[float, float]:
-    """Return the share of texts whose translation scores strictly above all other texts of its language, by cosine and by
-    margin.
+    """Return the share of texts whose translation scores strictly above all others in its language, by cosine and margin.
 
     It is the mean of both directions, as in Tatoeba. A tie is a miss, so that identical vectors score zero. The margin is
     the ratio of Artetxe & Schwenk 2019 (arXiv 1811.01136):
@@ -128,11 +124,8 @@ def _count_first(score_TN: np.ndarray, start: int) -> int:
 def _nearest_mean(A_ND: np.ndarray, B_ND: np.ndarray, tile: int) -> np.ndarray:
     """Return the mean cosine of each row of A and its K nearest rows of B: float32 [N]."""
     k = min(MARGIN_NEIGHBOURS, len(B_ND))
-    parts = [
-        np.partition(A_ND[start : start + tile] @ B_ND.T, len(B_ND) - k, axis=1)[:, len(B_ND) - k :].mean(axis=1)
-        for start in range(0, len(A_ND), tile)
-    ]
-    return np.concatenate(parts)
+    tiles = (A_ND[start : start + tile] @ B_ND.T for start in range(0, len(A_ND), tile))
+    return np.concatenate([np.partition(tile_TN, -k, axis=1)[:, -k:].mean(axis=1) for tile_TN in tiles])
 
 
 def linear_cka(X_ND: np.ndarray, Y_ND: np.ndarray) -> float:
@@ -170,12 +163,8 @@ def centroid_gap(by_language: list[np.ndarray]) -> float:
     """
     centroid_LD = [vector_ND.mean(axis=0, dtype=np.float64) for vector_ND in by_language]
     between = np.mean([np.linalg.norm(a - b) for a, b in combinations(centroid_LD, 2)])
-    within = np.mean(
-        [
-            np.linalg.norm(vector_ND - centroid_D, axis=1).mean()
-            for vector_ND, centroid_D in zip(by_language, centroid_LD, strict=True)
-        ]
-    )
+    pairs = zip(by_language, centroid_LD, strict=True)
+    within = np.mean([np.linalg.norm(vector_ND - centroid_D, axis=1).mean() for vector_ND, centroid_D in pairs])
     return float(between / within) if within > 1e-12 else 0.0
 
 
@@ -184,11 +173,6 @@ def language_probe(vector_MD: np.ndarray, language_M: np.ndarray, item_M: np.nda
 
     It is a logistic regression (L2 penalty ‖W‖²/2 on a sum of losses, vectors centred and scaled by one number), trained on
     one half of the items and tested on the other, both ways: translations of an item are in the same half.
-
-    Args:
-        vector_MD: unit vectors.
-        language_M: language number of each vector.
-        item_M: item number of each vector.
     """
     item_M = np.unique(item_M, return_inverse=True)[1]
     order_N = permutation("language probe", int(item_M.max()) + 1)
@@ -203,8 +187,7 @@ def _count_correct(vector_MD: np.ndarray, language_M: np.ndarray, train_M: np.nd
     scale = np.sqrt(((vector_MD[train_M] - mean_D) ** 2).mean())
     # One scale for all dimensions, so that a rotation of the space changes nothing.
     input_MD = torch.from_numpy((vector_MD - mean_D) / (scale if scale > 1e-12 else 1)).double()
-    target_M = torch.from_numpy(language_M)
-    train = torch.from_numpy(train_M)
+    target_M, train = torch.from_numpy(language_M), torch.from_numpy(train_M)
     weight_LD = torch.zeros(int(language_M.max()) + 1, input_MD.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight_LD], max_iter=200, line_search_fn="strong_wolfe")
 

@@ -54,9 +54,7 @@ class Difference:
     mean: float
     """Difference of these means."""
     low: float
-    """Lower end of the interval."""
     high: float
-    """Upper end of the interval."""
     p: float
     """Two-sided p-value: twice the share of draws on the other side of zero, at most 1 and at least 2/(B + 1)."""
     real: bool
@@ -64,11 +62,9 @@ class Difference:
 
 
 def interval(runs: Sequence[Values], *, draws: int = DRAWS) -> Interval:
-    """Return the macro mean, with its interval, of one model or of several seeds of one.
+    """Return the macro mean, with its interval, of one model's seeds on the same queries.
 
-    Args:
-        runs: values of each seed, on the same queries. With several, seeds are drawn as well as paragraphs.
-        draws: number B of draws.
+    With several seeds, seeds are drawn as well as paragraphs.
     """
     clusters, score_BR, score_R = _draw_scores(runs, draws)
     low, high = _percentiles(_over_seeds(score_BR, "seeds"))
@@ -78,11 +74,8 @@ def interval(runs: Sequence[Values], *, draws: int = DRAWS) -> Interval:
 def difference(before: Sequence[Values], after: Sequence[Values], *, draws: int = DRAWS) -> Difference:
     """Return the paired difference of two models' macro means: both are scored on the same drawn paragraphs.
 
-    The seeds of the two are drawn independently of one another, even if both have the same number.
-
-    Args:
-        before, after: values of each seed, all on the same queries.
-        draws: number B of draws.
+    Both sides have the values of each seed, all on the same queries. The seeds of the two are drawn independently of one
+    another, even if both have the same number.
     """
     _, score_BR, score_R = _draw_scores([*before, *after], draws)
     split = len(before)
@@ -106,10 +99,7 @@ def confidence(queries: PerQuery) -> dict[str, Any]:
 
 
 def compare(before: Sequence[PerQuery], after: Sequence[PerQuery]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the differences of two models on one task, one or several seeds of each: {"multilingual": {"map": {…}}, …}.
-
-    The innermost dictionary has the fields of `Difference`.
-    """
+    """Return the fields of `Difference` of two models, one or several seeds of each: {"multilingual": {"map": {…}}, …}."""
     differences: dict[str, dict[str, dict[str, Any]]] = {}
     for setting, metric in _measures(after[0]):
         sides = [[values_of(queries, setting, metric) for queries in side] for side in (before, after)]
@@ -145,19 +135,14 @@ def _macro_means(draw_bG: np.ndarray, count_SG: np.ndarray, total_RSG: Sequence[
     # A draw may have no query of a part that few clusters have: its macro mean is then over the other parts.
     empty_bS = count_bS == 0
     count_bS[empty_bS] = 1
-    return np.stack([(draw_bG @ total_SG.T / count_bS).sum(axis=1) for total_SG in total_RSG], axis=1) / (
-        ~empty_bS
-    ).sum(axis=1, keepdims=True)
+    sum_bR = np.stack([(draw_bG @ total_SG.T / count_bS).sum(axis=1) for total_SG in total_RSG], axis=1)
+    return sum_bR / (~empty_bS).sum(axis=1, keepdims=True)
 
 
 def draw_clusters(clusters: int, draws: int, *, taken: int = 0, key: str = "clusters") -> Iterator[np.ndarray]:
     """Yield how often each of G clusters is in each of B draws with replacement, some draws at a time: float64 [b, G].
 
-    Args:
-        clusters: number G of clusters.
-        draws: number B of draws.
-        taken: number of clusters per draw, which is the sum of a row; by default G.
-        key: name of the draws; another name gives other draws.
+    A draw has `taken` clusters, by default G, which is the sum of a row. Another key gives other draws.
     """
     taken = taken or clusters
     rows = max(1, WORDS // max(clusters, taken))

@@ -24,12 +24,7 @@ DEPTH = 10
 
 
 def list_agreement(one_NK: np.ndarray, other_NK: np.ndarray, *, k: int = DEPTH) -> np.ndarray:
-    """Return the average overlap of two ranked lists, row by row: float64 [N] (Fagin et al. 2003).
-
-    Args:
-        one_NK, other_NK: candidates, best first, without repetitions in a row.
-        k: number of candidates that count.
-    """
+    """Return the average overlap at k of two lists of candidates, best first, row by row: float64 [N] (Fagin et al. 2003)."""
     one_NK, other_NK = one_NK[:, :k], other_NK[:, :k]
     depth_K = np.arange(1, one_NK.shape[1] + 1)
     same_NKK = one_NK[:, :, None] == other_NK[:, None, :]
@@ -42,10 +37,7 @@ def list_agreement(one_NK: np.ndarray, other_NK: np.ndarray, *, k: int = DEPTH) 
 def neighbour_agreement(X_ND: np.ndarray, Y_ND: np.ndarray, *, k: int = DEPTH, tile: int = TILE) -> np.ndarray:
     """Return the share of an item's k nearest items that are the same in two languages: float64 [N].
 
-    Args:
-        X_ND, Y_ND: unit vectors of the same N items.
-        k: number of neighbours; with k items or fewer, all others are neighbours.
-        tile: number of items whose cosines are in memory at once.
+    Row n of both is the same item. With k items or fewer, all others are neighbours.
     """
     k = min(k, len(X_ND) - 1)
     parts = [
@@ -69,13 +61,8 @@ def consistency(
 ) -> dict[str, Any] | None:
     """Return list and neighbour agreement of questions, as in scores.json; None if no two languages share two questions.
 
-    The result has the mean over unordered pairs of languages, `by_language`, and `by_pair`.
-
-    Args:
-        query_MD: float32 unit vectors of the questions in all languages.
-        top_MK: first candidates of each question in the multilingual pool, best first.
-        row_NL: int64 row of each question in each language; alignment.NO_ITEM where there is none.
-        languages: names of the languages.
+    The result has the mean over unordered pairs of languages, `by_language`, and `by_pair`. Queries are unit vectors;
+    `top_MK` has each one's first candidates in the multilingual pool, best first; `row_NL` is as in `alignment.alignment`.
     """
     by_pair = {
         (x, y): {

@@ -4,6 +4,9 @@ All of them improve when everything is random or nothing is found: read them tog
 
     Q queries · R relevant candidates of a query, padded · K candidates at the top · C candidates of the pool
     N positions that are compared with one another · G languages
+
+    position_QR   int64 exact positions of the relevant candidates in the whole pool; NO_POSITION where there is none
+    top_QK        int64 indices into the pool, best first
 """
 
 from collections.abc import Mapping
@@ -25,9 +28,6 @@ def rank_distance(position_QR: np.ndarray) -> np.ndarray:
 
     NaN for a query with fewer than two. After Huang et al. 2023 (arXiv 2305.09025), as in arXiv 2408.10536, footnote 6.
     A single language that is ranked badly decides it: see the median as well as the mean.
-
-    Args:
-        position_QR: exact positions in the whole pool; NO_POSITION where there is none.
     """
     present_QR = position_QR != NO_POSITION
     last_Q = position_QR.max(axis=1)
@@ -45,13 +45,8 @@ def same_language_share(
 ) -> np.ndarray:
     """Return the share of the first k candidates that are in the query's language: float64 [Q].
 
-    Compare it with the language's share of the pool, which is the result of a ranker that ignores language.
-
-    Args:
-        top_QK: int64 indices into the pool, best first.
-        query_language_Q: language number of each query.
-        candidate_language_C: language number of each candidate.
-        k: number of candidates that count; if there are fewer, all do.
+    Compare it with the language's share of the pool, which is the result of a ranker that ignores language. If there are
+    fewer than k, all count.
     """
     return (candidate_language_C[top_QK[:, :k]] == query_language_Q[:, None]).mean(axis=1)
 
@@ -60,29 +55,23 @@ def bias_by_language(
     position_QR: np.ndarray, top_QK: np.ndarray, *, query_language_Q: np.ndarray, candidate_language_C: np.ndarray
 ) -> dict[int, dict[str, float]]:
     """Return the bias measures over the queries of each language, by its number, with the rank distances of a perfect and
-    of a random order. Languages none of whose queries has two relevant candidates are left out.
-
-    Args:
-        position_QR: exact positions in the whole pool; NO_POSITION where there is none.
-        top_QK, query_language_Q, candidate_language_C: as in `same_language_share`.
-    """
+    of a random order. Languages none of whose queries has two relevant candidates are left out."""
     distance_Q, pool = rank_distance(position_QR), len(candidate_language_C)
     relevant_Q = np.where(np.isnan(distance_Q), np.nan, (position_QR != NO_POSITION).sum(axis=1))
     share_Q = same_language_share(top_QK, query_language_Q=query_language_Q, candidate_language_C=candidate_language_C)
     return {
         int(language): {
-            "rank_distance": float(np.nanmean(distance_Q[query_language_Q == language])),
-            "rank_distance_median": float(np.nanmedian(distance_Q[query_language_Q == language])),
+            "rank_distance": float(np.nanmean(distance_Q[own_Q])),
+            "rank_distance_median": float(np.nanmedian(distance_Q[own_Q])),
             # Scale-free, so that pools of different sizes can be compared.
-            "rank_distance_share": float(np.nanmean(distance_Q[query_language_Q == language]) / (pool - 1)),
-            "rank_distance_perfect": float(np.nanmean(relevant_Q[query_language_Q == language] - 1)),
-            "rank_distance_random": float(
-                np.nanmean(random_rank_distance(relevant_Q[query_language_Q == language], pool))
-            ),
-            f"same_language_share@{TOP}": float(share_Q[query_language_Q == language].mean()),
+            "rank_distance_share": float(np.nanmean(distance_Q[own_Q]) / (pool - 1)),
+            "rank_distance_perfect": float(np.nanmean(relevant_Q[own_Q] - 1)),
+            "rank_distance_random": float(np.nanmean(random_rank_distance(relevant_Q[own_Q], pool))),
+            f"same_language_share@{TOP}": float(share_Q[own_Q].mean()),
             "same_language_pool_share": float((candidate_language_C == language).mean()),
         }
         for language in np.unique(query_language_Q[~np.isnan(distance_Q)])
+        for own_Q in [query_language_Q == language]
     }
 
 
@@ -103,11 +92,6 @@ def one_answer_map(
     language. Pairs without a query that has such an answer are left out.
 
     It is exact without ranking again: removing n candidates before another one moves that one up by n positions.
-
-    Args:
-        position_QR: exact positions in the whole pool; NO_POSITION where there is none.
-        relevant_language_QR: language number of each; any number where there is none.
-        query_language_Q: language number of each query.
     """
     present_QR = position_QR != NO_POSITION
     table: dict[tuple[int, int], float] = {}
@@ -130,11 +114,6 @@ def peer_irrelevant(top_QK: np.ndarray, position_QR: np.ndarray, *, candidate_la
 
     Limits: p depends on K, so compare equal K only. It measures the order at the top, not which languages are missing
     there: a top in a single language counts as fair. For a fair ranker it is uniform, with a mean of 0.5 and not 1.
-
-    Args:
-        top_QK: int64 indices into the pool, best first.
-        position_QR: exact positions of the relevant candidates in the whole pool; NO_POSITION where there is none.
-        candidate_language_C: language number of each candidate.
     """
     own_position_QK = np.broadcast_to(np.arange(1, top_QK.shape[1] + 1), top_QK.shape)
     member_QK = np.ones(top_QK.shape, dtype=bool)

@@ -7,6 +7,7 @@ candidates alike; the vectors are then scaled to unit length again.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -23,11 +24,7 @@ def demean(vector_ND: np.ndarray, language_N: np.ndarray) -> Remove:
         language: vector_ND[language_N == language].mean(axis=0, dtype=np.float64)
         for language in np.unique(language_N).tolist()
     }
-
-    def remove(vector_ND: np.ndarray, language_N: np.ndarray) -> np.ndarray:
-        return _by_language(vector_ND, language_N, lambda own_ND, language: own_ND - mean_LD[language])
-
-    return remove
+    return partial(_by_language, change=lambda own_ND, language: own_ND - mean_LD[language])
 
 
 def lir(vector_ND: np.ndarray, language_N: np.ndarray, *, directions: int = DIRECTIONS) -> Remove:
@@ -43,14 +40,11 @@ def lir(vector_ND: np.ndarray, language_N: np.ndarray, *, directions: int = DIRE
         for language in np.unique(language_N).tolist()
     }
 
-    def remove(vector_ND: np.ndarray, language_N: np.ndarray) -> np.ndarray:
-        def project(own_ND: np.ndarray, language: int) -> np.ndarray:
-            direction_RD = direction_LRD[language]
-            return own_ND - own_ND @ direction_RD.T @ direction_RD
+    def project(own_ND: np.ndarray, language: int) -> np.ndarray:
+        direction_RD = direction_LRD[language]
+        return own_ND - own_ND @ direction_RD.T @ direction_RD
 
-        return _by_language(vector_ND, language_N, project)
-
-    return remove
+    return partial(_by_language, change=project)
 
 
 REMOVALS: dict[str, Callable[[np.ndarray, np.ndarray], Remove]] = {"demean": demean, "lir": lir}

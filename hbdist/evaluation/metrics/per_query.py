@@ -27,7 +27,6 @@ class PerQuery:
     otherwise. The field names are the keys of the file."""
 
     language_Q: np.ndarray
-    """Number of the query's language."""
     cluster_Q: np.ndarray
     """Number of the unit by which questions are drawn, such as the paragraph, shared by translations: queries of one
     cluster are not independent of one another."""
@@ -50,16 +49,12 @@ class Values:
     part_V: np.ndarray
     """Number of the language, or the pair of languages, over which macro means are taken."""
     cluster_V: np.ndarray
-    """Number of the cluster, as in `PerQuery`."""
 
 
 def values_of(queries: PerQuery, setting: str, metric: str = "map") -> Values:
-    """Return the values whose macro mean over parts is a score of `metrics.summary.summarise`.
+    """Return the values whose macro mean over parts is a score of `summary.summarise`; none if the task has no such setting.
 
-    Args:
-        queries: the positions of one evaluation.
-        setting: one of SETTINGS; a setting that the task does not have gives no values.
-        metric: as in `retrieval.metrics`; in the multilingual setting also "rank_distance".
+    The metric is one of `retrieval.metrics`, or in the multilingual setting also "rank_distance".
     """
     if setting == "multilingual":
         if metric == "rank_distance":

@@ -9,15 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from hbdist.evaluation.metrics import language_bias
 from hbdist.evaluation.metrics.alignment import NO_ITEM, alignment
 from hbdist.evaluation.metrics.consistency import consistency
-from hbdist.evaluation.metrics.language_bias import (
-    bias_by_language,
-    one_answer_map,
-    peer_irrelevant,
-    peer_relevant,
-    spread,
-)
 from hbdist.evaluation.metrics.language_removal import REMOVALS
 from hbdist.evaluation.metrics.per_query import PerQuery
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking, macro_mean, mean_metrics
@@ -64,32 +58,26 @@ def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
 
 def _measure_bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, float]]:
     """Return the bias measures of each query language; empty if no query has two answers."""
-    by_number = bias_by_language(
-        ranking.pool_QR,
-        ranking.top_QK,
-        query_language_Q=language_numbers(task.query_slices),
-        candidate_language_C=language_numbers(task.candidate_slices),
+    query_Q, candidate_C = language_numbers(task.query_slices), language_numbers(task.candidate_slices)
+    by_number = language_bias.bias_by_language(
+        ranking.pool_QR, ranking.top_QK, query_language_Q=query_Q, candidate_language_C=candidate_C
     )
     return {task.languages[number]: measures for number, measures in by_number.items()}
 
 
 def measure_more_bias(ranking: Ranking, task: RetrievalTask, map_by_language: Mapping[str, float]) -> dict[str, Any]:
-    """Return what `bias` in scores.json has besides rank distance and same-language share.
+    """Return what `bias` in scores.json has besides rank distance and same-language share, in two languages or more.
 
-    Args:
-        ranking: the ranking of the whole task.
-        task: a task in two languages or more.
-        map_by_language: mAP of each query language in the multilingual pool.
+    `map_by_language` has the mAP of each query language in the multilingual pool.
     """
     query_language_Q, relevant_language_QR = language_numbers(task.query_slices), relevant_languages(task)
-    one_answer = one_answer_map(
-        ranking.pool_QR, relevant_language_QR=relevant_language_QR, query_language_Q=query_language_Q
+    pool_QR, candidate_language_C = ranking.pool_QR, language_numbers(task.candidate_slices)
+    one_answer = language_bias.one_answer_map(
+        pool_QR, relevant_language_QR=relevant_language_QR, query_language_Q=query_language_Q
     )
-    irrelevant_Q = peer_irrelevant(
-        ranking.top_QK, ranking.pool_QR, candidate_language_C=language_numbers(task.candidate_slices)
-    )
-    relevant_Q = peer_relevant(ranking.pool_QR, relevant_language_QR=relevant_language_QR, k=TOP)
-    apart = spread(map_by_language)
+    irrelevant_Q = language_bias.peer_irrelevant(ranking.top_QK, pool_QR, candidate_language_C=candidate_language_C)
+    relevant_Q = language_bias.peer_relevant(pool_QR, relevant_language_QR=relevant_language_QR, k=TOP)
+    apart = language_bias.spread(map_by_language)
     return {
         "map_range": apart["range"],
         "map_deviation": apart["deviation"],

@@ -47,12 +47,9 @@ def part_rows(candidates: int) -> int:
 
 
 class Parts:
-    """Embeddings of a pool, cut into parts of equal size except for the last one.
+    """Embeddings of a pool of `total` vectors, cut into parts of `rows` vectors; the last part may have fewer.
 
     Args:
-        total: number of vectors in the pool.
-        rows: number of vectors per part.
-        precision: type of the stored numbers.
         folder: folder of the files; None: in memory.
         dimensions: D, which files must have to be used.
     """
@@ -76,11 +73,6 @@ class Parts:
     def span(self, number: int) -> range:
         """Return the rows of the pool that are in a part."""
         return range(number * self.rows, min((number + 1) * self.rows, self.total))
-
-    def rows_of(self, number: int) -> slice:
-        """Return the rows of the pool that are in a part, as a slice."""
-        span = self.span(number)
-        return slice(span.start, span.stop)
 
     def has(self, number: int) -> bool:
         """Return whether a part is present, complete and of the right shape and type."""
@@ -168,8 +160,6 @@ def folder_name(*, model: str, corpus: str, precision: Precision, rows: int, by_
 
     Args:
         model, corpus: their fingerprints.
-        precision: type of the stored numbers.
-        rows: number of vectors per part.
         by_length: parts are cut from the texts sorted by length, not from the pool in its own order.
     """
     settings = {"model": model, "corpus": corpus, "precision": precision, "rows": rows, "by_length": by_length}

@@ -4,6 +4,10 @@ The last bits of a text's vector depend on the texts it is padded with. So the r
 into batches, do not depend on the ranks; each part is encoded by one rank alone.
 
     N texts · B texts of a block · D dimensions
+
+    kind      whether texts are queries or documents
+    ranks     the ranks that share the work
+    progress  called after every batch
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +47,7 @@ class TextEncoder(Protocol):
     ) -> np.ndarray:
         """Return the L2-normalised vectors of texts, in the order given: float32 [N, D].
 
-        Args:
-            texts: N texts.
-            kind: whether they are queries or documents.
-            languages: language of each text, for models that use it.
-            progress: called during the encoding.
+        `languages` has the language of each text, for models that use it.
         """
 
 
@@ -60,11 +60,6 @@ class Texts(NamedTuple):
     def at(self, rows: np.ndarray) -> "Texts":
         """Return the texts of these rows."""
         return Texts([self.texts[row] for row in rows], [self.languages[row] for row in rows])
-
-
-def read_queries(task: RetrievalTask) -> Texts:
-    """Return the texts of all queries."""
-    return Texts([query.text for query in task.queries], [query.language for query in task.queries])
 
 
 def read_candidates(task: RetrievalTask, span: range) -> Texts:
@@ -85,30 +80,21 @@ def encode_all(
 ) -> np.ndarray:
     """Return the vectors of all texts, on all ranks: float32 [N, D].
 
-    Texts are sorted by length before they are cut into parts, so that there is little padding.
-
-    Args:
-        encoder, texts, kind: the model, the texts, and whether they are queries or documents.
-        ranks: the ranks that share the work.
-        parts: storage of the vectors in the sorted order, perhaps with parts that need not be encoded again; by default
-            new parts in memory.
-        progress: called after every batch.
+    Texts are sorted by length before they are cut into parts, so that there is little padding. `parts` stores the vectors
+    in the sorted order, perhaps with parts that need not be encoded again; by default new parts in memory.
 
     Raises:
         DataError: the encoder returns vectors that are not finite.
     """
     parts = parts or Parts(len(texts.texts), SORTED_ROWS, "float32")
     order_N = sort_by_length(texts.texts)
-
-    def read_texts(number: int) -> Texts:
-        return texts.at(order_N[parts.rows_of(number)])
-
-    encode_parts(encoder, read_texts, kind, ranks=ranks, parts=parts, progress=progress)
+    rows_of_part = [order_N[parts.span(number)] for number in parts.numbers]
+    encode_parts(encoder, lambda part: texts.at(rows_of_part[part]), kind, ranks=ranks, parts=parts, progress=progress)
     own = {number: np.asarray(parts.read(number)) for number in parts.of_rank(ranks)}
     by_number = {number: vector_ND for share in ranks.all_gather_object(own) for number, vector_ND in share.items()}
     all_ND = np.empty((len(order_N), by_number[0].shape[1]), dtype=np.float32)
     for number, vector_ND in by_number.items():
-        all_ND[order_N[parts.rows_of(number)]] = vector_ND
+        all_ND[rows_of_part[number]] = vector_ND
     return all_ND
 
 
@@ -126,26 +112,22 @@ def open_parts(
     """Yield the storage of the candidates' embeddings: memory, or a folder, which is deleted at the end if not to be kept.
 
     Args:
-        task: the task whose candidates are encoded.
-        dimensions: D.
-        search: folder and precision.
         in_memory: every rank will keep all embeddings in memory.
         model: name of the model.
         fingerprint: fingerprint of the model, under which embeddings are kept; "": they are deleted at the end.
-        ranks: the ranks that share the work.
     """
-    total = len(task.candidates)
+    total, precision = len(task.candidates), search.precision
     rows = SORTED_ROWS if in_memory else part_rows(total)
     if in_memory and not (search.folder and fingerprint):
-        yield Parts(total, rows, search.precision)
+        yield Parts(total, rows, precision)
         return
     if fingerprint:
-        corpus, precision = corpus_fingerprint(task), search.precision
+        corpus = corpus_fingerprint(task)
         name = folder_name(model=fingerprint, corpus=corpus, precision=precision, rows=rows, by_length=in_memory)
     else:
         name = ranks.broadcast_object(f"once-{uuid4().hex[:16]}")
     folder = (search.folder or default_folder()) / name
-    parts = Parts(total, rows, search.precision, folder=folder, dimensions=dimensions)
+    parts = Parts(total, rows, precision, folder=folder, dimensions=dimensions)
     with ranks.raise_together():
         if ranks.is_main:
             parts.describe(model=model, task=task.name)
@@ -165,15 +147,7 @@ def encode_parts(
     parts: Parts,
     progress: Progress | None = None,
 ) -> None:
-    """Encode the parts of this rank that are missing. A collective.
-
-    Args:
-        encoder: the model.
-        read_texts: returns the texts of a part, given its number.
-        kind: whether they are queries or documents.
-        ranks: the ranks that share the work.
-        parts: storage of the vectors.
-        progress: called after every batch.
+    """Encode the parts of this rank that are missing, whose texts `read_texts` returns by number. A collective.
 
     Raises:
         DataError: the encoder returns vectors that are not finite, the corpus is damaged, or the disk is full.
@@ -205,11 +179,7 @@ def sort_by_length(texts: Sequence[str]) -> np.ndarray:
 
 def _report_from(before: int, total: int, report: Progress) -> Progress:
     """Return a callback for a part of the work, which reports its progress as that of all work."""
-
-    def report_part(done: int, _: int) -> None:
-        report(before + done, total)
-
-    return report_part
+    return lambda done, _: report(before + done, total)
 
 
 def _encode_part(encoder: TextEncoder, texts: Texts, kind: Kind, blocks: int, report: Progress) -> np.ndarray:

@@ -60,9 +60,7 @@ class Approximate:
     def search(self, query_QD: np.ndarray, candidate_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the likely first candidates of each query: int64 rows [Q, DEPTH], −1 for none, and float32 scores.
 
-        Args:
-            query_QD: float32.
-            candidate_CD: float32; the index keeps all candidates in memory.
+        Embeddings are float32; the index keeps all candidates in memory.
         """
         faiss = _import_faiss()
         dimensions = candidate_CD.shape[1]

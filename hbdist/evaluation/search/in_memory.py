@@ -29,12 +29,10 @@ def rank_in_memory(
 ) -> Ranking:
     """Score all queries against all candidates, and return the ranking on all ranks. A collective.
 
-    Scores are float32 dot products; at most `tile` × C of them exist at once on each rank.
+    Scores are float32 dot products of finite float32 embeddings; at most `tile` × C of them exist at once on each rank.
+    Candidates that are not ranked for a query come last, with a score of minus infinity.
 
     Args:
-        query_QD: float32, finite.
-        candidate_CD: float32, finite; the candidates of a language are neighbours.
-        task: the task. Candidates that are not ranked for a query come last, with a score of minus infinity.
         tile: number of queries scored at once; it affects memory, speed, and the last digit of a score, as the matrix
             product may add up in another order.
         ranks: the ranks that share the tiles; None: this process alone.
@@ -70,10 +68,8 @@ def positions_of_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subs
 
         position(r) = 1 + |{c : s_c > s_r}| + |{c > r : s_c = s_r}|,  c in the subset
 
-    Args:
-        score_QC: finite scores; higher is better.
-        relevant_QR: int64 indices into the whole pool; −1 for none.
-        subset: neighbouring candidates, such as those of one language.
+    Relevant candidates are int64 indices into the whole pool, −1 for none; the subset is neighbouring candidates, such as
+    those of one language. Scores are finite.
     """
     start, stop, _ = subset.indices(score_QC.shape[1])
     score_QS = score_QC[:, start:stop]

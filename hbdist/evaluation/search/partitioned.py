@@ -11,6 +11,7 @@ tiles begin follows from the task alone.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -34,10 +35,9 @@ class Segment:
     vector_SD: np.ndarray
     """Embeddings of any floating type, perhaps a memory map."""
 
-    @property
-    def stop(self) -> int:
-        """Index in the pool after the last one."""
-        return self.start + len(self.vector_SD)
+    def has(self, index: np.ndarray) -> np.ndarray:
+        """Return which of these indices into the pool are in the segment."""
+        return (index >= self.start) & (index < self.start + len(self.vector_SD))
 
 
 class PositionCounter:
@@ -47,7 +47,6 @@ class PositionCounter:
         relevant_QR: int64 indices into the pool; −1 where a query has fewer than R. R may be 0.
         score_QR: float32 scores of the relevant candidates; ignored where there is none.
         language_QR: number of their language.
-        top: K.
     """
 
     def __init__(self, relevant_QR: np.ndarray, score_QR: np.ndarray, language_QR: np.ndarray, *, top: int) -> None:
@@ -68,9 +67,7 @@ class PositionCounter:
     def threshold(self, rows: np.ndarray, kth_T: np.ndarray) -> np.ndarray:
         """Return the least score that can change anything for these queries: float32 [T].
 
-        Args:
-            rows: the queries.
-            kth_T: the K-th best score of the candidates at hand, or anything lower.
+        `kth_T` has the K-th best score of the candidates at hand, or anything lower.
         """
         lowest_T = self.score_QR[rows].min(axis=1, initial=np.inf)
         return np.maximum(np.minimum(np.maximum(self.top_score_QK[rows, -1], kth_T), lowest_T), np.float32(LOWEST))
@@ -80,12 +77,7 @@ class PositionCounter:
     ) -> None:
         """Count candidates of one language that have not been counted before.
 
-        Args:
-            rows: the queries of the tile.
-            row_H: number of the hit's query among `rows`.
-            index_H: index of the hit in the pool.
-            score_H: its float32 score.
-            language: number of the language.
+        `row_H` has the number of each hit's query among `rows`; `index_H` its index in the pool.
         """
         for column in range(self.relevant_QR.shape[1]):
             own_H = self.score_QR[rows, column][row_H]
@@ -131,7 +123,6 @@ class ScoreTiles:
     """Scores of queries and candidates, tile by tile.
 
     Args:
-        query_QD: float32.
         read_segments: returns the candidates at hand in ascending order, each time it is called.
         queries_of: language number → the queries whose pool has candidates of that language, ascending.
         unranked_QI: int64 indices of candidates that are not ranked for a query and score minus infinity; −1 for none.
@@ -178,7 +169,7 @@ class ScoreTiles:
     def _mask_unranked(self, score_TS: Tensor, rows: np.ndarray, segment: Segment) -> None:
         if self.unranked_QI is not None:
             index_TI = self.unranked_QI[rows]
-            row, column = np.nonzero((index_TI >= segment.start) & (index_TI < segment.stop))
+            row, column = np.nonzero(segment.has(index_TI))
             if len(row):
                 score_TS[torch.from_numpy(row), torch.from_numpy(index_TI[row, column] - segment.start)] = -torch.inf
 
@@ -193,12 +184,8 @@ def _cut_to_width(segments: Iterable[Segment], width: int) -> Iterator[Segment]:
 def score_relevant(tiles: ScoreTiles, relevant_QR: np.ndarray) -> np.ndarray:
     """Return the scores of the relevant candidates at hand: float32 [Q, R]; minus infinity for all others."""
     score_QR = np.full(relevant_QR.shape, -np.inf, dtype=np.float32)
-
-    def inside(rows: np.ndarray, segment: Segment) -> np.ndarray:
-        return (relevant_QR[rows] >= segment.start) & (relevant_QR[rows] < segment.stop)
-
-    for rows, segment, score_TS in tiles(lambda rows, segment: bool(inside(rows, segment).any())):
-        row, column = np.nonzero(inside(rows, segment))
+    for rows, segment, score_TS in tiles(lambda rows, segment: bool(segment.has(relevant_QR[rows]).any())):
+        row, column = np.nonzero(segment.has(relevant_QR[rows]))
         index = torch.from_numpy(relevant_QR[rows][row, column] - segment.start)
         score_QR[rows[row], column] = score_TS[torch.from_numpy(row), index].cpu().numpy()
     return score_QR
@@ -207,13 +194,7 @@ def score_relevant(tiles: ScoreTiles, relevant_QR: np.ndarray) -> np.ndarray:
 def count_positions(
     tiles: ScoreTiles, counter: PositionCounter, *, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Count all candidates at hand.
-
-    Args:
-        tiles: the scores.
-        counter: where candidates are counted.
-        progress: called with the number of candidates done, after the last query of each segment.
-    """
+    """Count all candidates at hand; call `progress` with the number of those done after the last query of each segment."""
     top = counter.top_QK.shape[1]
     done, last = 0, None
     for rows, segment, score_TS in tiles():
@@ -244,15 +225,12 @@ def _find_hits(score_TS: Tensor, threshold_T: Tensor) -> tuple[np.ndarray, np.nd
 
 
 def cut_by_language(start: int, vector_ND: np.ndarray, stops: Sequence[int]) -> Iterator[Segment]:
-    """Yield neighbouring candidates of the pool as segments of one language each.
+    """Yield neighbouring candidates of the pool, from index `start` on, as segments of one language each.
 
-    Args:
-        start: index of the first one in the pool.
-        vector_ND: their embeddings.
-        stops: index after the last candidate of each language, ascending.
+    `stops` has the index after the last candidate of each language, ascending.
     """
     stop = start + len(vector_ND)
-    for language, (first, end) in enumerate(zip([0, *stops], stops, strict=False)):
+    for language, (first, end) in enumerate(pairwise([0, *stops])):
         low, high = max(first, start), min(end, stop)
         if low < high:
             yield Segment(low, language, vector_ND[low - start : high - start])

@@ -16,17 +16,9 @@ import torch
 from hbdist.distributed.process_group import ProcessGroup
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking
 from hbdist.evaluation.metrics.summary import relevant_languages
+from hbdist.evaluation.search import partitioned
 from hbdist.evaluation.search.embeddings import Parts
 from hbdist.evaluation.search.faiss_index import Approximate
-from hbdist.evaluation.search.partitioned import (
-    PositionCounter,
-    ScoreTiles,
-    Segment,
-    best_of_rows,
-    count_positions,
-    cut_by_language,
-    score_relevant,
-)
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.utils.progress import Progress
 
@@ -46,12 +38,10 @@ class PartRanker:
     """
 
     query_QD: np.ndarray
-    """Embeddings of the queries."""
     parts: Parts
-    """Embeddings of the candidates."""
+    """Embeddings of the candidates, shared by the ranks."""
     task: RetrievalTask
     ranks: ProcessGroup
-    """Ranks that share the parts."""
     progress: Progress | None = None
 
     @cached_property
@@ -66,14 +56,13 @@ class PartRanker:
     def rank_exactly(self) -> Ranking:
         """Return the exact ranking."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        unranked_QI = self.task.unranked
-        tiles = ScoreTiles(
-            self.query_QD, self._segments, queries_of=self.queries_of, unranked_QI=unranked_QI, device=device
+        tiles = partitioned.ScoreTiles(
+            self.query_QD, self._segments, queries_of=self.queries_of, unranked_QI=self.task.unranked, device=device
         )
-        counter = self._counter(score_relevant(tiles, self.task.relevant))
+        counter = self._counter(partitioned.score_relevant(tiles, self.task.relevant))
         total = sum(len(self.parts.span(number)) for number in self.parts.of_rank(self.ranks))
         report = self.progress or (lambda done, total: None)
-        count_positions(tiles, counter, progress=lambda done: report(done, total))
+        partitioned.count_positions(tiles, counter, progress=lambda done: report(done, total))
         report(total, total)
         return self._merge(counter)
 
@@ -102,7 +91,7 @@ class PartRanker:
         for language, rows in self.queries_of.items():
             segments = [segment for segment in self._segments() if segment.language == language]
             if segments and len(rows):
-                index_C = np.concatenate([np.arange(segment.start, segment.stop) for segment in segments])
+                index_C = np.concatenate([segment.start + np.arange(len(segment.vector_SD)) for segment in segments])
                 candidate_CD = np.concatenate([segment.vector_SD for segment in segments])
                 row_TK, score_TK = index.search(self.query_QD[rows], candidate_CD.astype(np.float32, copy=False))
                 row_H, column_H = np.nonzero(row_TK >= 0)
@@ -114,17 +103,17 @@ class PartRanker:
             if self.progress:
                 self.progress(language + 1, len(self.queries_of))
 
-    def _segments(self) -> Iterator[Segment]:
+    def _segments(self) -> Iterator[partitioned.Segment]:
         stops = [part.stop for part in self.task.candidate_slices.values()]
         for number in self.parts.of_rank(self.ranks):
-            yield from cut_by_language(self.parts.span(number).start, self.parts.read(number), stops)
+            yield from partitioned.cut_by_language(self.parts.span(number).start, self.parts.read(number), stops)
 
-    def _counter(self, score_QR: np.ndarray) -> PositionCounter:
+    def _counter(self, score_QR: np.ndarray) -> partitioned.PositionCounter:
         """Return a counter, given the scores of the relevant candidates in this rank's parts."""
         score_QR = self.ranks.all_reduce_max(score_QR)
-        return PositionCounter(self.task.relevant, score_QR, relevant_languages(self.task), top=TOP)
+        return partitioned.PositionCounter(self.task.relevant, score_QR, relevant_languages(self.task), top=TOP)
 
-    def _merge(self, counter: PositionCounter) -> Ranking:
+    def _merge(self, counter: partitioned.PositionCounter) -> Ranking:
         """Return the sum of what all ranks counted, and the best of their best candidates."""
         present_QR = counter.relevant_QR >= 0
         pool_QR, own_QR = (
@@ -144,4 +133,4 @@ def merge_tops(shares: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     """Return the best K of several tops of the same queries, each given as indices [Q, K] and scores [Q, K]."""
     index_QN, score_QN = (np.concatenate(column, axis=1) for column in zip(*shares, strict=True))
     row_N = np.repeat(np.arange(len(index_QN)), index_QN.shape[1])
-    return best_of_rows(row_N, index_QN.ravel(), score_QN.ravel(), shares[0][0].shape[1])
+    return partitioned.best_of_rows(row_N, index_QN.ravel(), score_QN.ravel(), shares[0][0].shape[1])

@@ -197,7 +197,7 @@ encode_parts(Killed(), lambda number: read_candidates(task, parts.span(number)),
 
 def test_after_a_kill_only_missing_parts_are_encoded_and_nothing_differs(tmp_path: Path) -> None:
     def text_of(number: int) -> Texts:
-        chosen = made_task().candidates[parts.rows_of(number)]
+        chosen = [made_task().candidates[index] for index in parts.span(number)]
         return Texts([one.text for one in chosen], [one.language for one in chosen])
 
     command = [sys.executable, "-c", KILLED, str(tmp_path / "set")]
