@@ -75,6 +75,13 @@ def test_files_get_the_paths_of_their_source(store, tmp_path):
     assert seen == [(1, 2), (2, 2)]
 
 
+def test_every_file_of_xquad_r_and_every_topic_and_qrels_file_of_miracl_has_a_known_checksum():
+    for name, languages in (("xquad-r", ["en"]), ("miracl", list(PASSAGES))):
+        known = [remote for remote in find_source(name).files(languages) if not remote.path.startswith("miracl-corpus")]
+        assert len(known) == {"xquad-r": 11, "miracl": 2 * 18}[name]
+        assert all(len(remote.sha256) == 64 for remote in known)
+
+
 def test_an_unknown_checksum_is_recorded_and_reported(store, tmp_path):
     store.files = {"a": b"one", "b": b"two"}
     files = RemoteFile("a", f"{store.url}/a", sha256(b"one")), RemoteFile("b", f"{store.url}/b")
