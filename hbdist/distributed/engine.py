@@ -22,7 +22,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from hbdist.config.config import Config
 from hbdist.distributed import collectives
 from hbdist.distributed.launcher import check_launcher, find_zero
-from hbdist.distributed.strategies import DDPStrategy, DeepSpeedStrategy, Moments, Strategy, Weights
+from hbdist.distributed.strategies import DDPStrategy, DeepSpeedStrategy, Saved, Strategy, Weights
 from hbdist.distributed.watchdog import Watchdog
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
@@ -118,17 +118,14 @@ class Engine:
     ) -> nn.Module:
         """Move the model to this rank's device, wrap it for gradient averaging and return the wrapped model.
 
-        Args:
-            optimizer: AdamW over the parameters of `model`.
-            state: state of a checkpoint to resume from; loaded into both.
+        The state of a checkpoint to resume from is loaded into both, the model and AdamW over its parameters.
         """
         model.train()
-        moments: Moments = {}
-        updates = 0
+        saved: Saved = ({}, 0)
         if state is not None:
             model.load_state_dict(state["model"])
-            moments, updates = state["moments"], state["updates"]
-        arguments = (self._accelerator, model, optimizer, moments, updates, self._max_grad_norm)
+            saved = state["moments"], state["updates"]
+        arguments = (self._accelerator, model, optimizer, saved, self._max_grad_norm)
         self._strategy = DeepSpeedStrategy(*arguments, self.zero) if self.zero else DDPStrategy(*arguments)
         return self._strategy.model
 
@@ -242,10 +239,9 @@ def _quieten_deepspeed() -> None:
 
 def _refuse_unknown_trackers(trackers: Sequence[str]) -> None:
     # accelerate silently skips a tracker that is not installed.
-    installed = sorted(str(tracker) for tracker in get_available_trackers())
-    for tracker in trackers:
-        if tracker not in installed:
-            raise ConfigError(
-                f"run.trackers names {tracker!r}, which is not installed. Installed: {', '.join(installed) or 'none'}."
-                " Install it (pip install -e '.[track]' for tensorboard), or remove it from run.trackers."
-            )
+    installed = sorted(map(str, get_available_trackers()))
+    for tracker in (tracker for tracker in trackers if tracker not in installed):
+        raise ConfigError(
+            f"run.trackers names {tracker!r}, which is not installed. Installed: {', '.join(installed) or 'none'}."
+            " Install it (pip install -e '.[track]' for tensorboard), or remove it from run.trackers."
+        )

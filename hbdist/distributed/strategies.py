@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ResumeError
@@ -22,34 +23,26 @@ NORM_BLOCK = 2**22
 Weights = dict[str, Tensor]
 Moments = dict[str, dict[str, Tensor]]
 """Moments by parameter: {parameter: {moment: tensor}}."""
+Saved = tuple[Moments, int]
+"""AdamW's moments from a checkpoint, or none, and the number of updates made until then."""
 
 
 class DDPStrategy:
-    """One process, or DistributedDataParallel: every rank has full copies.
-
-    Args:
-        moments: AdamW's moments from a checkpoint, or none.
-        updates: number of updates made until that checkpoint.
-    """
+    """One process, or DistributedDataParallel: every rank has full copies."""
 
     lockstep = False
     """True if ranks must make equal numbers of forward and backward passes."""
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        moments: Moments,
-        updates: int,
-        max_grad_norm: float,
+        self, accelerator: Accelerator, module: nn.Module, optimizer: Optimizer, saved: Saved, max_grad_norm: float
     ) -> None:
         module.to(accelerator.device)  # in place: the optimizer's parameters move with it
-        self.module, self.optimizer, self.updates, self.max_grad_norm = module, optimizer, updates, max_grad_norm
+        self.module, self.optimizer, self.max_grad_norm = module, optimizer, max_grad_norm
+        moments, self.updates = saved
         _check_names(moments, module)
         for name, parameter in module.named_parameters():
             if name in moments:
-                step = torch.tensor(float(updates), device=parameter.device)
+                step = torch.tensor(float(self.updates), device=parameter.device)
                 self.optimizer.state[parameter] = {"step": step} | {
                     key: value.to(parameter, copy=True) for key, value in moments[name].items()
                 }
@@ -99,22 +92,17 @@ class DeepSpeedStrategy:
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        moments: Moments,
-        updates: int,
-        max_grad_norm: float,
-        zero: Zero,
+        self, accelerator: Accelerator, module: nn.Module, optimizer: Optimizer, saved: Saved, limit: float, zero: Zero
     ) -> None:
-        self.updates, self.max_grad_norm, self.stage = updates, max_grad_norm, zero.stage
+        moments, self.updates = saved
+        self.max_grad_norm, self.stage = limit, zero.stage
         _check_names(moments, module)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.lockstep = zero.every_backward_reduces and self.world > 1
         self.model, _ = accelerator.prepare(module, optimizer)
-        limit = max_grad_norm if zero.stage else 0.0
-        assert self.model.gradient_clipping() == limit, "DeepSpeed would clip at its own default"
+        assert self.model.gradient_clipping() == (limit if zero.stage else 0.0), (
+            "DeepSpeed would clip at its own default"
+        )
         assert self.model.zero_optimization_stage() == zero.stage
         self._is_last_backward = True
         if moments:
@@ -188,7 +176,7 @@ class DeepSpeedStrategy:
         padded = nn.functional.pad(value.flatten(), (0, size * self.world - value.numel()))
         return padded.narrow(0, size * self.rank, size)
 
-    def _adam(self) -> torch.optim.Optimizer:
+    def _adam(self) -> Optimizer:
         return self.model.optimizer if self.stage == 0 else self.model.optimizer.optimizer
 
     def _optimized_tensors(self) -> list[Tensor]:

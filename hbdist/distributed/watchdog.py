@@ -12,8 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 Message = dict[str, Any]
@@ -29,10 +28,7 @@ KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """Seconds of silence before the first probe, seconds between probes, and number of probes: 30 s in all."""
 
 
-@dataclass(frozen=True)
-class _Connection:
-    """Connection to another rank."""
-
+class _Connection(NamedTuple):
     socket: socket.socket
     name: str
     messages: Iterator[Message]
@@ -52,11 +48,7 @@ class Watchdog:
 
     @classmethod
     def join(cls, rank: int, world: int, broadcast_object: Callable[[Any], Any]) -> "Watchdog":
-        """Connect the ranks. A collective; if no connection can be made, rank 0 warns and training continues without it.
-
-        Args:
-            broadcast_object: returns rank 0's value on all ranks.
-        """
+        """Connect the ranks. A collective; if no connection can be made, rank 0 warns and training continues without it."""
         watchdog = cls(rank)
         if world == 1:
             return watchdog
@@ -176,11 +168,8 @@ def _send(connected: socket.socket, message: Message) -> None:
 
 def _receive(connected: socket.socket) -> Iterator[Message]:
     """Yield the messages of the other side until it is gone or sends anything else."""
-    buffer = b""
     try:
-        while received := connected.recv(4096):
-            *lines, buffer = (buffer + received).split(b"\n")
-            for line in lines:
-                yield dict(json.loads(line))
+        for line in connected.makefile("rb"):
+            yield dict(json.loads(line))
     except (OSError, ValueError, TypeError):
         return

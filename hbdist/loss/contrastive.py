@@ -4,8 +4,6 @@ B pairs on this rank · K hard negatives per pair · N = B·K hard negatives on 
 I identities per document · D dimensions
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
@@ -20,55 +18,49 @@ ANY_NEGATIVE = torch.iinfo(torch.int64).min
 
 def score_globally(
     query_BD: Tensor,
-    document_BD: Tensor,
-    negative_ND: Tensor,
+    own: Candidates,
     *,
-    identity_BI: Tensor,
-    block_B: Tensor,
-    negative_identity_NI: Tensor,
-    negative_block_N: Tensor,
     hard_negatives: int,
     temperature: float | Tensor,
     symmetric: bool = False,
     block_scope: bool = False,
     margin: float | None = None,
-    counts: Sequence[int],
-) -> LossParts:
-    """Return the loss of this rank's queries against the documents of all ranks. A collective.
+) -> tuple[LossParts, Tensor]:
+    """Score this rank's queries against the documents of all ranks. A collective.
 
     Args:
-        query_BD, document_BD: unit vectors of this rank's pairs.
-        negative_ND: unit vectors of their hard negatives, those of the first pair first.
-        identity_BI, negative_identity_NI: int64, see `Candidates`; all NO_IDENTITY for a missing hard negative.
-        block_B, negative_block_N: int64, the block of each pair and of the pair each hard negative belongs to.
+        query_BD: unit vectors of this rank's queries.
+        own: documents of this rank: those of its B pairs, and the N hard negatives, those of the first pair first.
         hard_negatives: K, the same on every rank.
         temperature, block_scope, margin: see `info_nce`.
         symmetric: take the mean of query → document and document → query.
-        counts: B of each rank, see `row_counts`.
 
     Returns:
-        Sums over this rank's queries, see `info_nce`.
+        Sums over this rank's queries, see `info_nce`; and the loss to propagate back: W/G times their loss.
+
+    Raises:
+        ValueError: no rank has a pair.
     """
-    counts, own_rank = list(counts), rank()
+    counts, own_rank = row_counts(len(query_BD), query_BD.device), rank()
+    if sum(counts) == 0:
+        raise ValueError("no rank has a pair; skip the empty batch on all ranks")
     negative_counts = [count * hard_negatives for count in counts]
-    assert (len(query_BD), len(negative_ND)) == (counts[own_rank], negative_counts[own_rank])
-    candidates = Candidates(
-        positive_GD=gather_rows(document_BD, counts),
-        identity_GI=gather_rows(identity_BI, counts),
-        block_G=gather_rows(block_B, counts),
-        negative_HD=gather_rows(negative_ND, negative_counts),
-        negative_identity_HI=gather_rows(negative_identity_NI, negative_counts),
-        negative_block_H=gather_rows(negative_block_N, negative_counts),
-    )
-    return info_nce(
+    assert (len(query_BD), len(own.negative_HD)) == (counts[own_rank], negative_counts[own_rank])
+    negatives = own.negative_HD, own.negative_identity_HI, own.negative_block_H
+    parts = info_nce(
         query_BD,
         sum(counts[:own_rank]) + torch.arange(len(query_BD), device=query_BD.device),
-        candidates,
+        Candidates(
+            *(gather_rows(rows, counts) for rows in (own.positive_GD, own.identity_GI, own.block_G)),
+            *(gather_rows(rows, negative_counts) for rows in negatives),
+        ),
         temperature=temperature,
         block_scope=block_scope,
         combine_columns=combine_columns if symmetric else None,
         margin=margin,
     )
+    # The strategy (DDP, ZeRO) averages gradients over ranks, which the factor W undoes: only here does their number enter.
+    return parts, parts.loss * (len(counts) / sum(counts))
 
 
 def contrastive_loss(
@@ -124,24 +116,19 @@ def contrastive_loss(
     identity_BI = none_B if identity is None else identity
     if identity_BI.ndim == 1:
         identity_BI = identity_BI[:, None]
-    counts = row_counts(len(query), query.device)
-    if sum(counts) == 0:
-        raise ValueError("no rank has a pair; skip the empty batch on all ranks")
-    parts = score_globally(
+    any_negative_NI = identity_BI.new_full((len(negative_ND), identity_BI.shape[1]), ANY_NEGATIVE)
+    _, loss = score_globally(
         query,
-        document,
-        negative_ND,
-        identity_BI=identity_BI,
-        block_B=torch.zeros_like(none_B),
-        negative_identity_NI=identity_BI.new_full((len(negative_ND), identity_BI.shape[1]), ANY_NEGATIVE),
-        negative_block_N=none_B.new_zeros(len(negative_ND)),
+        Candidates(
+            *(document, identity_BI, torch.zeros_like(none_B)),
+            *(negative_ND, any_negative_NI, none_B.new_zeros(len(negative_ND))),
+        ),
         hard_negatives=0 if negatives is None else negatives.shape[1],
         temperature=temperature,
         symmetric=symmetric,
         margin=margin,
-        counts=counts,
     )
-    return parts.loss * (len(counts) / sum(counts))
+    return loss
 
 
 def _check(

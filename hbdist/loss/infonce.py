@@ -129,7 +129,6 @@ class _Sums:
         self.one_exp = self.combine is not None and problem.margin is None and scores.max_span() < ONE_EXP_SPAN
 
     def add(self, rows: slice, logits_bC: Tensor) -> None:
-        """Add a tile."""
         if self.one_exp:
             columns = len(self.others_G)
             self.best_B[rows], self.others_B[rows], column_G = row_and_column_log_sum_exp(logits_bC, columns=columns)
@@ -167,7 +166,6 @@ class _Sums:
         return complement_b
 
     def loss(self) -> Tensor:
-        """Return the sum of the queries' losses."""
         loss = softplus(self.others_B - self.own_logit_B, threshold=50).sum()
         if self.combine:
             self.others_G = self.combine(self.others_G)

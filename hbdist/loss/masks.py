@@ -42,17 +42,15 @@ class Candidates:
 class Masks:
     """Masks of the scores [B, C]. Creating them synchronises with the device; applying them never does.
 
+    Args:
+        own_B: index among the G of each query's own document: int64.
+
     Attributes:
         in_scope: number of documents in scope, summed over queries, without the queries' own documents: scalar int64.
         masked: number of these that are masked because they are the query's own document under another index.
     """
 
     def __init__(self, own_B: Tensor, candidates: Candidates, *, block_scope: bool) -> None:
-        """Find the clashes.
-
-        Args:
-            own_B: index among the G of each query's own document: int64.
-        """
         self.own_B = own_B
         self.identity_CI = torch.cat([candidates.identity_GI, candidates.negative_identity_HI])
         self.block_C = torch.cat([candidates.block_G, candidates.negative_block_H]) if block_scope else None

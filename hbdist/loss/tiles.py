@@ -19,35 +19,27 @@ PRODUCT_DOCUMENTS = 4096
 """Number of documents cast to float32 at once, where the device cannot multiply bfloat16 into float32."""
 CACHED_SCORES = 2**20
 """Number of scores, r × c, in one pass on a CPU: 4 MB in float32, which stays in cache from one operation to the next."""
+Buffer = tuple[Tensor, slice | None]
+"""Buffer of a tile, and the rows of the tile it contains."""
 
 
 class Scores:
-    """Logits of one tile at a time, in one buffer."""
+    """Logits of one tile at a time, in one buffer.
+
+    Args:
+        parts: positives and hard negatives.
+        reuse: the buffer of an earlier `Scores` of the same tensors.
+    """
 
     def __init__(
-        self,
-        query_BD: Tensor,
-        parts: tuple[Tensor, Tensor],
-        tau: Tensor,
-        masks: Masks,
-        reuse: tuple[Tensor, slice] | None = None,
+        self, query_BD: Tensor, parts: tuple[Tensor, Tensor], tau: Tensor, masks: Masks, reuse: Buffer | None = None
     ) -> None:
-        """Allocate the buffer.
-
-        Args:
-            parts: positives and hard negatives.
-            reuse: the buffer of an earlier `Scores` of the same tensors, and the rows of the tile it contains.
-        """
         self.query_BD, self.parts, self.tau, self.masks = query_BD, parts, tau, masks
         self.multiplies_mixed = multiplies_into(tau.dtype, query_BD.dtype, query_BD.device)
         width = sum(len(part) for part in parts)
         height = tile_height(width)
         self.tiles = split_range(len(query_BD), height)
-        self.buffered_rows: slice | None = None
-        if reuse:
-            self.buffer_bC, self.buffered_rows = reuse
-        else:
-            self.buffer_bC = tau.new_empty((min(height, len(query_BD)), width))
+        self.buffer_bC, self.buffered_rows = reuse or (tau.new_empty((min(height, len(query_BD)), width)), None)
 
     def max_span(self) -> float:
         """Return an upper bound of the difference of two logits, from the vectors' norms. Synchronises with the device."""

@@ -37,10 +37,8 @@ def state_bytes(
 
     Parameters and gradients are 4Ψ bytes each, the two moments 8Ψ. Stage 1 divides the moments by W and adds a copy of the
     parameters, divided too: 12Ψ/W. Stage 2 divides the gradients as well, stage 3 the parameters. Offloaded states are
-    in main memory, and the divided gradients go with the optimizer (Ren et al. 2021, arXiv 2101.06840, §4).
-
-    Args:
-        stage: stage of ZeRO; 0 if every rank has full copies.
+    in main memory, and the divided gradients go with the optimizer (Ren et al. 2021, arXiv 2101.06840, §4). At stage 0 every
+    rank has full copies.
     """
     full, share = 4 * parameters, 4 * math.ceil(parameters / ranks)
     gradients = full if stage < 2 else 0 if offload_optimizer else share
@@ -52,10 +50,8 @@ def bytes_of_parameters(parameters: int, *, ranks: int, zero: Zero | None, offlo
     """Return the bytes that follow from Ψ, by purpose.
 
     Gradients are reduced in a copy: DDP's of all, or DeepSpeed's bucket. At stage 3 DeepSpeed keeps gathered parameters up to
-    `stage3_max_live_parameters`: of a smaller model it keeps all, and stage 3 takes more memory than stage 2.
-
-    Args:
-        offloads: True if offloaded states leave the device; on a CPU they stay in the same memory.
+    `stage3_max_live_parameters`: of a smaller model it keeps all, and stage 3 takes more memory than stage 2. `offloads` is
+    True if offloaded states leave the device; on a CPU they stay in the same memory.
     """
     states = state_bytes(
         parameters,

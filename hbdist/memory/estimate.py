@@ -5,9 +5,10 @@ B pairs on this rank · t texts on this rank · G documents of all ranks · D di
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from hbdist.models.encoder import Encoder
 from hbdist.training.activations import ActivationBudget, free_bytes
 from hbdist.training.loader import measure_token_rates
 from hbdist.training.metrics import peak_bytes
+from hbdist.utils.templates import environment
 
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 TRIAL_TOKENS, SMALL_CHUNK, LARGE_CHUNK = 2048, 512, 2048
@@ -131,14 +133,12 @@ class MemoryEstimate:
         """Return the largest chunk_tokens that fits this config's batch, by doublings of its own; None if none fits."""
         own, batch = self.config.loss.chunk_tokens, self.config.batch.size
         longest = max(int(side_B.max()) * len(side_B) for step in self.lengths.first_steps(batch) for side_B in step)
-        sizes = _doublings(own, minimum=SMALLEST_CHUNK, maximum=max(own, longest))
-        return _last_that_fits(sizes, lambda size: self.fits(batch, size))
+        return _largest(own, lambda size: self.fits(batch, size), minimum=SMALLEST_CHUNK, maximum=longest)
 
     def largest_batch(self) -> int | None:
         """Return the largest batch that fits with this config's chunk_tokens, by doublings of its own; None if none fits."""
         own, chunk_tokens = self.config.batch.size, self.config.loss.chunk_tokens
-        sizes = _doublings(own, minimum=self.ranks, maximum=max(own, LARGEST_BATCH))
-        return _last_that_fits(sizes, lambda size: self.fits(size, chunk_tokens))
+        return _largest(own, lambda size: self.fits(size, chunk_tokens), minimum=self.ranks, maximum=LARGEST_BATCH)
 
     def _fixed_parts(self) -> dict[str, int]:
         trial = self.trial
@@ -176,32 +176,20 @@ class MemoryEstimate:
 
     def text(self) -> str:
         """Return the prediction in words and numbers, one screen."""
-        return "\n".join([*self._peak_lines(), "", *self._grid_lines(), "", *self._recommendation_lines()]) + "\n"
-
-    def _peak_lines(self) -> list[str]:
-        peak, trial = self.peak(self.config.batch.size, self.config.loss.chunk_tokens), self.trial
-        passes = "one pass" if peak.one_pass else "two passes (gradient cache)"
-        verdict = "fits" if self.has_room_for(peak) else "does NOT fit"
-        names = {
-            "activations": f"activations of {f'{peak.tokens:,} tokens' if peak.one_pass else 'the largest chunk'}",
-            "optimizer": f"optimizer{f' ({self.zero})' if self.zero else ''}",
-        }
-        return [
-            f"memory of one of {self.ranks} ranks, on {trial.device}, {self.config.engine.precision}: {peak.bytes / 1e9:.2f} GB"
-            f" of {self.memory / 1e9:.2f} GB, {verdict}; {passes}",
-            *(f"  {size / 1e9:>7.2f} GB  {names.get(name, name)}" for name, size in peak.parts.items() if size),
-        ]
-
-    def _grid_lines(self) -> list[str]:
-        own, chunk = self.config.batch.size, self.config.loss.chunk_tokens
-        chunks = [size for size in (chunk // 4, chunk // 2, chunk, 2 * chunk, 4 * chunk) if size]
-        batches = [size for size in (own // 2, own, 2 * own, 4 * own) if size]
-        return [
-            f"peak in GB; * two passes, (…) does not fit with {MARGIN:.0%} left free, - cannot be made from these shards",
-            f"{'batch.size':>12}  loss.chunk_tokens",
-            " " * 12 + "".join(f"{size:>12,}" for size in chunks),
-            *(f"{batch:>12,}" + "".join(f"{self._cell(batch, size):>12}" for size in chunks) for batch in batches),
-        ]
+        batch, chunk = self.config.batch.size, self.config.loss.chunk_tokens
+        template = environment(Path(__file__).parent / "templates").get_template("estimate.txt")
+        return template.render(
+            estimate=self,
+            config=self.config,
+            peak=self.peak(batch, chunk),
+            chunks=[size for size in (chunk // 4, chunk // 2, chunk, 2 * chunk, 4 * chunk) if size],
+            batches=[size for size in (batch // 2, batch, 2 * batch, 4 * batch) if size],
+            cell=self._cell,
+            margin=MARGIN,
+            largest_batch=self.largest_batch(),
+            bound=LARGEST_BATCH,
+            steps=len(self.lengths.first_steps(batch)),
+        )
 
     def _cell(self, batch: int, chunk_tokens: int) -> str:
         try:
@@ -210,19 +198,6 @@ class MemoryEstimate:
             return "-"
         cell = f"{peak.bytes / 1e9:.2f}{'' if peak.one_pass else '*'}"
         return cell if self.has_room_for(peak) else f"({cell})"
-
-    def _recommendation_lines(self) -> list[str]:
-        chunk, batch = self.largest_chunk(), self.largest_batch()
-        steps = len(self.lengths.first_steps(self.config.batch.size))
-        workers = self.config.data.workers
-        more = " or more" if batch and batch >= LARGEST_BATCH else ""
-        lines = [
-            f"largest that fit, by doublings: loss.chunk_tokens={chunk or 'none'} with batch.size={self.config.batch.size};"
-            f" batch.size={batch or 'none'}{more} with loss.chunk_tokens={self.config.loss.chunk_tokens}",
-            f"Lengths are characters times tokens per character, over {steps} steps; hard negatives are as long as documents.",
-        ]
-        note = f"Each of a rank's {workers} data workers is a separate process, not counted here."
-        return [*lines, note] if workers else lines
 
 
 def _sample_shapes(config: Config, lengths: TextLengths) -> list[Shapes]:
@@ -243,16 +218,11 @@ def _free_per_rank(ranks: int) -> int:
     return (free_bytes(cpu) + peak_bytes(cpu)) // ranks
 
 
-def _doublings(own: int, *, minimum: int, maximum: int) -> list[int]:
-    """Return `own` times powers of two, and its halves, within the bounds; `own` in any case."""
+def _largest(own: int, fits: Callable[[int], bool], *, minimum: int, maximum: int) -> int | None:
+    """Return the last size before the first that does not fit: `own`, its doublings and its halves, within the bounds."""
     sizes = [own]
     while sizes[0] % 2 == 0 and sizes[0] // 2 >= minimum:
         sizes.insert(0, sizes[0] // 2)
     while sizes[-1] < maximum:
         sizes.append(sizes[-1] * 2)
-    return sizes
-
-
-def _last_that_fits(sizes: Iterable[int], fits: Callable[[int], bool]) -> int | None:
-    """Return the last of the sizes before the first that does not fit."""
     return max(takewhile(fits, sizes), default=None)

@@ -31,11 +31,8 @@ class TextLengths:
     """
 
     def __init__(self, config: Config, manifest: Manifest, token_rates: Mapping[str, float], *, ranks: int) -> None:
-        self.config = config
-        self.manifest = manifest
+        self.config, self.manifest, self.token_rates, self.ranks = config, manifest, token_rates, ranks
         self.reader = ShardReader(manifest)
-        self.token_rates = token_rates
-        self.ranks = ranks
         self._cache: dict[int, list[StepTokens]] = {}
 
     def first_steps(self, batch: int) -> list[StepTokens]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hbdist.config.config import Config
 from hbdist.distributed.engine import Engine
@@ -73,8 +73,13 @@ class TrialStep:
                 f" only {free / 1e9:.1f} GB are free here to measure it. Run this on a machine with more memory."
             )
         model = engine.prepare(module, make_optimizer(module, config.optimizer))
-        trial = _Trial(config, engine, model, states=states, largest=4 * max(numbers))
-        interpreter = trial.peak(([(1, 4)], [(1, 4)]), "always")
+        largest = 4 * max(numbers)
+
+        def peak(shapes: Shapes, cache: str) -> int:
+            _make_steps(ContrastiveStep(model, _trial_config(config, cache), engine, report=lambda _: None), shapes)
+            return max(0, peak_bytes(engine.device) - states - largest)
+
+        interpreter = peak(([(1, 4)], [(1, 4)]), "always")
         activations = Activations.measure(
             model,
             lambda *shape: model(*_inputs(shape, engine.device))[0],
@@ -83,15 +88,15 @@ class TrialStep:
         saved_small, saved_large = (
             [activations.bytes_for(*shape) for side in step for shape in side] for step in (small, large)
         )
-        by_small, by_large = (trial.peak(step, "always") - interpreter for step in (small, large))
+        by_small, by_large = (peak(step, "always") - interpreter for step in (small, large))
         two_passes = max(1.0, (by_large - by_small) / max(1.0, max(saved_large) - max(saved_small)))
-        one_pass = max(1.0, (trial.peak(large, "never") - interpreter) / sum(saved_large))
+        one_pass = max(1.0, (peak(large, "never") - interpreter) / sum(saved_large))
         engine.stop()
         return cls(
             device=str(engine.device),
             interpreter=interpreter,
             parameters=sum(numbers),
-            largest=4 * max(numbers),
+            largest=largest,
             dimensions=encoder.dimensions,
             activations=activations,
             one_pass=one_pass,
@@ -100,24 +105,10 @@ class TrialStep:
         )
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Trial training, whose memory is measured beyond parameters, gradients and moments."""
-
-    config: Config
-    engine: Engine
-    model: nn.Module
-    states: int
-    largest: int
-
-    def peak(self, shapes: Shapes, gradient_cache: str) -> int:
-        """Make steps with these chunks and return the peak bytes so far, beyond the states."""
-        config = _trial_config(self.config, gradient_cache)
-        step = ContrastiveStep(self.model, config, self.engine, report=lambda _: None)
-        for _ in range(STEPS):
-            step(_batch(shapes))
-            self.engine.update(self.config.optimizer.lr)
-        return max(0, peak_bytes(self.engine.device) - self.states - self.largest)
+def _make_steps(step: ContrastiveStep, shapes: Shapes) -> None:
+    for _ in range(STEPS):
+        step(_batch(shapes))
+        step.engine.update(step.config.optimizer.lr)
 
 
 def _trial_config(config: Config, gradient_cache: str) -> Config:
@@ -151,11 +142,8 @@ def _batch(shapes: Shapes) -> RankBatch:
 
 
 def _make_chunks(shapes: Sequence[Shape]) -> list[Chunk]:
-    chunks, first = [], 0
-    for texts, length in shapes:
-        chunks.append(Chunk(*_inputs((texts, length)), torch.arange(first, first + texts)))
-        first += texts
-    return chunks
+    indices = torch.arange(sum(texts for texts, _ in shapes)).split([texts for texts, _ in shapes])
+    return [Chunk(*_inputs(shape), index_B) for shape, index_B in zip(shapes, indices, strict=True)]
 
 
 def _inputs(shape: Shape, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:

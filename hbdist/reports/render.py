@@ -5,9 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from hbdist.evaluation.scores import describe_cut
+from hbdist.utils.templates import environment as template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,14 +57,7 @@ def environment(suffix: str) -> Environment:
             "block_end_string": "%>",
         },
     }
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **syntax[suffix],
-    )
+    templates = template_environment(TEMPLATES, **syntax[suffix])
     templates.filters["commas"] = "{:,}".format
     templates.globals["describe_cut"] = describe_cut
     return templates

@@ -29,12 +29,7 @@ class ActivationBudget:
     def measure(
         cls, model: nn.Module, forward: Callable[[], Tensor], *, tokens: int, device: torch.device
     ) -> "ActivationBudget":
-        """Run one forward pass and count the bytes autograd saves.
-
-        Args:
-            forward: encodes a chunk, with gradients.
-            tokens: number of tokens in that chunk, padding included.
-        """
+        """Run `forward`, which encodes a chunk of this many tokens with gradients, and count the bytes autograd saves."""
         # At stage 3 of ZeRO a rank has a shard of each parameter, in `ds_tensor`.
         shards = [getattr(parameter, "ds_tensor", parameter) for parameter in model.parameters()]
         parameters = sum(shard.numel() * shard.element_size() for shard in shards)
@@ -44,9 +39,7 @@ class ActivationBudget:
     def of(cls, bytes_per_token: float, *, free: int, parameters: int) -> "ActivationBudget":
         """Return the budget before the first step, when gradients and AdamW's two moments are still to be allocated.
 
-        Args:
-            free: bytes this process can still allocate.
-            parameters: bytes of the parameters, which are already allocated.
+        `free` are the bytes this process can still allocate, `parameters` those of the parameters, already allocated.
         """
         return cls(bytes_per_token, int(SHARE * max(0, free - 3 * parameters)))
 
@@ -70,12 +63,7 @@ class Activations:
 
     @classmethod
     def measure(cls, model: nn.Module, forward: Callable[[int, int], Tensor], *, length: int) -> Self:
-        """Determine the three numbers by three forward passes of a few texts.
-
-        Args:
-            forward: encodes b texts of L tokens, with gradients.
-            length: maximum number of tokens per text, at least 2.
-        """
+        """Determine the three numbers by three forward passes, with gradients, of texts with at most `length` (≥ 2) tokens."""
         shapes = ((2, length), (4, length), (4, length // 2))
         terms = np.array([[1, texts * tokens, texts * tokens**2] for texts, tokens in shapes], dtype=np.float64)
         saved = [saved_bytes(model, lambda shape=shape: forward(*shape)) for shape in shapes]  # type: ignore[misc]

@@ -60,11 +60,8 @@ class TrainingEvaluation:
     def measure(self, name: str, model: nn.Module, step: int) -> dict[str, Any]:
         """Return a line of evaluation.jsonl: the main scores on a task after update `step`. A collective.
 
-        All scores are written to evaluation/step-STEP/TASK/scores.json in the run's folder.
-
-        Args:
-            name: name of the task.
-            model: model returned by `Engine.prepare`; it is in training mode again afterwards.
+        All scores are written to evaluation/step-STEP/TASK/scores.json in the run's folder. The model is the one returned by
+        `Engine.prepare`, and is in training mode again afterwards.
 
         Raises:
             FloatingPointError: a vector is not finite.
@@ -76,8 +73,7 @@ class TrainingEvaluation:
             result = evaluate(encoder, task, model=f"{folder} after step {step}", ranks=self.ranks)
         finally:
             model.train()
-        chosen_on = self.criterion.task if self.criterion else ""
-        scores = result.scores | {"chosen_on": chosen_on or None}
+        scores = result.scores | {"chosen_on": (self.criterion.task or None) if self.criterion else None}
         if self.ranks.is_main:
             out = folder / "evaluation" / f"step-{step:06d}" / folder_name(task)
             write_scores(out, replace(result, scores=scores), task)

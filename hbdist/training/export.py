@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors.torch import save
 from torch import Tensor
 
@@ -14,8 +13,7 @@ from hbdist.config.config import Config
 from hbdist.config.criterion import Criterion
 from hbdist.models.encoder import Encoder
 from hbdist.models.pretrained import CHOSEN_FILE, MODULES, SETTINGS_FILE, selection_record
-
-TEMPLATES = Path(__file__).parent / "templates"
+from hbdist.utils.templates import environment
 
 
 def export(
@@ -115,22 +113,12 @@ def render_model_card(config: Config, encoder: Encoder, *, steps: int, fingerpri
     """Return the model's README: what it is, how to use it, what it was trained on, how to train it again."""
     tokens = encoder.tokenize.language_tokens
     language_token = encoder.settings.language_token if tokens else ""
-    codes = []
-    if tokens and language_token == "keep":
-        codes = [tokens.code("en") or min(tokens.ids), tokens.code("de") or max(tokens.ids)]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("model_card.md").render(
+    keeps = tokens and language_token == "keep"
+    codes = [tokens.code("en") or min(tokens.ids), tokens.code("de") or max(tokens.ids)] if keeps else []
+    template = environment(Path(__file__).parent / "templates").get_template("model_card.md")
+    return template.render(
         name=Path(config.run.folder).name,
         config=config,
-        batch=config.batch,
-        loss=config.loss,
-        optimizer=config.optimizer,
         criterion=Criterion.of(config),
         language_token=language_token,
         codes=codes,

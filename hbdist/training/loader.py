@@ -36,7 +36,6 @@ class Batches(Dataset[RankBatch]):
 
     Args:
         token_rates: tokens per character of each language, the same on every rank (see `measure_token_rates`).
-        rank, world: rank of this process, and number of ranks.
 
     Raises:
         ConfigError: the mixture cannot be made from these shards, or the model does not know one of its languages.
@@ -52,17 +51,13 @@ class Batches(Dataset[RankBatch]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.config = config
-        self.manifest = manifest
+        self.config, self.manifest, self.tokenize, self.rank, self.world = config, manifest, tokenize, rank, world
+        self.token_rates = dict(token_rates)
         self.schedule = Schedule.of(config, manifest)
         pools = [pool for kind in self.schedule.mixture.kinds for pool in kind.pools]
         groups = [manifest.groups[number] for pool in pools for number in pool.groups]
         tokenize.check(language for group in groups for language in (group.query_lang, group.document_lang))
         self.reader = ShardReader(manifest, cache_gb=config.data.cache_gb)
-        self.tokenize = tokenize
-        self.token_rates = dict(token_rates)
-        self.rank = rank
-        self.world = world
 
     def from_step(self, start: int) -> Iterator[RankBatch]:
         """Yield the batches from step `start` to the end of the run, read ahead by `data.workers` processes."""
@@ -109,15 +104,11 @@ class Batches(Dataset[RankBatch]):
         ]
         hard = self.config.loss.hard_negatives
         groups = [self.manifest.groups[number] for number in batch.group[dealt]]
+        queries, documents = [pair.query for pair in pairs], [pair.document for pair in pairs]
         languages = [group.document_lang for group in groups]
-        query_ids, queries_cut = self.tokenize(
-            [pair.query for pair in pairs], "query", [group.query_lang for group in groups]
-        )
-        document_ids, documents_cut = self.tokenize(
-            [pair.document for pair in pairs] + negatives,
-            "document",
-            languages + [language for language in languages for _ in range(hard)],
-        )
+        negative_languages = [language for language in languages for _ in range(hard)]
+        query_ids, queries_cut = self.tokenize(queries, "query", [group.query_lang for group in groups])
+        document_ids, documents_cut = self.tokenize(documents + negatives, "document", languages + negative_languages)
         query_chunks, document_chunks = self._chunks(query_ids), self._chunks(document_ids)
         block_B = torch.from_numpy(batch.block[dealt])
         return RankBatch(
@@ -209,10 +200,8 @@ def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, flo
         # An unreadable pair is reported, or counted, when its turn in a batch comes.
         items = reader.read_each(np.full_like(rows, number), rows)
         pairs = [item for item in items if isinstance(item, Pair)]
-        for language, texts in (
-            (group.query_lang, [pair.query for pair in pairs]),
-            (group.document_lang, [pair.document for pair in pairs]),
-        ):
+        queries, documents = [pair.query for pair in pairs], [pair.document for pair in pairs]
+        for language, texts in ((group.query_lang, queries), (group.document_lang, documents)):
             rates.setdefault(language, tokenize.count(texts) / max(1, sum(map(len, texts))))
     return rates
 

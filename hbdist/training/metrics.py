@@ -19,11 +19,8 @@ class StepMeter:
     """Timer of the steps that turns their sums into metrics. `measure` is a collective."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        self.data_seconds = 0.0
-        self.traffic = 0
-        self.last = time.perf_counter()
+        self.config, self.device = config, device
+        self.data_seconds, self.traffic, self.last = 0.0, 0, time.perf_counter()
 
     def timed(self, batches: Iterable[RankBatch]) -> Iterator[RankBatch]:
         """Yield the batches unchanged, measuring how long the training waits for each."""

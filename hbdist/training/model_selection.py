@@ -16,11 +16,9 @@ class ModelSelection:
     """Best step that has a checkpoint; the first of equally good ones."""
 
     def add(self, step: int, value: float, *, has_checkpoint: bool = True) -> None:
-        """Add the value of the next step.
+        """Add the value of the next step, which has a checkpoint, or will get one at once if it is the best.
 
-        Args:
-            has_checkpoint: the step has a checkpoint, or will get one at once if it is the best. In a run that resumes with
-                another criterion, the checkpoint of the step that would have been best may be gone.
+        In a run that resumes with another criterion, the checkpoint of the step that would have been best may be gone.
         """
         self.values[step] = value
         if has_checkpoint and (self.step is None or self.criterion.better(value, self.values[self.step])):

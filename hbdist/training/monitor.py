@@ -60,9 +60,8 @@ class TrainingMonitor:
             self._add(line)
         for task in self.evaluation.tasks if self.config.evaluation.due(step, last=last) else ():
             if (step, task) not in self._measured:
-                self.run.save(
-                    self.engine, self.manifest, step
-                )  # evaluation takes a while; being killed must cost no step
+                # Evaluation takes a while; being killed must cost no step.
+                self.run.save(self.engine, self.manifest, step)
                 line = self.evaluation.measure(task, contrastive_step.model, step)
                 self.run.log(EVALUATION, line, describe_evaluation(line))
                 self.engine.track(tracker_values(line), step)

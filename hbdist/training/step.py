@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from hbdist.config.config import Config
-from hbdist.distributed.collectives import row_counts
 from hbdist.distributed.engine import Engine
 from hbdist.loss.contrastive import score_globally
 from hbdist.loss.infonce import LossParts
+from hbdist.loss.masks import Candidates
 from hbdist.training.activations import ActivationBudget
 from hbdist.training.batch import Chunk, RankBatch
 
@@ -28,15 +28,11 @@ class ContrastiveStep:
 
     Args:
         model: model returned by `Engine.prepare`.
-        report: called with a sentence about the memory per token and the choice that follows from it, at the first step and
-            whenever the choice changes.
+        report: called with the memory per token and the resulting choice, at the first step and when the choice changes.
     """
 
     def __init__(self, model: nn.Module, config: Config, engine: Engine, *, report: Callable[[str], None]) -> None:
-        self.model = model
-        self.config = config
-        self.engine = engine
-        self.report = report
+        self.model, self.config, self.engine, self.report = model, config, engine, report
         self.device = engine.device
         self.budget: ActivationBudget | None = None
         self.one_pass: bool | None = None
@@ -110,25 +106,18 @@ class ContrastiveStep:
             [len(batch.block_B), len(batch.negative_block_N)]
         )
         self.temperature = float(tau.detach() if isinstance(tau, Tensor) else tau)
-        counts = row_counts(len(query_BD), self.device)
-        parts = score_globally(
+        identity_BI, block_B = batch.identity_BI.to(self.device), batch.block_B.to(self.device)
+        identity_NI, block_N = batch.negative_identity_NI.to(self.device), batch.negative_block_N.to(self.device)
+        # The mean is over the pairs that were read, which may be fewer than batch.size.
+        return score_globally(
             query_BD,
-            document_BD,
-            negative_ND,
-            identity_BI=batch.identity_BI.to(self.device),
-            block_B=batch.block_B.to(self.device),
-            negative_identity_NI=batch.negative_identity_NI.to(self.device),
-            negative_block_N=batch.negative_block_N.to(self.device),
+            Candidates(document_BD, identity_BI, block_B, negative_ND, identity_NI, block_N),
             hard_negatives=self.config.loss.hard_negatives,
             temperature=tau,
             symmetric=self.config.loss.symmetric,
             block_scope=self.config.batch.negatives == "block",
             margin=self.config.loss.margin,
-            counts=counts,
         )
-        # The mean is over the pairs that were read, which may be fewer than batch.size. The strategy (DDP, ZeRO) averages
-        # gradients over ranks, which the factor W undoes: only here does the number of ranks enter.
-        return parts, parts.loss * (self.engine.world / sum(counts))
 
     def _takes_one_pass(self, chunks: Sequence[Chunk], seed: str) -> bool:
         setting = self.config.loss.gradient_cache

@@ -29,8 +29,7 @@ class Validation:
     """
 
     def __init__(self, config: Config, tokenize: Tokenize, engine: Engine) -> None:
-        self.config = config
-        settings = config.validation
+        self.config, settings = config, config.validation
         if settings.every and engine.world > settings.batch_size:
             raise ConfigError(
                 f"validation.batch_size = {settings.batch_size} is less than the {engine.world} processes: some would have"
@@ -51,8 +50,7 @@ class Validation:
         Raises:
             FloatingPointError: a loss is not finite.
         """
-        losses: dict[str, float] = {}
-        skipped = 0
+        losses, skipped = dict[str, float](), 0
         for name, batches in self.sets.items():
             own = [batches[number] for number in range(self.config.validation.batches)]
             loss = sum(float(contrastive_step.evaluate(batch).loss) for batch in own)
@@ -97,8 +95,7 @@ def held_out_shards(config: Config) -> tuple[str, ...]:
 def validation_config(config: Config, manifest: Manifest, *, filtered: bool) -> Config:
     """Return the config whose schedule gives a set's batches: the training's mixture, as far as the set supports it.
 
-    Args:
-        filtered: restrict the set to the training's languages and data sets.
+    If `filtered`, the set is restricted to the training's languages and data sets.
     """
     kinds = {group.monolingual for group in manifest.groups}
     share = config.batch.mono_share if len(kinds) == 2 else float(kinds.pop())
