@@ -113,8 +113,9 @@ def render_model_card(config: Config, encoder: Encoder, *, steps: int, fingerpri
     """Return the model's README: what it is, how to use it, what it was trained on, how to train it again."""
     tokens = encoder.tokenize.language_tokens
     language_token = encoder.settings.language_token if tokens else ""
-    keeps = tokens and language_token == "keep"
-    codes = [tokens.code("en") or min(tokens.ids), tokens.code("de") or max(tokens.ids)] if keeps else []
+    codes = []
+    if tokens and language_token == "keep":
+        codes = [tokens.code("en") or min(tokens.ids), tokens.code("de") or max(tokens.ids)]
     template = environment(Path(__file__).parent / "templates").get_template("model_card.md")
     return template.render(
         name=Path(config.run.folder).name,
