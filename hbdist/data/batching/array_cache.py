@@ -1,5 +1,3 @@
-"""Cache of arrays, bounded in bytes: the newest value of each slot."""
-
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -8,7 +6,7 @@ import numpy as np
 
 
 class ArrayCache:
-    """The newest value of each slot; the least recently used ones are dropped when all take more than `limit` bytes.
+    """Cache of the newest value of each slot; the least recently used ones are dropped above `limit` bytes.
 
     A schedule moves forward: when a group's next window begins, its last one is not needed again.
     """

@@ -76,12 +76,8 @@ class Decks:
         self._deals = ArrayCache(DEALS_BYTES)
 
     def draw(self, t: np.ndarray, deck: np.ndarray | int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cards at times `t`, and how often each was dealt before in its deck: int64 [P] each.
-
-        Args:
-            t: times, [P].
-            deck: number of the deck of each draw, [P], or one for all.
-        """
+        """Return the cards at times `t` [P] of these decks ([P], or one for all), and how often each was dealt before in
+        its deck: int64 [P] each."""
         t = np.asarray(t, dtype=np.int64)
         deck = np.broadcast_to(deck, t.shape)
         cards, turns = np.zeros_like(t), t.copy()  # those of a deck of one card

@@ -23,7 +23,6 @@ class GroupExposure:
     """Exposure of a run to one group."""
 
     name: str
-    """Name of the group, such as "ntrex/en-de"."""
     rows: int
     pairs: int
     """Number of pairs dealt over the whole run, repeats included."""
@@ -46,15 +45,13 @@ class RunStatistics:
     pools: dict[str, float]
     """Share of each language pair; 0 for one that is never drawn."""
     datasets: dict[str, float]
-    """Share of each data set."""
     groups: tuple[GroupExposure, ...]
     """Groups of the mixture, in the manifest's order."""
 
     @property
     def overused(self) -> list[GroupExposure]:
         """Groups with at least MANY_EPOCHS epochs, most epochs first."""
-        overused = [group for group in self.groups if group.epochs >= MANY_EPOCHS]
-        return sorted(overused, key=lambda group: -group.epochs)
+        return sorted((one for one in self.groups if one.epochs >= MANY_EPOCHS), key=lambda group: -group.epochs)
 
     @property
     def unused(self) -> list[str]:
@@ -118,9 +115,7 @@ def run_statistics(config: Config, manifest: Manifest) -> RunStatistics:
         kind = decks.kind
         pool_draws, pairs = decks.count_before(turns)
         kinds[kind.name] = turns * kind.part / total
-        pools |= {
-            pool.pair: int(draws) * kind.block / total for pool, draws in zip(kind.pools, pool_draws, strict=True)
-        }
+        pools |= zip([pool.pair for pool in kind.pools], (pool_draws * kind.block / total).tolist(), strict=True)
         repeats = _expected_repeats_of_run(decks, turns, pool_draws, pairs)
         for index, count, repeated in zip(decks.groups.tolist(), pairs.tolist(), repeats.tolist(), strict=True):
             group = manifest.groups[index]
@@ -131,33 +126,19 @@ def run_statistics(config: Config, manifest: Manifest) -> RunStatistics:
 
 
 def expected_repeats(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return how many of m consecutive positions in a group's endless order are expected to repeat an earlier one's row.
+    """Return how many of m ≥ 0 consecutive positions in the endless order of a group of N ≥ 1 rows are expected to repeat
+    an earlier one's row: float64 [groups].
 
     Epochs are independent orders, so p last positions of one and q first positions of the next share p·q / N rows on
     average, and m positions that contain a whole epoch repeat m − N. The first position is uniform in an epoch of N.
-
-    Args:
-        pairs: m ≥ 0, [groups].
-        rows: N ≥ 1, [groups].
-
-    Returns:
-        float64 [groups].
     """
     m, n = np.asarray(pairs, dtype=np.float64), np.asarray(rows, dtype=np.float64)
     # Of the N first positions, those that leave p = low … high of their epoch, and m − p < N of the next, contain no
-    # whole epoch.
+    # whole epoch. As low + high = m, the sum of p·(m − p) over these L positions is L·m²/4 − L·(L² − 1)/12.
     low, high = np.maximum(1, m - n + 1), np.minimum(n, m) - 1
     partial = np.maximum(0, high - low + 1)
-    shared = (m * (_sum(high) - _sum(low - 1)) - (_sum_of_squares(high) - _sum_of_squares(low - 1))) / n
-    return (np.where(partial > 0, shared, 0) + np.where(m > n, (n - partial) * (m - n), 0)) / n
-
-
-def _sum(last: np.ndarray) -> np.ndarray:
-    return last * (last + 1) / 2
-
-
-def _sum_of_squares(last: np.ndarray) -> np.ndarray:
-    return last * (last + 1) * (2 * last + 1) / 6
+    shared = partial * (3 * m**2 - partial**2 + 1) / (12 * n)
+    return (shared + np.where(m > n, (n - partial) * (m - n), 0)) / n
 
 
 def _expected_repeats_of_run(decks: KindDecks, turns: int, pool_draws: np.ndarray, pairs: np.ndarray) -> np.ndarray:

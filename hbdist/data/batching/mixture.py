@@ -85,8 +85,9 @@ def plan_mixture(groups: Sequence[Group], batch: BatchSection, data: DataSection
     selected = _select(groups, data)
     parts = _parts(batch)
     kinds = tuple(
-        Kind(name, share, parts[name], block, _pools(groups, selected, batch, monolingual=name == "mono"))
-        for name, share, block in _kinds(batch, parts)
+        Kind(name, share, part, _block(batch, name, part), _pools(groups, selected, batch, monolingual=name == "mono"))
+        for name, share in (("mono", batch.mono_share), ("cross", 1 - batch.mono_share))
+        if share > 0 and (part := parts[name]) > 0
     )
     for kind in kinds:
         if not kind.pools:
@@ -133,7 +134,8 @@ def _parts(batch: BatchSection) -> dict[str, int]:
     mono = share * batch.size
     if mono.denominator != 1:
         below, above = mono.__floor__(), mono.__ceil__()
-        sizes = nearest_multiples(batch.size, share.denominator)
+        size_below = batch.size // share.denominator * share.denominator
+        sizes = [size for size in (size_below, size_below + share.denominator) if size > 0]
         raise ConfigError(
             f"batch.mono_share = {batch.mono_share} of batch.size = {batch.size} is {float(mono):g} pairs, and batch.mix ="
             f' "blocks" needs a whole number. Nearest that work: batch.mono_share = {below}/{batch.size} ='
@@ -143,25 +145,15 @@ def _parts(batch: BatchSection) -> dict[str, int]:
     return {"mono": int(mono), "cross": batch.size - int(mono)}
 
 
-def _kinds(batch: BatchSection, parts: dict[str, int]) -> list[tuple[str, float, int]]:
-    """Return (name, share, block) of each kind that is in use."""
-    shares = {"mono": batch.mono_share, "cross": 1 - batch.mono_share}
-    blocks = {"mono": batch.mono_block, "cross": batch.cross_block}
-    return [
-        (name, share, _block(parts[name], blocks[name], f"batch.{name}_block"))
-        for name, share in shares.items()
-        if share > 0 and parts[name] > 0
-    ]
-
-
-def _block(part: int, value: int | str, key: str) -> int:
+def _block(batch: BatchSection, kind: str, part: int) -> int:
+    value = batch.mono_block if kind == "mono" else batch.cross_block
     if value == "batch":
         return part
     block = int(value)
     if block < 1 or part % block:
         near = nearest_divisors(part, block)
         raise ConfigError(
-            f"{key} = {value} does not divide the {part} pairs of its kind in a batch. Nearest that do:"
+            f"batch.{kind}_block = {value} does not divide the {part} pairs of its kind in a batch. Nearest that do:"
             f' {" and ".join(map(str, near))}; or "batch" for all {part} in one.'
         )
     return block
@@ -172,12 +164,6 @@ def nearest_divisors(number: int, wanted: int) -> list[int]:
     divisors = [candidate for candidate in range(1, number + 1) if number % candidate == 0]
     below = [divisor for divisor in divisors if divisor < wanted][-1:]
     return below + [divisor for divisor in divisors if divisor > wanted][:1]
-
-
-def nearest_multiples(number: int, base: int) -> list[int]:
-    """Return the positive multiples of `base` just below and just above `number`."""
-    below = number // base * base
-    return [multiple for multiple in (below, below + base) if multiple > 0]
 
 
 def _pools(groups: Sequence[Group], selected: list[int], batch: BatchSection, *, monolingual: bool) -> tuple[Pool, ...]:

@@ -26,8 +26,6 @@ class HybridBatchSampler:
 
     Args:
         schedule: the same on every rank.
-        rank, world: this process's rank, and the number of ranks.
-        start: first step.
         steps: number of steps of the run, after which iteration ends; unset: never.
         lengths: approximate length of each pair of a batch, [B], the same on every rank: ranks then get about equally
             many tokens. Unset: all pairs count as equally long.

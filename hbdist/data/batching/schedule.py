@@ -148,12 +148,7 @@ class Schedule:
 
 def deal_to_ranks(lengths: np.ndarray, world: int) -> list[np.ndarray]:
     """Return the indexes of the pairs of each rank: dealt longest first, in alternating direction, so that the ranks'
-    counts differ by one at most and their tokens little.
-
-    Args:
-        lengths: length of each pair, [G].
-        world: number of ranks.
-    """
+    counts differ by one at most and their tokens little. `lengths` are those of the pairs, [G]."""
     by_length = np.argsort(-lengths, kind="stable")
     position = np.arange(len(lengths))
     column = position % world

@@ -24,12 +24,7 @@ If the windows of all groups take more and every batch needs them all, each is m
 
 
 class Orders:
-    """Rows of the groups, in the order of each epoch. An epoch of a group of N rows is a permutation of all N.
-
-    Args:
-        groups: the manifest's groups, in its order.
-        seed: seed of all orders.
-    """
+    """Rows of a manifest's groups, in the order of each epoch. An epoch of a group of N rows is a permutation of all N."""
 
     def __init__(self, groups: Sequence[Group], seed: int) -> None:
         self.groups = groups
@@ -42,13 +37,9 @@ class Orders:
         order, bounds = group_equal(group, epoch)
         position, begins = position[order], bounds[:-1]
         sorted_rows = np.empty_like(position)
-        of_runs = (
-            group[order[begins]],
-            epoch[order[begins]],
-            np.minimum.reduceat(position, begins),
-            np.maximum.reduceat(position, begins),
-        )
-        for (begin, end), *of_run in zip(pairwise(bounds.tolist()), *map(np.ndarray.tolist, of_runs), strict=True):
+        least, most = np.minimum.reduceat(position, begins), np.maximum.reduceat(position, begins)
+        of_runs = [array.tolist() for array in (group[order[begins]], epoch[order[begins]], least, most)]
+        for (begin, end), *of_run in zip(pairwise(bounds.tolist()), *of_runs, strict=True):
             sorted_rows[begin:end] = self._rows_of_epoch(position[begin:end], *of_run)
         rows = np.empty_like(sorted_rows)
         rows[order] = sorted_rows
@@ -83,10 +74,7 @@ class Orders:
     def _rows_of_window(self, group: int, epoch: int, window: int, shards: np.ndarray) -> tuple[np.ndarray]:
         """Return the rows of a window in their shuffled order, as row numbers of the whole group."""
         starts = self.groups[group].starts
-        rows = np.concatenate(
-            [
-                np.arange(starts[shard], starts[shard + 1], dtype=np.min_scalar_type(int(starts[-1])))
-                for shard in shards[window * WINDOW_SHARDS : (window + 1) * WINDOW_SHARDS]
-            ]
-        )
+        shards = shards[window * WINDOW_SHARDS : (window + 1) * WINDOW_SHARDS]
+        dtype = np.min_scalar_type(int(starts[-1]))
+        rows = np.concatenate([np.arange(starts[shard], starts[shard + 1], dtype=dtype) for shard in shards])
         return (rows[permutation(f"{self._key(group, epoch)}/window {window}", len(rows))],)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -41,8 +42,8 @@ class Cache:
 
     folder: Path
     limit: int
-    _added: int | None = None
-    """Bytes that this process has added since it last evicted; None if it never has."""
+    _added: float = inf
+    """Bytes that this process has added since it last evicted; infinite if it never has."""
 
     @classmethod
     def of_machine(cls, gigabytes: float = CACHE_GB) -> Self:
@@ -53,11 +54,6 @@ class Cache:
         """Return a descriptor, open for reading, of the file with this SHA-256; download the file if it is not cached.
 
         If several processes request a file, one downloads it and the others wait.
-
-        Args:
-            source: address of the file.
-            digest: SHA-256 of its content, in hex.
-            size: its size in bytes; unset: unknown.
 
         Raises:
             StoreError: the store did not answer or refused the request.
@@ -70,7 +66,8 @@ class Cache:
             )
         if (file := self._open_cached(digest, size)) is not None:
             return file
-        with self._explaining_errors():
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked(int(digest[:8], 16) % LOCKS):
                 if (file := self._open_cached(digest, size)) is not None:
                     return file
@@ -82,6 +79,11 @@ class Cache:
                     )
                 file = self._store(digest, content)
             self._evict(len(content))
+        except OSError as error:
+            raise ConfigError(
+                f"The cache of remote shards, {self.folder}, cannot be used: {error}. Give HBDIST_CACHE a folder on a local"
+                " disk with free space."
+            ) from None
         return file
 
     def _open_cached(self, digest: str, size: int | None) -> int | None:
@@ -114,8 +116,8 @@ class Cache:
 
     def _evict(self, added: int) -> None:
         """Remove files until the limit is met, if this process has added enough since it last did so."""
-        self._added = None if self._added is None else self._added + added
-        if self._added is not None and self._added < self.limit / 256:
+        self._added += added
+        if self._added < self.limit / 256:
             return
         self._added = 0
         with self._locked(LOCKS):
@@ -143,18 +145,6 @@ class Cache:
         with (self.folder / f"lock-{number}").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-    @contextmanager
-    def _explaining_errors(self) -> Iterator[None]:
-        """Create the folder, and turn errors of the file system into one that names the folder."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            yield
-        except OSError as error:
-            raise ConfigError(
-                f"The cache of remote shards, {self.folder}, cannot be used: {error}. Give HBDIST_CACHE a folder on a local"
-                " disk with free space."
-            ) from None
 
 
 def _mark_as_used(file: int) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Shards:
     index_sha256: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        lengths = {name: len(column) for name, column in self.columns.items()}
+        lengths = {name: len(column) for name, column in vars(self).items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths ({lengths})")
 
@@ -94,19 +94,14 @@ class Shards:
         columns = tuple(zip(*(vars(shard).values() for shard in shards), strict=True))
         return cls(*columns or ((),) * len(fields(cls)))
 
-    @property
-    def columns(self) -> dict[str, tuple[Any, ...]]:
-        """Values of each column by its name, one per shard."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Shard:
-        return Shard(*(column[number] for column in self.columns.values()))
+        return Shard(*(column[number] for column in vars(self).values()))
 
     def __iter__(self) -> Iterator[Shard]:
-        return map(Shard, *self.columns.values())
+        return map(Shard, *vars(self).values())
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hbdist.data.shards.groups import Group, Shards, ShardSet, Texts, View
+from hbdist.data.shards.groups import Group, ShardSet, Texts
 from hbdist.data.shards.remote import Remote, locate
 from hbdist.errors import DataError
 from hbdist.utils.files import write_atomically
@@ -76,10 +76,7 @@ class Manifest:
 
     def text_sets(self, view: Group) -> tuple[int, int]:
         """Return the indexes, among the shard sets, of the texts of a view's queries and of its documents."""
-        return (
-            self.text_numbers[view.dataset, view.query_lang],
-            self.text_numbers[view.dataset, view.document_lang],
-        )
+        return self.text_numbers[view.dataset, view.query_lang], self.text_numbers[view.dataset, view.document_lang]
 
     @property
     def folder(self) -> Path:
@@ -159,22 +156,18 @@ def _line(shard_set: ShardSet) -> str:
     values = {one.name: getattr(shard_set, one.name) for one in fields(shard_set)}
     if isinstance(shard_set, Group):
         del values["shards" if shard_set.view else "view"]
-    return json.dumps(values, ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Shards | View) -> dict[str, Any]:
-    return value.columns if isinstance(value, Shards) else vars(value)
+    return json.dumps(values, ensure_ascii=False, default=vars)
 
 
 def _content(shard_set: ShardSet) -> str:
     """Return what identifies the rows of a shard set: one line per file, with its rows and its digest."""
     if isinstance(shard_set, Group) and shard_set.view:
         return f"{shard_set.view.rows} {shard_set.view.sha256} of {shard_set.view.shard_rows}\n"
-    head = (
-        f"{shard_set.rows} of {shard_set.shard_rows} in {shard_set.windows}\n" if isinstance(shard_set, Texts) else ""
-    )
-    lines = (f"{rows} {sha256}\n" for rows, sha256 in zip(shard_set.shards.rows, shard_set.shards.sha256, strict=True))
-    return head + "".join(lines)
+    files = zip(shard_set.shards.rows, shard_set.shards.sha256, strict=True)
+    lines = "".join(f"{rows} {sha256}\n" for rows, sha256 in files)
+    if isinstance(shard_set, Texts):
+        return f"{shard_set.rows} of {shard_set.shard_rows} in {shard_set.windows}\n{lines}"
+    return lines
 
 
 def _parse(text: str | bytes, where: Path | Remote) -> _Stored:

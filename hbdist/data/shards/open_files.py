@@ -4,7 +4,7 @@ Nothing is ever unpickled: all arrays are plain ones.
 """
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import BinaryIO
 from weakref import finalize
@@ -45,13 +45,12 @@ class OpenFiles:
     """
 
     def __init__(self, manifest: Manifest, cache: Cache, limit: int) -> None:
-        # Not methods: their caches would refer back to `self`, and files be closed only by the garbage collector.
-        def open_for_reading(path: str, digest: str, size: int | None = None) -> int:
-            return open_file(manifest.root, path, digest, size=size, cache=cache)
+        open_for_reading = partial(open_file, manifest.root, cache=cache)
 
+        # Not methods: their caches would refer back to `self`, and files be closed only by the garbage collector.
         def tar(set_number: int, number: int) -> Tar:
             shard = manifest.shard_sets[set_number].shards[number]
-            return Tar(open_for_reading(shard.path, shard.sha256, shard.bytes), shard)
+            return Tar(open_for_reading(shard.path, shard.sha256, size=shard.bytes), shard)
 
         def index(set_number: int, number: int) -> NDArray[np.void]:
             shard_set = manifest.shard_sets[set_number]

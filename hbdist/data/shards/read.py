@@ -20,7 +20,7 @@ from hbdist.data.shards.groups import Group
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.open_files import OpenFiles
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair, join_pair
+from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair
 from hbdist.errors import ConfigError, DataError
 
 __all__ = ["Pair", "ShardReader"]
@@ -41,14 +41,6 @@ class _Fault(NamedTuple):
     error: Exception
     path: str
     """Path of the faulty file, in the shard folder."""
-
-
-class _Source(NamedTuple):
-    """The shard set that has the queries, the documents or both of some pairs, and their rows in it."""
-
-    set_number: int
-    row_P: Ints
-    sides: tuple[int, ...]
 
 
 Sample = Pair | LanguageSample | _Fault
@@ -78,16 +70,17 @@ class ShardReader:
         """
         row_P = np.asarray(rows, np.int64)
         chars_2P = np.empty((2, len(row_P)), np.int64)
-        for source in self._sources(group, row_P):
-            set_P = np.full_like(source.row_P, source.set_number)
-            for set_number, number, positions, inside in self._by_shard(set_P, source.row_P):
+        sets, source_P = self._sources(group, row_P)
+        for set_number in dict.fromkeys(sets):
+            for _, number, positions, inside in self._by_shard(np.full_like(source_P, set_number), source_P):
                 try:
                     entries = self._index(set_number, number)[inside]
                 except _DAMAGES as error:
                     fault = _Fault(error, self._path(set_number, number))
                     raise self._explain(fault, group, int(row_P[positions[0]])) from None
-                for side in source.sides:
-                    chars_2P[side, positions] = entries["document_chars" if side else "query_chars"]
+                for side, column in enumerate(("query_chars", "document_chars")):
+                    if sets[side] == set_number:
+                        chars_2P[side, positions] = entries[column]
         return chars_2P[_QUERY], chars_2P[_DOCUMENT]
 
     def read(self, groups: Ints, rows: Ints) -> list[Pair]:
@@ -111,14 +104,13 @@ class ShardReader:
         """
         group_P, row_P = np.asarray(groups, np.int64), np.asarray(rows, np.int64)
         assert group_P.shape == row_P.shape, f"{group_P.shape} groups for {row_P.shape} rows"
-        set_2P, source_2P = np.zeros((2, len(group_P)), np.int64), np.zeros((2, len(group_P)), np.int64)
+        set_2P, source_P = np.zeros((2, len(group_P)), np.int64), np.zeros_like(row_P)
         failed: dict[int, DataError] = {}
         order = np.argsort(group_P, kind="stable")
         for positions in _runs(order, group_P[order]):
             try:
-                for source in self._sources(int(group_P[positions[0]]), row_P[positions]):
-                    for side in source.sides:
-                        set_2P[side, positions], source_2P[side, positions] = source.set_number, source.row_P
+                sets, source_P[positions] = self._sources(int(group_P[positions[0]]), row_P[positions])
+                set_2P[:, positions] = np.reshape(sets, (2, 1))
             except DataError as error:
                 failed |= dict.fromkeys(positions.tolist(), error)
         readable = np.setdiff1d(np.arange(len(group_P)), list(failed))
@@ -126,7 +118,7 @@ class ShardReader:
         split = readable[set_2P[_QUERY, readable] != set_2P[_DOCUMENT, readable]]
         samples = self._samples(
             np.concatenate((set_2P[_QUERY, readable], set_2P[_DOCUMENT, split])),
-            np.concatenate((source_2P[_QUERY, readable], source_2P[_DOCUMENT, split])),
+            np.concatenate((source_P[readable], source_P[split])),
         )
         queries = dict(zip(readable.tolist(), samples, strict=False))
         documents = queries | dict(zip(split.tolist(), samples[len(readable) :], strict=True))
@@ -139,29 +131,34 @@ class ShardReader:
         if isinstance(query, Pair):
             return query
         if isinstance(query, LanguageSample) and isinstance(document, LanguageSample):
-            return join_pair(query, document, dataset=self.manifest.groups[group].dataset)
+            return Pair(
+                dataset=self.manifest.groups[group].dataset,
+                id=query.id,
+                query=query.query,
+                document=document.document,
+                query_lang=query.lang,
+                document_lang=document.lang,
+                negatives=document.negatives,
+                document_id=document.document_id,
+            )
         fault = query if isinstance(query, _Fault) else document
         assert isinstance(fault, _Fault), fault
         return self._explain(fault, group, row)
 
-    def _sources(self, group_number: int, row_P: Ints) -> list[_Source]:
-        """Return where the queries and the documents of these rows of a group are.
+    def _sources(self, group_number: int, row_P: Ints) -> tuple[tuple[int, int], Ints]:
+        """Return the shard sets of the queries and of the documents of these rows of a group, and their rows in both.
 
         Raises:
             DataError: the group is a view, and the view cannot be read.
         """
         group = self.manifest.groups[group_number]
         if group.view is None:
-            return [_Source(group_number, row_P, (_QUERY, _DOCUMENT))]
+            return (group_number, group_number), row_P
         assert not len(row_P) or 0 <= row_P.min() <= row_P.max() < group.rows, f"rows outside group {group_number}"
         try:
-            text_row_P = self._open_files.view(group_number)[row_P].astype(np.int64)
+            return self.manifest.text_sets(group), self._open_files.view(group_number)[row_P].astype(np.int64)
         except _DAMAGES as error:
             raise self._explain(_Fault(error, group.view.path), group_number, int(row_P[0])) from None
-        query, document = self.manifest.text_sets(group)
-        if query == document:
-            return [_Source(query, text_row_P, (_QUERY, _DOCUMENT))]
-        return [_Source(query, text_row_P, (_QUERY,)), _Source(document, text_row_P, (_DOCUMENT,))]
 
     def _by_shard(self, set_S: Ints, row_S: Ints) -> Iterator[tuple[int, int, Ints, Ints]]:
         """Yield, for each shard that has some of the rows: its shard set, its number in the set, the positions of its
@@ -227,11 +224,9 @@ class ShardReader:
         if isinstance(error, DataError):
             return DataError(f"{where}: {error}")
         what = f"is missing ({error.filename})" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
-        local_copy = (
-            f" If the check finds nothing, delete the local copies in {self._cache.folder}."
-            if isinstance(root, Remote)
-            else ""
-        )
+        local_copy = ""
+        if isinstance(root, Remote):
+            local_copy = f" If the check finds nothing, delete the local copies in {self._cache.folder}."
         return DataError(
             f"{where} {what}. See what else is damaged with `hbdist check {root}`, then build it again with "
             f"`hbdist build RECIPE`.{local_copy}"

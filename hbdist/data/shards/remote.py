@@ -44,10 +44,7 @@ class Remote:
 
     def read_bytes(self, *, size: int | None = None) -> bytes:
         """Return the content of the file. Transient failures (a time-out, a reset connection, a status of 5xx, a
-        truncated body) are retried with exponential back-off.
-
-        Args:
-            size: expected number of bytes; unset: any.
+        truncated body) are retried with exponential back-off, and so is a file that has not `size` bytes, if given.
 
         Raises:
             StoreError: the store did not answer or refused the request.

@@ -47,9 +47,7 @@ class LanguageSample:
 
 
 _PAIR, _LANGUAGE_SAMPLE = TypeAdapter(Pair), TypeAdapter(LanguageSample)
-_STORED = {
-    kind: tuple(field.name for field in fields(kind) if field.name != "dataset") for kind in (Pair, LanguageSample)
-}
+_STORED = {kind: tuple(one.name for one in fields(kind) if one.name != "dataset") for kind in (Pair, LanguageSample)}
 """Keys of each kind of sample, in the order in which its JSON has them. The folder's name tells the dataset."""
 
 
@@ -97,17 +95,3 @@ def decode_language_sample(payload: bytes, *, language: str) -> LanguageSample:
 def _faulty_field(error: ValidationError) -> ValueError:
     first = error.errors(include_url=False, include_input=False)[0]
     return ValueError(f"{'.'.join(map(str, first['loc'])) or 'no sample'}: {first['msg']}")
-
-
-def join_pair(query: LanguageSample, document: LanguageSample, *, dataset: str) -> Pair:
-    """Pair the query of one sample with the document of another: its translation, or itself."""
-    return Pair(
-        dataset=dataset,
-        id=query.id,
-        query=query.query,
-        document=document.document,
-        query_lang=query.lang,
-        document_lang=document.lang,
-        negatives=document.negatives,
-        document_id=document.document_id,
-    )

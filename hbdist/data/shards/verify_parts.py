@@ -8,7 +8,7 @@ import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -69,20 +69,17 @@ def find_problems(part: Part) -> list[str]:
 
 
 def _check_shard(part: Part, number: int, shard: Shard) -> Iterator[str]:
-    with ExitStack() as stack:
-        tar = yield from _check_file(part, "", shard.path, shard.sha256, shard.bytes)
-        if tar:
-            stack.enter_context(tar)
-        index = yield from _check_file(part, f"its index {shard.index} ", shard.index, shard.index_sha256)
-        if index:
-            stack.enter_context(index)
+    with (
+        (yield from _check_file(part, "", shard.path, shard.sha256, shard.bytes)) as tar,
+        (yield from _check_file(part, f"its index {shard.index} ", shard.index, shard.index_sha256)) as index,
+    ):
         if tar and index:
             yield from _check_samples(part.shard_set, number, tar, index)
 
 
 def _check_view(part: Part, view: View) -> Iterator[str]:
-    if file := (yield from _check_file(part, "", view.path, view.sha256)):
-        with file:
+    with (yield from _check_file(part, "", view.path, view.sha256)) as file:
+        if file:
             try:
                 map_array(file, ROW, view.rows)
             except ValueError as error:
@@ -109,7 +106,7 @@ def _check_rows(part: Part, texts: Texts) -> Iterator[str]:
 
 def _check_file(
     part: Part, prefix: str, path: str, digest: str, size: int | None = None
-) -> Generator[str, None, BufferedReader | None]:
+) -> Generator[str, None, BufferedReader | nullcontext[None]]:
     """Yield the problems of a file, each after `prefix`; return the file, open, if it can be opened at all."""
     try:
         file = part.open(path, digest, size)
@@ -126,7 +123,7 @@ def _check_file(
         elif hashlib.file_digest(file, "sha256").hexdigest() != digest:
             yield f"{prefix}has changed (its SHA-256 is not the manifest's)"
         return file
-    return None
+    return nullcontext()
 
 
 def _check_samples(shard_set: ShardSet, number: int, tar: BufferedReader, index: BufferedReader) -> Iterator[str]:

@@ -33,12 +33,8 @@ def write_texts(
 ) -> Texts:
     """Write one language of a parallel dataset as `root/dataset/language/000000.tar` …, one shard per window of rows.
 
-    The JSON of row r has the same name in every language.
-
-    Args:
-        samples: (row, sample), by ascending row.
-        rows: number of rows of the dataset.
-        shard_rows: number of rows per window.
+    Samples are (row, sample), by ascending row, of a dataset of `rows` rows. The JSON of row r has the same name in every
+    language.
     """
     windows, shards = [], []
     for window, chunk in groupby(samples, key=lambda item: item[0] // shard_rows):
@@ -95,11 +91,5 @@ def _write_shard(
     table = np.zeros(len(entries) if rows is None else rows, INDEX)
     table[list(entries)] = list(entries.values())
     np.save(root / index, table, allow_pickle=False)
-    return Shard(
-        path=tar,
-        rows=len(entries),
-        bytes=(root / tar).stat().st_size,
-        sha256=sha256(root / tar),
-        index=index,
-        index_sha256=sha256(root / index),
-    )
+    size = (root / tar).stat().st_size
+    return Shard(tar, len(entries), size, sha256(root / tar), index, sha256(root / index))
