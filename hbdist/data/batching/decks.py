@@ -79,25 +79,22 @@ class Decks:
         """Return the cards at times `t` [P] of these decks ([P], or one for all), and how often each was dealt before in
         its deck: int64 [P] each."""
         t = np.asarray(t, dtype=np.int64)
-        deck = np.broadcast_to(deck, t.shape)
+        decks = np.broadcast_to(deck, t.shape)
         cards, turns = np.zeros_like(t), t.copy()  # those of a deck of one card
-        several = np.flatnonzero(~self._single[deck])
-        if len(several):
-            cards[several], turns[several] = self._draw(t[several], deck[several])
-        return cards, turns
-
-    def _draw(self, t: np.ndarray, deck: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        number, position = np.divmod(t, self.sizes[deck])
-        order, bounds = group_equal(deck, number)
-        deck, number, position = deck[order], number[order], position[order]
-        sorted_cards, before = np.empty_like(t), np.empty_like(t)
+        several = np.flatnonzero(~self._single[decks])
+        if not len(several):
+            return cards, turns
+        number, position = np.divmod(t[several], self.sizes[decks[several]])
+        order, bounds = group_equal(decks[several], number)
+        by_deal = several[order]
+        decks, number, position = decks[by_deal], number[order], position[order]
+        sorted_cards, before = np.empty_like(position), np.empty_like(position)
         for start, end in pairwise(bounds.tolist()):
-            deal, before_in_deal = self._deal(int(deck[start]), int(number[start]))
+            deal, before_in_deal = self._deal(int(decks[start]), int(number[start]))
             sorted_cards[start:end] = deal[position[start:end]]
             before[start:end] = before_in_deal[position[start:end]]
-        cards, turns = np.empty_like(t), np.empty_like(t)
-        cards[order] = sorted_cards
-        turns[order] = number * self._flat_quotas[self._first[deck] + sorted_cards] + before
+        cards[by_deal] = sorted_cards
+        turns[by_deal] = number * self._flat_quotas[self._first[decks] + sorted_cards] + before
         return cards, turns
 
     def count_before(self, t: int, deck: int = 0) -> np.ndarray:

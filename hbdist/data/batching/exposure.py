@@ -77,10 +77,6 @@ class RunStatistics:
         ]
         if others:
             lines += [f"  … and {len(others):,} more, the fewest:", *map(_line, others[-3:])]
-        return "\n".join([*lines, *self._warnings()]) + "\n"
-
-    def _warnings(self) -> list[str]:
-        lines = []
         if self.overused:
             lines += [
                 f"seen {MANY_EPOCHS} times or more: lower their share, or give them more pairs",
@@ -94,7 +90,7 @@ class RunStatistics:
                 f"about {self.repeats:,.0f} of {self.pairs:,} pairs repeat one of their own batch (masked as negatives)",
                 f"  {_some([f'{group.name} {group.repeats:,.1f}' for group in most if group.repeats >= 0.05])}",
             ]
-        return lines
+        return "\n".join(lines) + "\n"
 
 
 def run_statistics(config: Config, manifest: Manifest) -> RunStatistics:

@@ -151,10 +151,9 @@ def _block(batch: BatchSection, kind: str, part: int) -> int:
         return part
     block = int(value)
     if block < 1 or part % block:
-        near = nearest_divisors(part, block)
         raise ConfigError(
             f"batch.{kind}_block = {value} does not divide the {part} pairs of its kind in a batch. Nearest that do:"
-            f' {" and ".join(map(str, near))}; or "batch" for all {part} in one.'
+            f' {" and ".join(map(str, nearest_divisors(part, block)))}; or "batch" for all {part} in one.'
         )
     return block
 
@@ -189,14 +188,12 @@ def _no_pool(kind: Kind, batch: BatchSection, groups: list[Group]) -> str:
 
 
 def _too_small(kinds: tuple[Kind, ...], small: tuple[str, ...], batch: BatchSection) -> str:
-    def smallest(kind: Kind) -> int:
-        return min(pool.largest_block(one_dataset=batch.one_dataset) for pool in kind.pools)
-
-    kind = max(kinds, key=lambda one: one.block - smallest(one))
+    largest = {kind: min(pool.largest_block(one_dataset=batch.one_dataset) for pool in kind.pools) for kind in kinds}
+    kind = max(kinds, key=lambda one: one.block - largest[one])
     key = f"batch.{kind.name}_block"
-    block = max(divisor for divisor in range(1, max(1, smallest(kind)) + 1) if kind.part % divisor == 0)
+    block = max(divisor for divisor in range(1, max(1, largest[kind]) + 1) if kind.part % divisor == 0)
     whole_step = batch.mix == "step" and all(one.block in (1, one.part) for one in kinds)
-    size = f"batch.size={smallest(kind)}, " if whole_step and smallest(kind) > 0 else ""
+    size = f"batch.size={largest[kind]}, " if whole_step and largest[kind] > 0 else ""
     language = "language" if kind.name == "mono" else "language pair"
     data_set = " and data set" * batch.one_dataset
     return (

@@ -65,11 +65,8 @@ class KindDecks:
         self.rows = np.concatenate([pool.rows for pool in kind.pools])
         self._first = np.searchsorted(self.pool, np.arange(len(kind.pools)))
         self._pools = Decks([[pool.weight for pool in kind.pools]], [f"{seed}/{kind.name} pools"])
-        self._datasets = Decks(
-            [pool.dataset_weights for pool in kind.pools],
-            [f"{seed}/data sets of {pool.pair}" for pool in kind.pools],
-            deal=DATASET_DEAL,
-        )
+        keys = [f"{seed}/data sets of {pool.pair}" for pool in kind.pools]
+        self._datasets = Decks([pool.dataset_weights for pool in kind.pools], keys, deal=DATASET_DEAL)
 
     def pairs(self, turn: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return the pairs of the kind's `turn`-th turn: group, epoch, position in it, and block, int64 [P] each."""
@@ -91,11 +88,8 @@ class KindDecks:
         pool_draws = self._pools.count_before(turn * self.kind.blocks)
         # With one data set per block, the pool's deck deals one card per block, else one per pair.
         cards, pairs_per_card = (1, self.kind.block) if self.one_dataset else (self.kind.block, 1)
-        pairs = [
-            self._datasets.count_before(int(draws) * cards, pool) * pairs_per_card
-            for pool, draws in enumerate(pool_draws)
-        ]
-        return pool_draws, np.concatenate(pairs)
+        dealt = [self._datasets.count_before(int(draws) * cards, pool) for pool, draws in enumerate(pool_draws)]
+        return pool_draws, np.concatenate(dealt) * pairs_per_card
 
 
 class Schedule:
@@ -103,7 +97,6 @@ class Schedule:
 
     Args:
         groups: the manifest's groups, in its order.
-        mixture: composition of a batch, from `plan_mixture`.
         seed: the only source of randomness.
         one_dataset: the pairs of a block also share one data set.
     """
@@ -131,9 +124,8 @@ class Schedule:
             turns = [(self.kind_decks[int(card[0])], int(turn[0]))]
         else:
             turns = [(decks, step) for decks in self.kind_decks]
-        group, epoch, position, block = (
-            np.concatenate(column) for column in zip(*(decks.pairs(turn) for decks, turn in turns), strict=True)
-        )
+        columns = zip(*(decks.pairs(turn) for decks, turn in turns), strict=True)
+        group, epoch, position, block = map(np.concatenate, columns)
         mono = np.repeat([decks.kind.name == "mono" for decks, _ in turns], [decks.kind.part for decks, _ in turns])
         # Blocks are numbered within their kind; if both kinds are in one batch, the cross-lingual ones get the first numbers.
         block[mono] += block[~mono].max(initial=-1) + 1
@@ -150,7 +142,6 @@ def deal_to_ranks(lengths: np.ndarray, world: int) -> list[np.ndarray]:
     """Return the indexes of the pairs of each rank: dealt longest first, in alternating direction, so that the ranks'
     counts differ by one at most and their tokens little. `lengths` are those of the pairs, [G]."""
     by_length = np.argsort(-lengths, kind="stable")
-    position = np.arange(len(lengths))
-    column = position % world
-    owner = np.where(position // world % 2 == 0, column, world - 1 - column)
+    turn, column = np.divmod(np.arange(len(lengths)), world)
+    owner = np.where(turn % 2 == 0, column, world - 1 - column)
     return [np.sort(by_length[owner == rank]) for rank in range(world)]

@@ -1,7 +1,4 @@
-"""Open files of a shard folder: tars to read from by offset, and arrays mapped into memory, a bounded number of each.
-
-Nothing is ever unpickled: all arrays are plain ones.
-"""
+"""Open files of a shard folder: tars to read from by offset, and plain arrays mapped into memory, never unpickled."""
 
 import os
 from functools import lru_cache, partial
@@ -33,10 +30,8 @@ class Tar:
 
 
 class OpenFiles:
-    """Files of a shard folder, opened on first use. Shard sets are given by their index in `Manifest.shard_sets`.
-
-    Args:
-        limit: number of indexes, of tars, and of views that stay open at a time.
+    """Files of a shard folder, opened on first use; at most `limit` indexes, tars and views each stay open. Shard sets
+    are given by their index in `Manifest.shard_sets`.
 
     Attributes:
         tar: (shard set, number of its shard) → the shard. Raises OSError, ValueError.

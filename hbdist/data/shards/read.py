@@ -116,10 +116,8 @@ class ShardReader:
         readable = np.setdiff1d(np.arange(len(group_P)), list(failed))
         # Where query and document are in the same shard set, they are in one sample.
         split = readable[set_2P[_QUERY, readable] != set_2P[_DOCUMENT, readable]]
-        samples = self._samples(
-            np.concatenate((set_2P[_QUERY, readable], set_2P[_DOCUMENT, split])),
-            np.concatenate((source_P[readable], source_P[split])),
-        )
+        set_S = np.concatenate((set_2P[_QUERY, readable], set_2P[_DOCUMENT, split]))
+        samples = self._samples(set_S, source_P[np.concatenate((readable, split))])
         queries = dict(zip(readable.tolist(), samples, strict=False))
         documents = queries | dict(zip(split.tolist(), samples[len(readable) :], strict=True))
         return [
@@ -226,19 +224,15 @@ class ShardReader:
         what = f"is missing ({error.filename})" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         local_copy = ""
         if isinstance(root, Remote):
-            local_copy = f" If the check finds nothing, delete the local copies in {self._cache.folder}."
+            local_copy = f" If the check finds nothing, delete the local copies in {Cache.of_machine().folder}."
         return DataError(
             f"{where} {what}. See what else is damaged with `hbdist check {root}`, then build it again with "
             f"`hbdist build RECIPE`.{local_copy}"
         )
 
     @cached_property
-    def _cache(self) -> Cache:
-        return Cache.of_machine(self.cache_gb)
-
-    @cached_property
     def _open_files(self) -> OpenFiles:
-        return OpenFiles(self.manifest, self._cache, self.open_shards)
+        return OpenFiles(self.manifest, Cache.of_machine(self.cache_gb), self.open_shards)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the arguments alone: file descriptors mean nothing in another process."""

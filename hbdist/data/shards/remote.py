@@ -44,7 +44,7 @@ class Remote:
 
     def read_bytes(self, *, size: int | None = None) -> bytes:
         """Return the content of the file. Transient failures (a time-out, a reset connection, a status of 5xx, a
-        truncated body) are retried with exponential back-off, and so is a file that has not `size` bytes, if given.
+        truncated body) and, if `size` is given, files of another size are retried with exponential back-off.
 
         Raises:
             StoreError: the store did not answer or refused the request.

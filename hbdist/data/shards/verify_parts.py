@@ -1,6 +1,5 @@
 """Check of one group or language of a shard folder against its manifest: every byte of its files, every entry of an index
-against the tar, and every row that a view refers to against the texts.
-"""
+against the tar, and every row that a view refers to against the texts."""
 
 import hashlib
 import os
@@ -142,10 +141,8 @@ def _check_samples(shard_set: ShardSet, number: int, tar: BufferedReader, index:
             if (found := next(members, None)) is None:
                 raise ValueError(f"the tar ends, the manifest has {shard.rows} rows")
             entry = _entry(*found, shard_set, row)
-            if entries[row - first].item() != entry:
-                raise ValueError(
-                    f"the index has {entries[row - first].item()} as offset, size and lengths, the tar {entry}"
-                )
+            if (stored := entries[row - first].item()) != entry:
+                raise ValueError(f"the index has {stored} as offset, size and lengths, the tar {entry}")
         row += 1
         if next(members, None):
             raise ValueError(f"the tar has more rows, the manifest only {shard.rows} rows")

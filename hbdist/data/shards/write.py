@@ -2,7 +2,7 @@
 
 import tarfile
 from collections.abc import Iterable
-from itertools import chain, groupby, islice
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,11 @@ from hbdist.utils.files import sha256
 
 def write_shards(pairs: Iterable[Pair], *, root: Path, folder: str, shard_rows: int) -> Shards:
     """Write `pairs` as `root/folder/000000.tar` … of `shard_rows` rows each; without pairs, no shard is written."""
-    remaining = enumerate(pairs)
-    shards = []
-    for number, first in enumerate(remaining):
-        chunk = chain([first], islice(remaining, shard_rows - 1))
-        shards.append(_write_shard(chunk, root=root, stem=f"{folder}/{number:06d}", first=number * shard_rows))
-    return Shards.of(shards)
+    chunks = groupby(enumerate(pairs), key=lambda item: item[0] // shard_rows)
+    return Shards.of(
+        _write_shard(chunk, root=root, stem=f"{folder}/{number:06d}", first=number * shard_rows)
+        for number, chunk in chunks
+    )
 
 
 def write_texts(
@@ -69,13 +68,8 @@ def tar_header(name: str, size: int) -> bytes:
 def _write_shard(
     samples: Iterable[tuple[int, Pair | LanguageSample]], *, root: Path, stem: str, first: int, rows: int | None = None
 ) -> Shard:
-    """Write a tar and its index.
-
-    Args:
-        samples: (row, sample).
-        first: row of the index's first entry.
-        rows: number of the index's entries, zeros where a row has no sample; unset: one per sample.
-    """
+    """Write a tar of samples, given as (row, sample), and its index: entries of `rows` rows from row `first` on, zeros
+    where a row has no sample; without `rows`, one entry per sample."""
     tar, index = f"{stem}.tar", f"{stem}.index.npy"
     (root / tar).parent.mkdir(parents=True, exist_ok=True)
     entries: dict[int, tuple[int, int, int, int]] = {}
