@@ -224,15 +224,19 @@ class ShardReader:
         what = f"is missing ({error.filename})" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         local_copy = ""
         if isinstance(root, Remote):
-            local_copy = f" If the check finds nothing, delete the local copies in {Cache.of_machine().folder}."
+            local_copy = f" If the check finds nothing, delete the local copies in {self._cache.folder}."
         return DataError(
             f"{where} {what}. See what else is damaged with `hbdist check {root}`, then build it again with "
             f"`hbdist build RECIPE`.{local_copy}"
         )
 
     @cached_property
+    def _cache(self) -> Cache:
+        return Cache.of_machine(self.cache_gb)
+
+    @cached_property
     def _open_files(self) -> OpenFiles:
-        return OpenFiles(self.manifest, Cache.of_machine(self.cache_gb), self.open_shards)
+        return OpenFiles(self.manifest, self._cache, self.open_shards)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the arguments alone: file descriptors mean nothing in another process."""
