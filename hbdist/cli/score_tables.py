@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from hbdist.evaluation.scores import BASELINES, SETTINGS, describe_cut, metric_label
+from hbdist.evaluation.scores import BASELINES, SETTINGS, metric_label
+from hbdist.reports.render import render
 
 SHOWN = ("map", "ndcg", "recall")
 """Beginnings of the names of metrics that are shown on a terminal."""
@@ -22,8 +23,9 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
         change: paired differences between the two, from `bootstrap.compare`.
     """
     sides = (before, scores) if before else (scores,)
+    unsure = change and not all(value["real"] for values in change.values() for value in values.values())
+    caption = render("scores.txt", scores=scores, before=before, change=change, unsure=unsure).rstrip("\n")
     title = f"{scores['task']} · {'before → after' if before else scores['model']}"
-    caption = "\n".join(_caption(scores, before, change))
     shown = Table(title=title, caption=caption, caption_justify="left")
     for column in ("", *SETTINGS):
         shown.add_column(column.replace("_", "-"), justify="right" if column else "left")
@@ -95,7 +97,9 @@ def _change(value: dict[str, Any] | None, digits: int) -> str:
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """Return the result of `comparison.compare_folders` as a table for the terminal."""
-    caption = "\n".join(_comparison_caption(comparison))
+    sides = ("before", "after")
+    unsure = not all(value["real"] for metrics in comparison["changes"].values() for value in metrics.values())
+    caption = render("comparison.txt", comparison=comparison, sides=sides, unsure=unsure).rstrip("\n")
     shown = Table(title=f"{comparison['task']} · before → after", caption=caption, caption_justify="left")
     for column in ("", "before", "after", "change", "95 %", "p"):
         shown.add_column(column, justify="right" if column else "left")
@@ -104,51 +108,9 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
             digits = 1 if metric == "rank_distance" else 3
             shown.add_row(
                 f"{setting.replace('_', '-')} {metric_label(metric)}",
-                *(f"{value[side]:,.{digits}f}" for side in ("before", "after")),
+                *(f"{value[side]:,.{digits}f}" for side in sides),
                 f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference",
                 _bounds((value["low"], value["high"]), digits, "+"),
                 f"{value['p']:.4f}",
             )
     return shown
-
-
-def _comparison_caption(comparison: dict[str, Any]) -> Iterator[str]:
-    seeds = {side: len(comparison[side]) for side in ("before", "after")}
-    for side in seeds:
-        yield f"{side}: {', '.join(one['model'] for one in comparison[side])}"
-    yield f"{comparison['counts']['queries']:,} queries; {describe_cut(comparison['cut'])}."
-    if comparison.get("note"):
-        yield f"Note: {comparison['note']}."
-    yield _intervals(comparison, *(f" and of {count} seeds {side}" for side, count in seeds.items() if count > 1))
-    if not all(value["real"] for metrics in comparison["changes"].values() for value in metrics.values()):
-        yield "No difference: the interval contains zero, so this cannot tell the two apart."
-    if single := [side for side, count in seeds.items() if count == 1]:
-        yield f"One seed {' and '.join(single)}: what another seed would give is not in the interval."
-
-
-def _intervals(drawn: dict[str, Any], *more: str) -> str:
-    return (
-        f"Intervals: the middle {drawn['level']:.0%} of {drawn['draws']:,} draws of {drawn['clusters']:,} groups of"
-        f" questions{''.join(more)}."
-    )
-
-
-def _caption(scores: dict[str, Any], before: dict[str, Any] | None, change: dict[str, Any] | None) -> Iterator[str]:
-    counts = scores["counts"]
-    yield f"{counts['queries']:,} queries, {counts['candidates']:,} candidates; {describe_cut(scores['cut'])}."
-    if scores.get("note"):
-        yield f"Note: {scores['note']}."
-    for reason, count in scores.get("left_out", {}).items():
-        yield f"Left out: {count:,} queries, {reason}."
-    if change or (scores.get("confidence") and not before):
-        yield _intervals(scores["confidence"])
-    if change and not all(value["real"] for values in change.values() for value in values.values()):
-        yield "No difference: the interval contains zero, so these questions cannot tell the two apart."
-    if bias := scores["bias"]:
-        yield f"Rank distance: {bias['rank_distance_perfect']:,.0f} is perfect, {bias['rank_distance_random']:,.0f} random."
-        yield f"Same-language share: of the top 10; {bias['same_language_pool_share']:.3f} of the pool."
-        yield "Multilingual recall@k: share of all translations that are in the top k."
-    if scores.get("chosen_on"):
-        yield f"The model was chosen on {scores['chosen_on']}: its scores there are a little too good."
-    if before and before["task_fingerprint"] != scores["task_fingerprint"]:
-        yield f"Not comparable: before was {before['task']}, {describe_cut(before['cut'])}."

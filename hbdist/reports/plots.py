@@ -8,16 +8,18 @@ Colours are those of Okabe and Ito, or run from dark to light, so that they can 
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from hbdist.reports.render import TEMPLATES
 from hbdist.reports.table import show
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2933")
@@ -28,26 +30,6 @@ SOFT, QUIET = "#5f6b7a", "#9aa5b1"
 
 MOST_TICKS = 9
 """Most values that the x axis names; if there are more, some are left out."""
-
-CHART_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#b8c1cb",
-    "axes.labelcolor": SOFT,
-    "grid.color": "#e4e8ed",
-    "grid.linewidth": 0.7,
-    "text.color": "#1f2933",
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "legend.handlelength": 1.6,
-}
 
 Style = dict[str, Any]
 """Keyword arguments of matplotlib."""
@@ -72,11 +54,9 @@ class Spot(NamedTuple):
     y: Spread
 
 
-@contextmanager
-def chart_style() -> Iterator[None]:
-    """Draw charts in the style of the reports while inside."""
-    with matplotlib.rc_context(CHART_STYLE):
-        yield
+def chart_style() -> AbstractContextManager[None]:
+    """Return a context in which charts are drawn in the style of the reports."""
+    return style.context(TEMPLATES / "charts.mplstyle")
 
 
 def trade_off(
@@ -88,12 +68,13 @@ def trade_off(
         crosses: models without training.
         name: name of the chart within its page, here and in the functions below.
     """
-    figure, axes = _chart(4.2)
+    axes = _chart(4.2)
     for number, (line, spots) in enumerate(lines.items()):
         colour, marker = _look(number)
-        x, y = [spot.x.value for spot in spots], [spot.y.value for spot in spots]
-        x_bars, y_bars = _bars([spot.x for spot in spots]), _bars([spot.y for spot in spots])
-        axes.errorbar(x, y, xerr=x_bars, yerr=y_bars, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.45)
+        x_spreads, y_spreads = [spot.x for spot in spots], [spot.y for spot in spots]
+        x, y = [spread.value for spread in x_spreads], [spread.value for spread in y_spreads]
+        bars: Style = {"fmt": "none", "ecolor": colour, "elinewidth": 0.7, "alpha": 0.45}
+        axes.errorbar(x, y, xerr=_bars(x_spreads), yerr=_bars(y_spreads), **bars)
         axes.plot(x, y, marker, color=colour, label=line, linewidth=0.9, markersize=6, linestyle="-" if joined else "")
         for spot in spots:
             text: Style = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7.5, "color": colour}
@@ -102,10 +83,8 @@ def trade_off(
         # Named in the legend, since models without training often overlap.
         cross: Style = {"linestyle": "", "markersize": 7, "markeredgewidth": 1.5, "color": SOFT, "label": spot.label}
         axes.plot(spot.x.value, spot.y.value, CROSSES[number % len(CROSSES)], **cross)
-    axes.grid()
-    axes.set(xlabel=x_name, ylabel=y_name)
-    _legend(axes, [*lines, *(spot.label for spot in crosses)])
-    return _svg(figure, name)
+    axes.set_ylabel(y_name)
+    return _finish(axes, name, x_name, "both", [*lines, *(spot.label for spot in crosses)])
 
 
 def along(lines: Mapping[str, Sequence[tuple[Any, Spread]]], untuned: float | None, *, name: str, x_name: str) -> str:
@@ -118,7 +97,7 @@ def along(lines: Mapping[str, Sequence[tuple[Any, Spread]]], untuned: float | No
     joined = "-" if all(map(is_number, values)) else ""
     first, last = min(x_of.values()), max(x_of.values())
     span = last - first or 1.0
-    figure, axes = _chart(3.3)
+    axes = _chart(3.3)
     for number, (line, points) in enumerate(lines.items()):
         colour, marker = _look(number)
         # Moved a little sideways, so that intervals of lines that meet can be told apart.
@@ -134,10 +113,7 @@ def along(lines: Mapping[str, Sequence[tuple[Any, Spread]]], untuned: float | No
     shown = shown[:: -(-len(shown) // MOST_TICKS)]
     axes.set_xticks([x_of[value] for value in shown], [show(value) for value in shown])
     axes.set_xlim(first - 0.08 * span, last + 0.08 * span)
-    axes.grid(axis="y")
-    axes.set_xlabel(x_name)
-    _legend(axes, [*lines, *["untuned"] * (untuned is not None)])
-    return _svg(figure, name)
+    return _finish(axes, name, x_name, "y", [*lines, *["untuned"] * (untuned is not None)])
 
 
 def _coordinates(values: Sequence[Any]) -> dict[Any, float]:
@@ -156,36 +132,30 @@ def is_number(value: Any) -> bool:
 
 def curves(lines: Mapping[str, Curve], *, name: str, x_name: str, limits: tuple[float, float]) -> str:
     """Draw numbers over a training, a line each, from dark to light in their order; `limits` are of the y axis."""
-    figure, axes = _chart(3.3)
+    axes = _chart(3.3)
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(2, len(lines))))
     for number, (line, (x, y)) in enumerate(lines.items()):
         marks: Style = {"marker": MARKERS[number % len(MARKERS)], "markevery": max(1, len(x) // 8), "markersize": 4.2}
         axes.plot(x, y, color=shades[number], linewidth=1.1, label=line, **marks)
-    axes.grid(axis="y")
-    axes.set_xlabel(x_name)
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     margin = 0.04 * (limits[1] - limits[0])
     axes.set_ylim(limits[0] - margin, limits[1] + margin)
-    _legend(axes, lines)
-    return _svg(figure, name)
+    return _finish(axes, name, x_name, "y", lines)
 
 
 def curve_by_kind(kinds: Mapping[str, Curve], *, name: str, share: bool) -> str:
     """Draw one number over steps, marked by the kind of each step: monolingual, cross-lingual, mixed."""
-    figure, axes = _chart(3.1)
+    axes = _chart(3.1)
     looks = {"monolingual": (PALETTE[0], "o"), "cross-lingual": (PALETTE[1], "^"), "mixed": ("#6b7682", "s")}
     for kind, (steps, values) in kinds.items():
         colour, marker = looks[kind]
-        style: Style = {"linestyle": "-", "linewidth": 0.8, "markersize": 4.2, "alpha": 0.85}
-        axes.plot(steps, values, marker, color=colour, label=kind, **style)
-    axes.set_xlabel("step")
-    axes.grid(axis="y")
+        marks: Style = {"linestyle": "-", "linewidth": 0.8, "markersize": 4.2, "alpha": 0.85}
+        axes.plot(steps, values, marker, color=colour, label=kind, **marks)
     if share:
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter("{x:.1f}")
-    _legend(axes, kinds)
-    return _svg(figure, name)
+    return _finish(axes, name, "step", "y", kinds)
 
 
 def heat_map(value_of_pair: Mapping[str, float], low: float, high: float, *, name: str, change: bool = False) -> str:
@@ -198,7 +168,7 @@ def heat_map(value_of_pair: Mapping[str, float], low: float, high: float, *, nam
     """
     languages = sorted({language for pair in value_of_pair for language in pair.split("-")})
     value_XY = np.array([[value_of_pair.get(f"{x}-{y}", np.nan) for y in languages] for x in languages])
-    figure, axes = _chart(5.0)
+    axes = _chart(5.0)
     many = len(languages) > 24
     largest = max(abs(low), abs(high), 1e-9)
     shade = Normalize(-1.25 * largest, 1.25 * largest) if change else Normalize(low - 0.15 * (high - low), high + 1e-9)
@@ -210,22 +180,22 @@ def heat_map(value_of_pair: Mapping[str, float], low: float, high: float, *, nam
         if np.isfinite(value) and not many:
             dark = abs(value) > 0.6 * largest if change else value > low + 0.5 * (high - low)
             text = f"{value:+.2f}".replace("0.", ".") if change else f"{value:.2f}".removeprefix("0")
-            style: Style = {"ha": "center", "va": "center", "fontsize": size, "color": "#fff" if dark else "#1f2933"}
-            axes.text(column + 0.5, row + 0.5, text, **style)
+            font: Style = {"ha": "center", "va": "center", "fontsize": size, "color": "#fff" if dark else "#1f2933"}
+            axes.text(column + 0.5, row + 0.5, text, **font)
     ticks, every = np.arange(0.5, len(languages)), -(-len(languages) // 40)
     axes.set_xticks(ticks[::every], languages[::every], rotation=90 if many else 0)
     axes.set_yticks(ticks[::every], languages[::every])
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
-    axes.set(xlabel="document language", ylabel="query language")
-    return _svg(figure, name)
+    axes.set_ylabel("query language")
+    return _finish(axes, name, "document language", None, ())
 
 
 def dots(sides: Mapping[str, Mapping[str, float]], *, name: str, x_name: str) -> str:
     """Draw a number per language, a dot per side, joined; hollow on all sides but the last, and on one called before."""
     languages = sorted({language for values in sides.values() for language in values})
     value_SX = np.array([[values.get(language, np.nan) for language in languages] for values in sides.values()])
-    figure, axes = _chart(4.0)
+    axes = _chart(4.0)
     rows, ends = np.arange(len(languages)), (np.nanmin(value_SX, axis=0), np.nanmax(value_SX, axis=0))
     axes.hlines(rows, *ends, color="#c3ccd6", linewidth=1.6, zorder=1)
     for number, (side, value_X) in enumerate(zip(sides, value_SX, strict=True)):
@@ -233,15 +203,14 @@ def dots(sides: Mapping[str, Mapping[str, float]], *, name: str, x_name: str) ->
         axes.plot(value_X, rows, "o", color=colour, markerfacecolor=fill, markersize=7, label=side)
     axes.set_yticks(rows, languages)
     axes.invert_yaxis()
-    _finish_rows(axes, x_name)
-    _legend(axes, sides)
-    return _svg(figure, name)
+    axes.spines["left"].set_visible(False)
+    return _finish(axes, name, x_name, "x", sides)
 
 
 def rows(spreads: Mapping[str, Spread], hollow: Mapping[str, float], *, name: str, x_name: str) -> str:
     """Draw a row for each of many numbers: a dot with its interval, then hollow squares for numbers to compare with."""
     labels = [*spreads, *hollow]
-    figure, axes = _chart(1.0 + 0.24 * len(labels))
+    axes = _chart(1.0 + 0.24 * len(labels))
     for row, spread in enumerate(spreads.values()):
         axes.plot([spread.low, spread.high], [row, row], color=PALETTE[0], linewidth=1.2, alpha=0.6)
         axes.plot(spread.value, row, "o", color=PALETTE[0], markersize=5.5)
@@ -250,14 +219,8 @@ def rows(spreads: Mapping[str, Spread], hollow: Mapping[str, float], *, name: st
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.xaxis.set_major_formatter("{x:,.5g}")
-    _finish_rows(axes, x_name)
-    return _svg(figure, name)
-
-
-def _finish_rows(axes: Axes, x_name: str) -> None:
-    axes.set_xlabel(x_name)
-    axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
+    return _finish(axes, name, x_name, "x", ())
 
 
 def _look(number: int) -> tuple[str, str]:
@@ -270,26 +233,32 @@ def _bars(spreads: Sequence[Spread]) -> list[list[float]]:
     return [[max(0.0, s.value - s.low) for s in spreads], [max(0.0, s.high - s.value) for s in spreads]]
 
 
-def _legend(axes: Axes, labels: Sequence[str] | Mapping[str, Any]) -> None:
-    """Put a legend above the chart, in as many columns as fit; none if the only line has no name."""
-    if any(labels):
-        columns = max(1, min(len(labels), 76 // (max(map(len, labels)) + 6)))
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
-
-
-def _chart(height: float) -> tuple[Figure, Axes]:
+def _chart(height: float) -> Axes:
     """Return an empty chart, `height` inches high and as wide as a phone's screen, where text keeps its size."""
-    figure = Figure(figsize=(5.0, height), layout="constrained")
-    return figure, figure.subplots()
+    return Figure(figsize=(5.0, height), layout="constrained").subplots()
 
 
-def _svg(figure: Figure, name: str) -> str:
-    """Return the chart as an <svg> element that can be in one page with others; equal charts have equal bytes."""
-    file = io.StringIO()
+def _finish(axes: Axes, name: str, x_name: str, grid: Literal["x", "y", "both"] | None, labels: Collection[str]) -> str:
+    """Return the chart as an <svg> element that can be in one page with others; equal charts have equal bytes.
+
+    Args:
+        grid: axis across which lines are drawn.
+        labels: names in the legend, which has as many columns as fit; none if the only line has no name.
+    """
+    axes.set_xlabel(x_name)
+    if grid:
+        axes.grid(axis=grid)
+    if longest := max(map(len, labels), default=0):
+        columns = max(1, min(len(labels), 76 // (longest + 6)))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+    figure, file, metadata = (
+        axes.get_figure(root=True),
+        io.StringIO(),
+        dict.fromkeys(("Creator", "Date", "Format", "Type")),
+    )
+    assert figure
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(
-            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     svg = file.getvalue()
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg") :])
     # Ids within the drawing must be unique in the whole page.

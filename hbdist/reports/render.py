@@ -1,6 +1,7 @@
 """Templates of the reports (jinja2). Every value is escaped for the kind of file that it is put into."""
 
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,20 +13,7 @@ from hbdist.utils.templates import environment as template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-LATEX = {
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "≈": r"$\approx$",
-    "†": r"$\dagger$",
-    "–": "--",
-    "α": r"$\alpha$",
-    "→": r"$\rightarrow$",
-}
+LATEX = tomllib.loads((TEMPLATES / "latex.toml").read_text(encoding="utf-8"))
 """Characters that LaTeX reads as commands, or that some engine or font cannot print → their replacement."""
 
 
@@ -44,9 +32,10 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def environment(suffix: str) -> Environment:
-    """Return the templates of .html, .md or .tex files, with the escaping of these files."""
+    """Return the templates of .html, .txt, .md or .tex files, with the escaping of these files."""
     syntax: dict[str, Any] = {
         ".html": {"autoescape": True},
+        ".txt": {},
         ".md": {"finalize": escape_markdown},
         # LaTeX is full of braces itself.
         ".tex": {
@@ -70,4 +59,4 @@ def escape_markdown(value: Any) -> str:
 
 def escape_latex(value: Any) -> str:
     """Return text that LaTeX prints as it is."""
-    return "".join(LATEX.get(letter, letter) for letter in str(value))
+    return str(value).translate(str.maketrans(LATEX))

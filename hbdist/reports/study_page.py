@@ -43,19 +43,10 @@ def headline(table: Table) -> str:
     best, column = table.best, table.measure.primary
     if best is None:
         return ""
-    number, _, interval = table.cell(best, column)
-    words = f"{table.measure.name}: the best by {column} is {best.label}, with {number}"
-    words += f" ({interval})." if interval else "."
-    if tied := [row.label for row in table.points if row.marks.get(column) == "tied"]:
-        named = "; ".join(tied[:4]) + (f"; and {len(tied) - 4} more" if len(tied) > 4 else "")
-        words += f" Not distinguishable from it: {named}."
-    if table.gain:
-        change = f"{table.gain.mean:+.3g} ({table.gain.low:+.3g} to {table.gain.high:+.3g})"
-        words += f" To the untuned model: {change}" + ("." if table.gain.real else ", which is no difference.")
+    tied = [row.label for row in table.points if row.marks.get(column) == "tied"]
     beaten = [row.label for row in table.untrained if row.marks.get(column) == "beats"]
-    if beaten:
-        words += f" Better than all of the grid without training: {'; '.join(beaten)}."
-    return words
+    shown = {"table": table, "best": best, "column": column, "cell": table.cell(best, column)}
+    return render("headline.txt", **shown, tied=tied, beaten=beaten).rstrip("\n")
 
 
 def _setting(study: StudySpec, tables: Sequence[Table]) -> Iterator[tuple[str, str]]:

@@ -5,10 +5,12 @@ W GPUs · P pairs per GPU · Ψ parameters
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hbdist.config.config import Config
 from hbdist.distributed.zero import Zero
@@ -170,13 +172,29 @@ def plan_text(study: StudySpec, gpus: Sequence[int] = (), tokens_per_second: flo
             f"{len(counts)} numbers of GPUs: {', '.join(map(str, counts)) or 'none'}. A run needs at least one: give"
             " --gpus 8,64,512, or gpus = [8, 64, 512] in [plan]."
         )
-    per_node = _gpus_per_node(study)
     kinds = [Kind(runs, [Cost.of(runs[0].config, number, assumed) for number in counts]) for runs in _alike(study.runs)]
-    lines = [*_opening(study, assumed, per_node), ""]
-    for kind in kinds:
-        rows = (_row(cost, per_node, len(kind.runs)) for cost in kind.costs)
-        lines += [_heading(kind.runs), _line(TITLES), *rows, ""]
-    return "\n".join([*lines, *_totals(counts, kinds)]) + "\n"
+    models = {run.config.model.name for run in study.runs}
+    return _template().render(
+        study=study,
+        assumed=assumed,
+        per_node=_gpus_per_node(study),
+        models=models,
+        # A misspelt name would go unnoticed.
+        unused=sorted({*assumed.parameters, *assumed.dimensions} - models),
+        kinds=kinds,
+        titles=TITLES,
+        line=_line,
+        row=_row,
+        totals=list(_totals(counts, kinds)),
+        unknown=sorted({cost.config.model.name for kind in kinds for cost in kind.costs if cost.memory is None}),
+    )
+
+
+def _template() -> Template:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["commas"] = "{:,}".format
+    return environment.get_template("plan.txt")
 
 
 def _alike(runs: Sequence[StudyRun]) -> list[list[StudyRun]]:
@@ -202,48 +220,6 @@ def _dimensions(name: str) -> int | None:
     path = Path(name, "config.json")
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return values.get("hidden_size") or values.get("d_model")
-
-
-def _opening(study: StudySpec, assumed: Assumptions, per_node: int) -> list[str]:
-    measured = ", ".join(measure.name for measure in study.measures)
-    speed = f"{assumed.tokens_per_second or 0:,.0f} tokens/s per GPU"
-    transfer = f"{assumed.gigabytes_per_second or 0:g} GB/s into a GPU"
-    length = f"{assumed.tokens_per_pair or 0:g} tokens per pair"
-    activations = f"{(assumed.activation_bytes or 0) / 1e6:g} MB of activations per token"
-    assumptions = [
-        speed if assumed.tokens_per_second else "no speed, so no times",
-        transfer if assumed.gigabytes_per_second else "transfers that take no time",
-        f"{per_node} GPUs per node",
-        length if assumed.tokens_per_pair else "texts as long as they may be",
-        activations if assumed.activation_bytes else "no activations",
-    ]
-    seeds = ", ".join(map(str, study.seeds))
-    return [
-        f"{study.name}: {study.question}",
-        f"{len(study.runs):,} runs: {len(study.points())} points × seeds {seeds}; then evaluated on {measured}",
-        "A model, not a measurement: formulas (docs/studies.md compares them with measurements) that assume",
-        f"  {'; '.join(assumptions)} in memory.",
-        "  Nothing overlaps; evaluation is not counted.",
-        *_unused(study, assumed),
-    ]
-
-
-def _unused(study: StudySpec, assumed: Assumptions) -> list[str]:
-    """Return a line on the models in [plan] that no run trains: a misspelt name would go unnoticed."""
-    models = {run.config.model.name for run in study.runs}
-    unused = sorted({*assumed.parameters, *assumed.dimensions} - models)
-    if not unused:
-        return []
-    return [f"  [plan] has {', '.join(unused)}, which no run trains; they train {', '.join(sorted(models))}."]
-
-
-def _heading(runs: Sequence[StudyRun]) -> str:
-    config = runs[0].config
-    engine = f", {config.engine.deepspeed}" if config.engine.deepspeed else ""
-    return (
-        f"{len(runs)} run{'s' * (len(runs) > 1)} of {config.steps:,} steps × {config.batch.size:,} pairs ="
-        f" {config.steps * config.batch.size:,} pairs; {config.model.name}, {config.engine.precision}{engine}"
-    )
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -272,8 +248,7 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _totals(counts: Sequence[int], kinds: Sequence[Kind]) -> list[str]:
-    lines = []
+def _totals(counts: Sequence[int], kinds: Sequence[Kind]) -> Iterator[str]:
     for index, number in enumerate(counts):
         fitting = [kind for kind in kinds if number <= kind.costs[index].config.batch.size]
         hours = [(kind.costs[index].gpu_hours, len(kind.runs)) for kind in fitting]
@@ -281,10 +256,4 @@ def _totals(counts: Sequence[int], kinds: Sequence[Kind]) -> list[str]:
         if known and len(known) == len(hours):
             left_out = sum(len(kind.runs) for kind in kinds if kind not in fitting)
             without = f" without {left_out} runs of fewer pairs than GPUs" if left_out else ""
-            lines.append(f"all runs on {number:,} GPUs each: {_number(sum(known))} GPU-hours{without}")
-    unknown = sorted({cost.config.model.name for kind in kinds for cost in kind.costs if cost.memory is None})
-    if unknown:
-        lines.append(
-            f"? not known: parameters or dimensions of {', '.join(unknown)}. Write them into [plan] of the study."
-        )
-    return lines
+            yield f"all runs on {number:,} GPUs each: {_number(sum(known))} GPU-hours{without}"
