@@ -38,27 +38,21 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Return all findings. Takes some seconds, as it starts processes."""
-    return [*_packages(), _search(), *_devices(), _processes(), _memory(), _room(Path("runs")), _scheduler()]
+    return [*_packages(), *_devices(), _processes(), _memory(), _room(Path("runs")), _scheduler()]
 
 
 def _packages() -> Iterator[Finding]:
     yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")
-    for name in REQUIRED:
-        yield _package(name, f"{name} is not installed: pip install -e .")
-    yield _package("deepspeed", "no deepspeed: launch/accelerate/zero*.yaml will not start", optional=True)
-
-
-def _package(name: str, missing: str, *, optional: bool = False) -> Finding:
-    try:
-        return Finding(True, f"{name} {version(name)}", optional)
-    except PackageNotFoundError:
-        return Finding(False, missing, optional)
-
-
-def _search() -> Finding:
+    missing = {name: f"{name} is not installed: pip install -e ." for name in REQUIRED}
+    missing["deepspeed"] = "no deepspeed: launch/accelerate/zero*.yaml will not start"
+    for name, text in missing.items():
+        try:
+            yield Finding(True, f"{name} {version(name)}", optional=name not in REQUIRED)
+        except PackageNotFoundError:
+            yield Finding(False, text, optional=name not in REQUIRED)
     found = importlib.util.find_spec("faiss") is not None
     remedy = "searches are exact matrix products; pip install -e '.[cpu]' or '.[gpu]' for FAISS"
-    return Finding(found, "faiss" if found else f"no faiss: {remedy}", optional=True)
+    yield Finding(found, "faiss" if found else f"no faiss: {remedy}", optional=True)
 
 
 def _devices() -> Iterator[Finding]:

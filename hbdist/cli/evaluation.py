@@ -147,12 +147,9 @@ def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], Per
     from hbdist.evaluation.metrics.bootstrap import compare
     from hbdist.evaluation.metrics.per_query import read_per_query
 
-    if earlier is None:
-        console.print(table(scores))
-        return
-    before, per_query = earlier
+    before, per_query = earlier or (None, None)
     change = None
-    if before["task_fingerprint"] == scores["task_fingerprint"]:
+    if before and per_query and before["task_fingerprint"] == scores["task_fingerprint"]:
         change = compare([per_query], [read_per_query(out, scores["task_fingerprint"])])
     console.print(table(scores, before, change))
 

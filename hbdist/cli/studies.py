@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -13,6 +13,9 @@ from typer import Argument, Option
 from hbdist.cli.app import app, console, split
 from hbdist.config.config import parse_override
 from hbdist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hbdist.studies.api import Study
 
 study_app = typer.Typer(help="Plan, run and report studies: grids of runs.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
@@ -40,13 +43,12 @@ def plan(
     ] = None,
 ) -> None:
     """Estimate time, memory and traffic of a study on clusters of several sizes, by formulas. Starts nothing."""
-    from hbdist.studies.api import Study
     from hbdist.studies.cost import plan_text
 
     counts = [part.strip() for part in split(gpus)]
     if wrong := [part for part in counts if not (part.isascii() and part.isdecimal())]:
         raise ConfigError(f"--gpus {gpus}: {wrong[0]!r} is not a whole number. Write --gpus 8,64,1024.")
-    print(plan_text(Study.load(study), list(map(int, counts)), tokens_per_second), end="")
+    print(plan_text(_load(study), list(map(int, counts)), tokens_per_second), end="")
 
 
 @study_app.command()
@@ -60,17 +62,13 @@ def submit(
     ] = False,
 ) -> None:
     """Start missing trainings, evaluations and the report; what is done, waiting or running is left alone."""
-    from hbdist.studies.api import Study
-
-    print(Study.load(study).submit(set_aside=set_aside, **_resources(overrides, cluster, at_once)).text())
+    print(_load(study).submit(set_aside=set_aside, **_resources(overrides, cluster, at_once)).text())
 
 
 @study_app.command()
 def retry(study: StudyPath, overrides: Overrides = None, cluster: Cluster = None, at_once: AtOnce = None) -> None:
     """Start what is missing, like submit, and also what has failed."""
-    from hbdist.studies.api import Study
-
-    print(Study.load(study).retry(**_resources(overrides, cluster, at_once)).text())
+    print(_load(study).retry(**_resources(overrides, cluster, at_once)).text())
 
 
 @study_app.command()
@@ -82,11 +80,10 @@ def status(
 ) -> None:
     """Show the progress and scores of each run, why runs failed, and what to try."""
     from hbdist.launch.handle import LIVE
-    from hbdist.studies.api import Study
     from hbdist.studies.status import problems, table
     from hbdist.utils.slurm import batched_squeue
 
-    loaded = Study.load(study)
+    loaded = _load(study)
 
     def look() -> tuple[Group, bool]:
         with batched_squeue():
@@ -108,9 +105,7 @@ def status(
 @study_app.command()
 def cancel(study: StudyPath) -> None:
     """Stop all waiting and running jobs; runs save their state first."""
-    from hbdist.studies.api import Study
-
-    stopped = Study.load(study).cancel()
+    stopped = _load(study).cancel()
     print(f"stopped {len(stopped)} jobs; hbdist study submit resumes them" if stopped else "nothing runs")
 
 
@@ -118,9 +113,14 @@ def cancel(study: StudyPath) -> None:
 def report(study: StudyPath) -> None:
     """Write report.html, results.csv, report.md and report.tex from the runs there are so far."""
     from hbdist.reports.report import study_report
+
+    print(f"wrote {study_report(_load(study))}")
+
+
+def _load(study: Path) -> "Study":
     from hbdist.studies.api import Study
 
-    print(f"wrote {study_report(Study.load(study))}")
+    return Study.load(study)
 
 
 def _resources(overrides: list[str] | None, cluster: str | None, at_once: int | None) -> dict[str, Any]:

@@ -28,9 +28,8 @@ def results_csv(results: Results) -> str:
     study = results.study
     measured = [(measure, column) for measure in study.measures for column in measure.columns]
 
-    def numbers(scores: dict[str, Scores]) -> list[str]:
-        values = (measure.number(scores.get(measure.name, {}), column) for measure, column in measured)
-        return ["" if value is None else repr(value) for value in values]
+    def numbers(scores: dict[str, Scores]) -> list[float | None]:
+        return [measure.number(scores.get(measure.name, {}), column) for measure, column in measured]
 
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -49,13 +48,12 @@ def _joined(value: Any) -> str:
     return "+".join(map(_joined, value)) if isinstance(value, tuple) else str(value)
 
 
-def _facts(result: RunResult) -> list[str]:
+def _facts(result: RunResult) -> list[Any]:
     """Return the cells of the columns FACTS."""
-    training = result.training
-    if training is None:
-        return [str(result.run.seed), result.state, *[""] * (len(FACTS) - 2)]
-    sums = (training.steps, training.pairs, training.tokens, training.hours, training.processes)
-    return [str(result.run.seed), result.state, *map(str, sums), str(training.peak_bytes)]
+    if (known := result.training) is None:
+        return [result.run.seed, result.state, *[""] * (len(FACTS) - 2)]
+    sums = (known.steps, known.pairs, known.tokens, known.hours, known.processes, known.peak_bytes)
+    return [result.run.seed, result.state, *sums]
 
 
 def _untrained(results: Results) -> dict[str, dict[str, Scores]]:

@@ -13,8 +13,6 @@ from hbdist.studies.study import StudySpec
 class CostTable(NamedTuple):
     """Throughput and hours of a study as text: a row per point of the grid, and the sums of all runs."""
 
-    hours: str
-    """Name of the last column."""
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[str]]]
     sums: Sequence[str]
@@ -25,23 +23,18 @@ def cost_table(results: Results) -> CostTable | None:
     trained = {result.run.name: result.training for result in results.runs if result.training}
     if not trained:
         return None
-    rows = []
-    for runs in results.study.points():
-        if point := [trained[run.name] for run in runs if run.name in trained]:
-            rows.append((label_of(runs[0].values), _spent(point)))
+    points = [(runs, [trained[run.name] for run in runs if run.name in trained]) for runs in results.study.points()]
+    rows = [(label_of(runs[0].values), _spent(trainings)) for runs, trainings in points if trainings]
     every = list(trained.values())
     hours = "GPU-hours" if all(training.gpus for training in every) else "process-hours"
     columns = ("pairs/s", "tokens/s", "waiting for data", "peak memory", "pairs seen", "hours", hours)
     sums = [f"{sum(training.pairs for training in every):,}", *(f"{value:,.2f}" for value in _hours(every))]
-    return CostTable(hours, columns, rows, ["", "", "", "", *sums])
+    return CostTable(columns, rows, ["", "", "", "", *sums])
 
 
 def _hours(trainings: Sequence[TrainingSummary]) -> tuple[float, float]:
     """Return the sums of the hours of the clock and of the hours of all processes."""
-    return (
-        sum(training.hours for training in trainings),
-        sum(training.process_hours for training in trainings),
-    )
+    return sum(training.hours for training in trainings), sum(training.process_hours for training in trainings)
 
 
 def _spent(trainings: Sequence[TrainingSummary]) -> list[str]:

@@ -1,18 +1,15 @@
 """Page of a study: its question, setting, tables and charts, and what it cost and was made with."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hbdist.evaluation.scores import describe_cut
 from hbdist.reports.provenance import cost_table, environment_facts, single_commands, study_commands
 from hbdist.reports.render import render
 from hbdist.reports.results import Results
 from hbdist.reports.study_charts import charts
 from hbdist.reports.table import Table, show
 from hbdist.studies.study import StudySpec
-
-LENGTHS = {"steps": " (the same steps for all)", "pairs": " (the same pairs for all)"}
 
 
 def study_page(results: Results, tables: Sequence[Table]) -> str:
@@ -27,7 +24,7 @@ def study_page(results: Results, tables: Sequence[Table]) -> str:
         left=len(results.runs) - len(results.complete),
         submit_command=f"hbdist study submit {shlex.quote(str(study.argument))}",
         headlines=list(filter(None, map(headline, tables))),
-        setting=list(_setting(study, tables)),
+        **_setting(study, tables),
         chosen_by=", ".join(table.measure.name for table in tables if table.best),
         charts=charts(results, tables),
         cost=cost_table(results),
@@ -49,25 +46,23 @@ def headline(table: Table) -> str:
     return render("headline.txt", **shown, tied=tied, beaten=beaten).rstrip("\n")
 
 
-def _setting(study: StudySpec, tables: Sequence[Table]) -> Iterator[tuple[str, str]]:
+def _setting(study: StudySpec, tables: Sequence[Table]) -> dict[str, Any]:
+    """Return the values of setting.html."""
     configs = [run.config for run in study.runs]
-    for axis, values in study.axes.items():
-        yield axis, "; ".join(_axis_value(value, keys) for value, keys in values.items())
-    yield "seeds", ", ".join(map(str, study.seeds))
-    yield "runs", f"{len(study.runs):,}{_conditions(study)}"
-    yield "model", _distinct(config.model.name for config in configs)
-    yield "data", _distinct(config.data.shards for config in configs)
-    steps, pairs = [config.steps for config in configs], [config.steps * config.batch.size for config in configs]
-    yield "length", f"{_range(steps)} steps, {_range(pairs)} pairs{LENGTHS.get(study.file.equal or '', '')}"
-    rule = {
-        "none": ", not changed with the batch",
-        "sqrt": f", times √(batch.size / {study.file.lr_reference_batch})",
-        "linear": f", times batch.size / {study.file.lr_reference_batch}",
-    }.get(study.file.lr_rule or "", "")
-    yield "learning rate", _range([config.optimizer.lr for config in configs]) + rule
-    yield "all else", f"{study.base}" + "".join(f", {key} = {show(value)}" for key, value in study.file.set.items())
-    for table in tables:
-        yield f"measured: {table.measure.name}", _measured(table)
+    axes = study.axes.items()
+    return {
+        "axes": {axis: "; ".join(_axis_value(value, keys) for value, keys in values.items()) for axis, values in axes},
+        "models": _distinct(config.model.name for config in configs),
+        "shards": _distinct(config.data.shards for config in configs),
+        "steps": _range([config.steps for config in configs]),
+        "pairs": _range([config.steps * config.batch.size for config in configs]),
+        "rates": _range([config.optimizer.lr for config in configs]),
+        "all_else": "".join(f", {key} = {show(value)}" for key, value in study.file.set.items()),
+        "first_scores": [
+            (table, next((scores for row in (*table.points, *table.untrained) for _, scores in row.scored), None))
+            for table in tables
+        ],
+    }
 
 
 def _axis_value(value: Any, keys: dict[str, Any]) -> str:
@@ -77,15 +72,6 @@ def _axis_value(value: Any, keys: dict[str, Any]) -> str:
     return f"{value} ({', '.join(f'{key} = {one}' for key, one in keys.items())})"
 
 
-def _conditions(study: StudySpec) -> str:
-    words = [
-        f"{word} {'; '.join(', '.join(f'{axis} = {value}' for axis, value in one.items()) for one in conditions)}"
-        for word, conditions in (("only", study.file.only), ("without", study.file.exclude))
-        if conditions
-    ]
-    return f" ({'; '.join(words)})" if words else ""
-
-
 def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
@@ -93,15 +79,3 @@ def _distinct(values: Iterable[Any]) -> str:
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _measured(table: Table) -> str:
-    """Return the task of a measure, its size and its cut, from the first scores there are."""
-    scores = next((scores for row in (*table.points, *table.untrained) for _, scores in row.scored), None)
-    if scores is None:
-        return f"{table.measure.task}, of no run yet"
-    counts = scores["counts"]
-    words = f"{scores['task']}, {counts['queries']:,} queries, {counts['candidates']:,} candidates; "
-    words += describe_cut(scores["cut"])
-    words += f". {scores['note']}" if scores.get("note") else ""
-    return words + "".join(f". Left out: {n:,} queries, {why}" for why, n in (scores.get("left_out") or {}).items())

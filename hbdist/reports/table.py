@@ -131,8 +131,7 @@ def _table(results: Results, own: Measure) -> Table:
     charted = [path for path in (MONO, CROSS, DISTANCE, SHARE) if path not in own.columns.values()]
     measure = own.model_copy(update={"columns": own.columns | {path: path for path in charted}})
     points, untuned = _points(results, own), _untuned(results.untuned[own.name])
-    removed = {row.label: _without_language(row, measure) for row in untuned}
-    untrained = [*untuned, *(row for rows in removed.values() for row in rows)]
+    untrained = tuple(line for row in untuned for line in (row, *_without_language(row, measure)))
     files = PerQueryFiles(measure)
     gain = None
     for name in measure.columns:
@@ -144,8 +143,7 @@ def _table(results: Results, own: Measure) -> Table:
         if best and name == measure.primary:
             before = [row for row in untuned if row.baseline == best.baseline]
             gain = column.difference(before[0].scored, best.scored) if before else None
-    lines = tuple(line for row in untuned for line in (row, *removed[row.label]))
-    return Table(measure, tuple(own.columns), tuple(points), lines, gain, tuple(files.remarks))
+    return Table(measure, tuple(own.columns), tuple(points), untrained, gain, tuple(files.remarks))
 
 
 def _points(results: Results, measure: Measure) -> list[Row]:

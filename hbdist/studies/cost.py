@@ -172,12 +172,13 @@ def plan_text(study: StudySpec, gpus: Sequence[int] = (), tokens_per_second: flo
             f"{len(counts)} numbers of GPUs: {', '.join(map(str, counts)) or 'none'}. A run needs at least one: give"
             " --gpus 8,64,512, or gpus = [8, 64, 512] in [plan]."
         )
+    per_node = _gpus_per_node(study)
     kinds = [Kind(runs, [Cost.of(runs[0].config, number, assumed) for number in counts]) for runs in _alike(study.runs)]
     models = {run.config.model.name for run in study.runs}
     return _template().render(
         study=study,
         assumed=assumed,
-        per_node=_gpus_per_node(study),
+        per_node=per_node,
         models=models,
         # A misspelt name would go unnoticed.
         unused=sorted({*assumed.parameters, *assumed.dimensions} - models),
@@ -231,20 +232,16 @@ def _row(cost: Cost, per_node: int, runs: int) -> str:
     if cost.gpus > cost.config.batch.size:
         return _line(cells) + "  fewer pairs than GPUs"
     memory, hours = cost.memory, cost.gpu_hours
-    numbers = (
-        None if memory is None else sum(memory.values()) / 1e9,
-        None if cost.loss_bytes is None else cost.loss_bytes / 1e9,
-        None if cost.gradient_bytes is None else cost.gradient_bytes / 1e9,
-        cost.step_seconds,
-        None if hours is None else hours / cost.gpus,
-        None if hours is None else hours * runs,
-    )
-    return _line([*cells, f"{cost.pairs_per_gpu:,}", *map(_number, numbers)])
+    gigabytes = (None if memory is None else sum(memory.values()), cost.loss_bytes, cost.gradient_bytes)
+    cells += [f"{cost.pairs_per_gpu:,}", *(_number(size, unit=1e9) for size in gigabytes)]
+    all_hours = None if hours is None else hours * runs
+    return _line([*cells, _number(cost.step_seconds), _number(hours, unit=cost.gpus), _number(all_hours)])
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, unit: float = 1) -> str:
     if value is None:
         return "?"
+    value /= unit
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

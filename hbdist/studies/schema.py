@@ -3,7 +3,8 @@
 The docstrings of the keys are part of error messages.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,8 +20,12 @@ SEED = "seed"
 FALLING = ("rank_distance", "map_range", "map_deviation", "centroid_gap", "language_probe", "alignment", "uniformity")
 """Beginnings of the names of numbers in scores.json that are better the lower they are."""
 NEITHER = (
-    *("same_language", "peer_", "parallel_cosine", "random_cosine"),
-    *("rank_distance_perfect", "rank_distance_random"),
+    "same_language",
+    "peer_",
+    "parallel_cosine",
+    "random_cosine",
+    "rank_distance_perfect",
+    "rank_distance_random",
 )
 """Beginnings of the names of numbers that are best neither at their highest nor at their lowest."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -207,18 +212,13 @@ class StudyFile(Section):
                 raise ValueError(f"two [[measure]] have the {what} {twice[0]!r}. Rename one")
         return self
 
-    def _setters(self) -> Iterator[tuple[str, str]]:
-        """Yield (table, key) of all keys of the config that the study sets."""
-        yield from (("[set]", key) for key in self.set)
-        yield from (("[grid]", key) for key in self.grid)
-        for axis in self.zip:
-            for key in dict.fromkeys(key for keys in axis.values.values() for key in keys):
-                yield f"[[zip]] {axis.name}", key
-
     def _check_keys(self) -> dict[str, str]:
         """Check that each key can be set and is set in one table, and return key → table."""
+        setters = [("[set]", key) for key in self.set] + [("[grid]", key) for key in self.grid]
+        for axis in self.zip:
+            setters += [(f"[[zip]] {axis.name}", key) for key in dict.fromkeys(chain(*axis.values.values()))]
         tables: dict[str, str] = {}
-        for table, key in self._setters():
+        for table, key in setters:
             if key not in FIELDS or key in (SEED, "run.folder"):
                 hint = " The study sets it itself; remove it" if key in FIELDS else nearest(key, FIELDS).rstrip("?.")
                 raise ValueError(f"{table} has the key {key}, which a study cannot set.{hint}")

@@ -41,19 +41,8 @@ RECENT_STEPS = 20
 """Number of newest steps from which the rate is computed."""
 TAIL = 1 << 18
 """Bytes at the end of metrics.jsonl that are read: more than RECENT_STEPS lines."""
-REMEDIES = {
-    ("out of memory", "outofmemory", "cannot allocate"): (
-        "loss.gradient_cache=always or a smaller loss.chunk_tokens needs less memory; so do more GPUs"
-    ),
-    ("norm is", "not finite"): "a lower optimizer.lr, more warm-up or a higher loss.temperature usually helps",
-    ("no space left", "disk quota"): "make room: checkpoint.keep=1 and a larger checkpoint.every write less",
-    ("is gone",): (
-        "a machine failed, or the system killed the process (for its memory?): the end of its log says more;"
-        " `hbdist study retry`"
-    ),
-    ("timed out", "timeout", "connection", "nccl"): "a machine or its network failed: `hbdist study retry`",
-}
-"""Words in the message of a failed run → what to try."""
+REMEDIES = read_toml(Path(__file__).parent / "remedies.toml")["remedy"]
+"""Advice by words in the message of a failed run."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +83,8 @@ class RunStatus:
             return "`hbdist study submit` resumes it"
         if self.state != "failed":
             return ""
-        remedies = [text for words, text in REMEDIES.items() if any(word in self.problem.lower() for word in words)]
-        return remedies[0] if remedies else f"its log is in {self.run.folder / 'logs'}; then `hbdist study retry`"
+        remedies = (one["advice"] for one in REMEDIES if any(word in self.problem.lower() for word in one["words"]))
+        return next(remedies, f"its log is in {self.run.folder / 'logs'}; then `hbdist study retry`")
 
 
 def statuses_of(study: StudySpec) -> list[RunStatus]:

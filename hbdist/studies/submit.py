@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +136,18 @@ def _evaluate(
     study: StudySpec, pairs: Sequence[Pair], resources: Resources, at_once: int | None, startable: Sequence[str]
 ) -> list[Handle]:
     """Start the evaluations that are in a startable state."""
-    missing = [
-        (model, measure, after) for model, measure, after in pairs if measured_state(model, measure) in startable
-    ]
-    if not missing:
-        return []
     commands, names, before = [], [], []
-    for model, measure, after in missing:
+    for model, measure, after in pairs:
+        if measured_state(model, measure) not in startable:
+            continue
         folder = model.evaluation(measure)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scores.json").unlink(missing_ok=True)  # damaged, or of another task or cut
         commands.append(Command(model.evaluate_words(measure)))
         names.append(str(folder.relative_to(study.folder)))
         before += [after] if after else []
+    if not commands:
+        return []
     return submit_all(commands, resources, names=names, folder=study.folder, after=before or None, at_once=at_once)
 
 
@@ -193,15 +193,12 @@ def _groups(study: StudySpec, values: Mapping[str, Any]) -> list[tuple[Resources
     On Slurm an array of evaluations waits for the array of trainings, job by job, so each measure is an array of its own. On
     a workstation all evaluations with equal resources wait in one queue.
     """
-    groups: list[tuple[Resources, list[Measure]]] = []
+    groups: dict[str, tuple[Resources, list[Measure]]] = {}
     for measure in study.measures:
         resources = _read(study, values, measure)
-        equal = [measures for known, measures in groups if known == resources and resources.cluster != "slurm"]
-        if equal:
-            equal[0].append(measure)
-        else:
-            groups.append((resources, [measure]))
-    return groups
+        key = measure.name if resources.cluster == "slurm" else resources.model_dump_json()
+        groups.setdefault(key, (resources, []))[1].append(measure)
+    return list(groups.values())
 
 
 def _set_aside(study: StudySpec, changed: Sequence[RunStatus], *, allowed: bool) -> list[Path]:
@@ -219,12 +216,10 @@ def _set_aside(study: StudySpec, changed: Sequence[RunStatus], *, allowed: bool)
             raise ConfigError(
                 f"{status.problem}; and it is still {handle.state}. Cancel it first: hbdist study cancel."
             )
-        target = study.folder / EARLIER / status.run.folder.name
-        number = 1
-        while target.exists():
-            number += 1
-            target = target.with_name(f"{status.run.folder.name}-{number}")
-        target.parent.mkdir(exist_ok=True)
+        name, earlier = status.run.folder.name, study.folder / EARLIER
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        target = next(earlier / one for one in names if not (earlier / one).exists())
+        earlier.mkdir(exist_ok=True)
         status.run.folder.rename(target)
         moved.append(target)
     return moved
