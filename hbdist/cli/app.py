@@ -1,5 +1,6 @@
 """Typer application, and the progress bar of its commands."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,6 +18,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Download benchmark data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console()
+Count = partial(typer.Option, min=1)
+"""Option that is a whole number of at least 1."""
 
 
 def split(text: str | None) -> list[str]:

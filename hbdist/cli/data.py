@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from hbdist.cli.app import Bar, app, data_app, split
+from hbdist.cli.app import Bar, Count, app, data_app, split
 from hbdist.errors import ConfigError
 
 
@@ -13,7 +13,7 @@ from hbdist.errors import ConfigError
 def build(
     recipe: Annotated[Path, Argument(help="TOML file with the data sets to build, such as those in shards/recipes/.")],
     out: Annotated[Path | None, Option(help="Folder for the shards. Default: the one in the recipe.")] = None,
-    workers: Annotated[int | None, Option(min=1, help="Number of processes. Default: one per core.")] = None,
+    workers: Annotated[int | None, Count(help="Number of processes. Default: one per core.")] = None,
 ) -> None:
     """Build shards that are grouped by language pair."""
     from hbdist.data.build.build import build as build_shards
@@ -56,17 +56,13 @@ def translate(
     to: Annotated[str, Option(help="Languages to translate into, separated by commas: de,sw,th.")],
     out: Annotated[Path, Option(help="Folder for LANGUAGE.jsonl.gz, recipe.toml and translation.json.")],
     source_lang: Annotated[str, Option("--from", help="Language of the rows that name none.")] = "en",
-    beams: Annotated[int, Option(min=1, help="Number of beams; 1 decodes greedily.")] = 4,
-    batch_tokens: Annotated[
-        int, Option(min=1, help="Source tokens per batch; more are faster and take more memory.")
-    ] = 4096,
-    piece_tokens: Annotated[
-        int, Option(min=1, help="Source tokens per piece; longer texts are cut at sentence ends.")
-    ] = 128,
+    beams: Annotated[int, Count(help="Number of beams; 1 decodes greedily.")] = 4,
+    batch_tokens: Annotated[int, Count(help="Source tokens per batch; more are faster and take more memory.")] = 4096,
+    piece_tokens: Annotated[int, Count(help="Source tokens per piece; longer texts are cut at sentence ends.")] = 128,
     max_new_tokens: Annotated[
-        int, Option(min=1, help="Most tokens in the translation of a piece; rows that need more are left out.")
+        int, Count(help="Most tokens in the translation of a piece; rows that need more are left out.")
     ] = 256,
-    part_rows: Annotated[int, Option(min=1, help="Rows per part; an interruption loses at most one part.")] = 256,
+    part_rows: Annotated[int, Count(help="Rows per part; an interruption loses at most one part.")] = 256,
     code: Annotated[
         list[str] | None,
         Option(help="The model's code of a language: sw=swh_Latn. May be repeated. Default: the built-in codes."),

@@ -1,13 +1,12 @@
 """Commands about scores: evaluate, compare."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from hbdist.cli.app import Bar, app, console, split
+from hbdist.cli.app import Bar, Count, app, console, split
 from hbdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,9 +26,7 @@ def evaluate(
     ] = "xquad-r",
     data: Annotated[Path | None, Option(help="Folder of the task's files. Default: data/TASK.")] = None,
     languages: Annotated[str | None, Option(help="Languages of queries and candidates: en,ar. Default: all.")] = None,
-    questions: Annotated[
-        int | None, Option(min=1, help="Questions per language; all candidates stay. Default: all.")
-    ] = None,
+    questions: Annotated[int | None, Count(help="Questions per language; all candidates stay. Default: all.")] = None,
     before: Annotated[Path | None, Option(help="Folder of an earlier evaluation, to show the difference.")] = None,
     pooling: Annotated[str | None, Option(help="mean or cls. Default: the model's.")] = None,
     query_prefix: Annotated[str | None, Option(help="Text before each query. Default: the model's.")] = None,
@@ -89,8 +86,7 @@ def evaluate(
             scores = _score(out, chosen, settings, search, ranks=ranks, bar=bar)
     if ranks.is_main:
         _show(scores, out, earlier)
-        for sentence in _remarks(scores, search):
-            print(sentence)
+        print(_remarks(scores, search), end="")
         print(f"the scores are in {out / 'scores.json'}, tables and heat maps in {evaluation_report(out)}")
 
 
@@ -154,25 +150,15 @@ def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], Per
     console.print(table(scores, before, change))
 
 
-def _remarks(scores: dict[str, Any], settings: "SearchSettings") -> Iterator[str]:
-    """Yield what the table does not show: the kind of search, what is missing, which vectors are kept."""
+def _remarks(scores: dict[str, Any], settings: "SearchSettings") -> str:
+    """Return what the table does not show: the kind of search, what is missing, which vectors are kept."""
     from hbdist.evaluation.search.embeddings import list_stored
     from hbdist.evaluation.search.settings import default_folder
+    from hbdist.reports.render import render
 
-    search = scores["search"]
-    if not search["exact"]:
-        parameters = ", ".join(
-            f"{name} {search[name]:,}" for name in search if name not in ("exact", "index", "vectors")
-        )
-        yield f"approximate: searched by {search['index']} ({parameters}); candidates that it did not find count as last"
-    if search["vectors"] != "float32":
-        yield f"candidates' vectors were rounded to {search['vectors']}"
-    for what, why in scores["not_measured"].items():
-        yield f"{what} was not measured: {why}"
     folder = settings.folder or default_folder()
-    if sets := list(list_stored(folder)):
-        size = sum(size for _, _, size in sets)
-        yield f"vectors kept in {folder}: {size / 1e6:,.0f} MB in {len(sets)} folders; delete those that are not needed"
+    sizes = [size for _, _, size in list_stored(folder)]
+    return render("remarks.txt", scores=scores, search=scores["search"], folder=folder, sizes=sizes)
 
 
 BETWEEN = "--with"

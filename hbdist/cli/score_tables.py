@@ -18,8 +18,6 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
     """Return the main scores as a table for the terminal; with `before`, as "before → after".
 
     Args:
-        scores: scores of one evaluation.
-        before: scores of an earlier one.
         change: paired differences between the two, from `bootstrap.compare`.
     """
     sides = (before, scores) if before else (scores,)

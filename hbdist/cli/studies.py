@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 from typer import Argument, Option
 
-from hbdist.cli.app import app, console, split
+from hbdist.cli.app import Count, app, console, split
 from hbdist.config.config import parse_override
 from hbdist.errors import ConfigError
 
@@ -31,7 +31,7 @@ Cluster = Annotated[
         help="slurm, local or debug. Default: that of the study, else slurm within a Slurm job and local elsewhere."
     ),
 ]
-AtOnce = Annotated[int | None, Option(min=1, help="Number of runs at the same time. Default: that of the study.")]
+AtOnce = Annotated[int | None, Count(help="Number of runs at the same time. Default: that of the study.")]
 
 
 @study_app.command()

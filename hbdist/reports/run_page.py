@@ -47,19 +47,12 @@ class Change(NamedTuple):
 
 def run_page(record: Record) -> str:
     """Return the HTML of a run's report. It names missing parts, with the command that makes them."""
-    config, batch = record.config, record.config.get("batch", {})
     both = {"Both": record.sides["after"]} if record.comparable else {}
     with plots.chart_style():
         return render(
             "run.html",
             title=record.folder.resolve().name,
             record=record,
-            model=config.get("model", {}).get("name", "A model"),
-            steps=config.get("steps", 0),
-            batch_size=batch.get("size", 0),
-            mono_share=f"{batch.get('mono_share', 0.5):.0%}",
-            unit="pairs of each batch" if batch.get("mix") == "blocks" else "steps",
-            chosen_by=config.get("evaluation", {}).get("metric"),
             tasks=both or {side.capitalize(): scores for side, scores in record.sides.items()},
             score_columns=["", *record.sides, *["change"] * record.comparable],
             sections=list(_sections(record)),

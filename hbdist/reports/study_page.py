@@ -21,7 +21,6 @@ def study_page(results: Results, tables: Sequence[Table]) -> str:
         study=study,
         results=results,
         tables=tables,
-        left=len(results.runs) - len(results.complete),
         submit_command=f"hbdist study submit {shlex.quote(str(study.argument))}",
         headlines=list(filter(None, map(headline, tables))),
         **_setting(study, tables),

@@ -20,11 +20,9 @@ class Study(StudySpec):
         return [status.run for status in self.status() if not status.complete]
 
     def submit(self, *, set_aside: bool = False, **resources: Any) -> Submission:
-        """Start what is missing: trainings, evaluations, the report; see `submit.submit`.
+        """Start what is missing: trainings, evaluations, the report; see `submit.submit` for the arguments.
 
-        Args:
-            set_aside: move away folders that belong to another form of a run, and train the run anew.
-            resources: values that override those in [resources]: cluster="slurm", nodes=4, at_once=2 …
+        Resources are keywords: cluster="slurm", nodes=4, at_once=2 …
 
         Raises:
             ConfigError: a resource is wrong, or a folder belongs to another form of a run.

@@ -172,7 +172,8 @@ def plan_text(study: StudySpec, gpus: Sequence[int] = (), tokens_per_second: flo
             f"{len(counts)} numbers of GPUs: {', '.join(map(str, counts)) or 'none'}. A run needs at least one: give"
             " --gpus 8,64,512, or gpus = [8, 64, 512] in [plan]."
         )
-    per_node = _gpus_per_node(study)
+    resources = {key: value for key, value in study.file.resources.items() if key != "at_once"}
+    per_node = Resources.read(resources, source=f"{study.path}, [resources]").gpus_per_node or GPUS_PER_NODE
     kinds = [Kind(runs, [Cost.of(runs[0].config, number, assumed) for number in counts]) for runs in _alike(study.runs)]
     models = {run.config.model.name for run in study.runs}
     return _template().render(
@@ -206,11 +207,6 @@ def _alike(runs: Sequence[StudyRun]) -> list[list[StudyRun]]:
         sizes = (config.batch.size, config.steps, model.name, model.max_query_tokens, model.max_document_tokens)
         groups.setdefault(str((*sizes, config.loss, config.engine)), []).append(run)
     return list(groups.values())
-
-
-def _gpus_per_node(study: StudySpec) -> int:
-    values = {key: value for key, value in study.file.resources.items() if key != "at_once"}
-    return Resources.read(values, source=f"{study.path}, [resources]").gpus_per_node or GPUS_PER_NODE
 
 
 _parameters = cache(count_parameters)
