@@ -38,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Return all findings. Takes some seconds, as it starts processes."""
-    return [*_packages(), *_devices(), _processes(), _memory(), _room(Path("runs")), _scheduler()]
+    return [*_packages(), *_devices(), _processes(), _memory(), _room(), _scheduler()]
 
 
 def _packages() -> Iterator[Finding]:
@@ -85,15 +85,14 @@ def _memory() -> Finding:
     return Finding(enough, f"/dev/shm has {free / 1e9:.1f} GB free{remedy}", optional=True)
 
 
-def _room(folder: Path) -> Finding:
-    existing = folder if folder.is_dir() else Path(".")
+def _room() -> Finding:
+    existing = Path("runs") if Path("runs").is_dir() else Path(".")
     try:
         with tempfile.NamedTemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Finding(
-            False, f"{existing.resolve()} cannot be written ({error}): set run.folder to a folder that can be"
-        )
+        remedy = "set run.folder to a folder that can be"
+        return Finding(False, f"{existing.resolve()} cannot be written ({error}): {remedy}")
     return Finding(True, f"{existing.resolve()} can be written, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
 
 

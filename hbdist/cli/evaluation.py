@@ -83,7 +83,7 @@ def evaluate(
             print(f"{model}: {settings.pooling} pooling, prefixes {prefixes}")
         search = SearchSettings(vectors, precision, keep, approximate)
         with Bar(f"{task} {model}") as bar:
-            scores = _score(out, chosen, settings, search, ranks=ranks, bar=bar)
+            scores = _score(out, chosen, settings, search, ranks, bar)
     if ranks.is_main:
         _show(scores, out, earlier)
         print(_remarks(scores, search), end="")
@@ -95,7 +95,6 @@ def _score(
     task: "RetrievalTask",
     settings: "ModelSection",
     search: "SearchSettings",
-    *,
     ranks: "ProcessGroup",
     bar: Bar,
 ) -> dict[str, Any]:
@@ -111,15 +110,10 @@ def _score(
         loaded.append(Encoder.load_for_use(settings))
         return loaded[-1]
 
-    scores = evaluate_to(
-        out,
-        task,
-        settings,
-        load=load,
-        ranks=ranks,
-        search=search,
-        progress=lambda what, done, total: bar(done, total, what),
-    )
+    def progress(what: str, done: int, total: int) -> None:
+        bar(done, total, what)
+
+    scores = evaluate_to(out, task, settings, load=load, ranks=ranks, search=search, progress=progress)
     cut = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
     queries, documents = ranks.all_reduce_sum(np.array(cut)).tolist()
     if ranks.is_main and queries + documents:

@@ -251,14 +251,11 @@ def _finish(axes: Axes, name: str, x_name: str, grid: Literal["x", "y", "both"] 
     if longest := max(map(len, labels), default=0):
         columns = max(1, min(len(labels), 76 // (longest + 6)))
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
-    figure, file, metadata = (
-        axes.get_figure(root=True),
-        io.StringIO(),
-        dict.fromkeys(("Creator", "Date", "Format", "Type")),
-    )
+    figure, file = axes.get_figure(root=True), io.StringIO()
     assert figure
+    unwanted = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+        figure.savefig(file, format="svg", transparent=True, metadata=unwanted)
     svg = file.getvalue()
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg") :])
     # Ids within the drawing must be unique in the whole page.

@@ -33,8 +33,9 @@ def cost_table(results: Results) -> CostTable | None:
 
 
 def _hours(trainings: Sequence[TrainingSummary]) -> tuple[float, float]:
-    """Return the sums of the hours of the clock and of the hours of all processes."""
-    return sum(training.hours for training in trainings), sum(training.process_hours for training in trainings)
+    """Return the sums of the hours of the clock and of the hours of all processes: GPU-hours if each has a GPU."""
+    hours = [training.hours for training in trainings]
+    return sum(hours), sum(training.hours * training.processes for training in trainings)
 
 
 def _spent(trainings: Sequence[TrainingSummary]) -> list[str]:

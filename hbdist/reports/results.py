@@ -65,11 +65,6 @@ class TrainingSummary:
         """Hours of the training steps."""
         return self.seconds / 3600
 
-    @property
-    def process_hours(self) -> float:
-        """Hours of all processes: GPU-hours if each process has a GPU."""
-        return self.hours * self.processes
-
 
 def throughput(trainings: Sequence[TrainingSummary]) -> list[str]:
     """Return pairs per second, tokens per second, the share of time spent waiting for data, and the peak memory."""

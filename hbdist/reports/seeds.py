@@ -39,8 +39,6 @@ class Estimate:
     """One number over seeds."""
 
     mean: float
-    values: tuple[float, ...]
-    """Number of each run, as in its scores.json."""
     low: float | None = None
     high: float | None = None
     """95 % confidence interval over questions and seeds; None if the number does not follow from per-query scores."""
@@ -84,14 +82,14 @@ class Column:
         """Return the mean and the interval over the models that have the number; None if none of them has it."""
         from hbdist.evaluation.metrics.bootstrap import interval
 
-        numbers = tuple(number for _, scores in models if (number := self.number(scores)) is not None)
+        numbers = [number for _, scores in models if (number := self.number(scores)) is not None]
         if not numbers:
             return None
         mean, values = float(np.mean(numbers)), self._values_of(models)
         if values is None:
-            return Estimate(mean, numbers)
+            return Estimate(mean)
         pooled = interval(values)
-        return Estimate(mean, numbers, pooled.low, pooled.high)
+        return Estimate(mean, pooled.low, pooled.high)
 
     def difference(self, before: Sequence[Scored], after: Sequence[Scored]) -> "Difference | None":
         """Return after minus before on the same questions; None if a model lacks values per query."""

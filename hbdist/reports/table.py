@@ -169,7 +169,7 @@ def _without_language(untuned: Row, measure: Measure) -> list[Row]:
     for name, words in BASELINES.items():
         changed: Scores = (scores.get("removal") or {}).get(name) or {}
         numbers = {
-            column: Estimate(value, (value,))
+            column: Estimate(value)
             for column in measure.columns
             if (value := measure.number(changed, column)) is not None
         }

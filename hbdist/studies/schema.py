@@ -20,12 +20,8 @@ SEED = "seed"
 FALLING = ("rank_distance", "map_range", "map_deviation", "centroid_gap", "language_probe", "alignment", "uniformity")
 """Beginnings of the names of numbers in scores.json that are better the lower they are."""
 NEITHER = (
-    "same_language",
-    "peer_",
-    "parallel_cosine",
-    "random_cosine",
-    "rank_distance_perfect",
-    "rank_distance_random",
+    *("same_language", "peer_", "parallel_cosine", "random_cosine"),
+    *("rank_distance_perfect", "rank_distance_random"),
 )
 """Beginnings of the names of numbers that are best neither at their highest nor at their lowest."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -228,9 +224,8 @@ class StudyFile(Section):
         return tables
 
     def _check_conditions(self) -> None:
-        values_of: dict[str, list[Any]] = {axis: [*values] for axis, values in self.axes.items()} | {
-            SEED: [*self.seeds]
-        }
+        values_of: dict[str, list[Any]] = {axis: [*values] for axis, values in self.axes.items()}
+        values_of[SEED] = [*self.seeds]
         conditions = [("[[only]]", one) for one in self.only] + [("[[exclude]]", one) for one in self.exclude]
         for table, key, value in ((table, key, value) for table, one in conditions for key, value in one.items()):
             if key not in values_of:

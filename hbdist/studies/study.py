@@ -89,17 +89,15 @@ class StudySpec:
             ConfigError: the file, its base or a run's config is wrong.
         """
         path = Path(path)
-        if not path.is_dir():
-            file = StudyFile.load(path)
-            base, folder = path.parent / file.base, Path(file.folder or Path("runs", "studies", file.name))
-            return cls(path, base, folder, file, _runs(file, base, path, folder))
-        copy, base = path / STUDY, path / BASE
-        if not copy.is_file():
-            raise ConfigError(
-                f"{path} contains no {STUDY}, which the folder of a study has. Give a study's file or folder."
-            )
-        file = StudyFile.load(copy)
-        return cls(copy, base, path, file, _runs(file, base, copy, path))
+        source = path / STUDY if path.is_dir() else path
+        if path.is_dir() and not source.is_file():
+            advice = "Give a study's file or folder."
+            raise ConfigError(f"{path} contains no {STUDY}, which the folder of a study has. {advice}")
+        file = StudyFile.load(source)
+        base, folder = path.parent / file.base, Path(file.folder or Path("runs", "studies", file.name))
+        if path.is_dir():
+            base, folder = path / BASE, path
+        return cls(source, base, folder, file, _runs(file, base, source, folder))
 
     @property
     def argument(self) -> Path:
