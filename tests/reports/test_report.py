@@ -271,7 +271,7 @@ def test_a_line_that_is_still_being_written_is_left_out(run):
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no config\.toml"):
+    with pytest.raises(DataError, match=r"has no config\.toml"):
         run_report(tmp_path)
 
 

@@ -170,7 +170,9 @@ def test_a_missing_deepspeed_file_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_wrong_resources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     axes = '[grid]\n"batch.mono_share" = [0.0, 1.0]\n[resources]\ngpus_per_node = "eight"\n'
-    assert "gpus_per_node = 'eight', and it is a whole number" in refused(capsys, write_study(tmp_path, axes=axes))
+    assert "gpus_per_node = 'eight': input should be a valid integer" in refused(
+        capsys, write_study(tmp_path, axes=axes)
+    )
 
 
 def test_sizes_of_a_model_that_no_run_trains_are_pointed_out(tmp_path: Path) -> None:
