@@ -38,7 +38,7 @@ def train(config: Config) -> Outcome:
         HbdistError: something in the user's input is wrong.
     """
     engine = Engine.start(config)
-    run = Run.open(config, is_main=engine.is_main)
+    run = Run(config, is_main=engine.is_main)
     with run.underway(engine):
         manifest = Manifest.load(config.data.shards)
         checkpoint = run.find_checkpoint(engine, manifest)

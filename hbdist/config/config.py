@@ -7,25 +7,15 @@ import json
 import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, ValidationError
 
+from hbdist.config import sections
 from hbdist.config.explain import explain, nearest
-from hbdist.config.sections import (
-    BatchSection,
-    CheckpointSection,
-    DataSection,
-    EngineSection,
-    EvaluationSection,
-    LossSection,
-    ModelSection,
-    OptimizerSection,
-    RunSection,
-    Section,
-    ValidationSection,
-)
+from hbdist.config.sections import Section
 from hbdist.errors import ConfigError, ResumeError
 
 DEFAULT_CONFIG = Path("launch/train/demo.toml")
@@ -38,16 +28,16 @@ class Config(Section):
     """Seed of everything random: batches, dropout."""
     steps: int = Field(ge=1)
     """Optimizer steps of the run."""
-    run: RunSection = RunSection()
-    data: DataSection
-    model: ModelSection
-    batch: BatchSection
-    loss: LossSection = LossSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    validation: ValidationSection = ValidationSection()
-    evaluation: EvaluationSection = EvaluationSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    engine: EngineSection = EngineSection()
+    run: sections.RunSection = sections.RunSection()
+    data: sections.DataSection
+    model: sections.ModelSection
+    batch: sections.BatchSection
+    loss: sections.LossSection = sections.LossSection()
+    optimizer: sections.OptimizerSection = sections.OptimizerSection()
+    validation: sections.ValidationSection = sections.ValidationSection()
+    evaluation: sections.EvaluationSection = sections.EvaluationSection()
+    checkpoint: sections.CheckpointSection = sections.CheckpointSection()
+    engine: sections.EngineSection = sections.EngineSection()
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -65,11 +55,12 @@ class Config(Section):
         config = cls.check(merge(base, changes), source=f"{path}{' and the command line' if changes else ''}")
         if config.run.folder:
             return config
-        delta = _delta(base, changes, config, source=str(path))
-        folder = Path("runs") / "-".join(
-            [path.stem, *(f"{key}={as_folder_name(value)}" for key, value in delta.items())]
-        )
-        return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
+        try:
+            delta = difference(cls.check(base, source=str(path)), config)
+        except ConfigError:  # the file alone is not a complete config
+            delta = {key: value for key, value in changes.items() if not key.startswith(FREE_ON_RESUME)}
+        folder = "-".join([path.stem, *(f"{key}={as_folder_name(value)}" for key, value in delta.items())])
+        return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(Path("runs", folder))})})
 
     @classmethod
     def check(cls, values: Mapping[str, Any], *, source: str) -> Self:
@@ -97,19 +88,10 @@ class Config(Section):
 
 
 FREE_ON_RESUME = (
-    "run.",
-    "checkpoint.",
-    "validation.every",
-    "validation.patience",
-    "validation.keep",
-    "evaluation.",
-    "engine.deepspeed",
-    "loss.chunk_tokens",
-    "loss.gradient_cache",
-    "data.shards",
-    "data.workers",
-    "data.cache_gb",
-    "data.on_error",
+    *("run.", "checkpoint.", "evaluation.", "engine.deepspeed"),
+    *("validation.every", "validation.patience", "validation.keep"),
+    *("loss.chunk_tokens", "loss.gradient_cache"),
+    *("data.shards", "data.workers", "data.cache_gb", "data.on_error"),
 )
 """Keys and sections that may change when a run resumes: none of them changes its results beyond rounding (and, with dropout,
 which units drop out). The manifest's fingerprint, not the folder's name, proves that the data are the same."""
@@ -119,14 +101,6 @@ def difference(old: Config, new: Config) -> dict[str, Any]:
     """Return {key: new value} of all that makes `new` another run than `old`; keys in FREE_ON_RESUME do not count."""
     before, after = dict(flatten(old.model_dump())), dict(flatten(new.model_dump()))
     return {key: after[key] for key in after if before[key] != after[key] and not key.startswith(FREE_ON_RESUME)}
-
-
-def _delta(base: Mapping[str, Any], changes: Mapping[str, Any], config: Config, *, source: str) -> dict[str, Any]:
-    """Return the overrides that make another run; all of them if the file alone is not a complete config."""
-    try:
-        return difference(Config.check(base, source=source), config)
-    except ConfigError:
-        return {key: value for key, value in changes.items() if not key.startswith(FREE_ON_RESUME)}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -145,10 +119,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Give the path of a config, such as {DEFAULT_CONFIG}.") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder. Give the path of a config, such as {DEFAULT_CONFIG}.") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "is a folder" if isinstance(error, IsADirectoryError) else "does not exist"
+        raise ConfigError(f"{path} {what}. Give the path of a config, such as {DEFAULT_CONFIG}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}. Strings need quotes; true and false do not.") from None
 
@@ -179,10 +152,10 @@ def describe_field(key: str) -> str:
 
 def describe() -> str:
     """Return a line on every key, section by section: the body of `--help`."""
-    sections: dict[str, list[str]] = {}
-    for key in FIELDS:
-        sections.setdefault(key.partition(".")[0] if "." in key else "", []).append(f"  {describe_field(key)}")
-    return "\n".join(f"{f'[{name}]' if name else ''}\n" + "\n".join(lines) for name, lines in sections.items())
+    lines: list[str] = []
+    for section, keys in groupby(FIELDS, key=lambda key: key.rpartition(".")[0]):
+        lines += [f"[{section}]" if section else "", *(f"  {describe_field(key)}" for key in keys)]
+    return "\n".join(lines)
 
 
 def _fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -264,9 +237,9 @@ def refuse_another_run(config: Config) -> None:
         ResumeError: it is another run's.
     """
     path = Path(config.run.folder) / "config.toml"
-    if path.is_file() and (
-        what := describe_difference(Config.check(read_toml(path), source=str(path)), config, now="here")
-    ):
+    if not path.is_file():
+        return
+    if what := describe_difference(Config.check(read_toml(path), source=str(path)), config, now="here"):
         raise ResumeError(
             f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
             " that folder."

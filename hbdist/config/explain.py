@@ -18,8 +18,7 @@ def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 def explain(error: ValidationError, model: type[BaseModel], *, describe: Callable[[str], str] | None = None) -> str:
     """Return the first mistake that pydantic has found: its table, its key, its value, and what the key is for.
 
-    Args:
-        describe: line on a key by its full name ("batch.size"), by which keys are then called instead of "[batch] size".
+    `describe` returns a line on a key by its full name ("batch.size"); keys then have this name instead of "[batch] size".
     """
     # A misspelt key is both unknown and missing; that it is unknown says more.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
@@ -48,13 +47,10 @@ def _locate(location: Sequence[int | str], model: type[BaseModel]) -> tuple[str,
     """Return the table ("[limits] ", "[[dataset]] 2: " or none), the key, and the model of the table that has this key."""
     name, *rest = [*location, ""]
     field = model.model_fields.get(str(name))
-    inner = [part for part in (field.annotation, *get_args(field.annotation)) if _is_model(part)] if field else []
+    parts = (field.annotation, *get_args(field.annotation)) if field else ()
+    inner = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
     if not inner or rest == [""]:  # what follows a key is an item, or pydantic's name for a branch of a union
         return "", str(name), model
     if isinstance(rest[0], int):
         return f"[[{name}]] {rest[0] + 1}: ", str(rest[1]), inner[0]
     return f"[{name}] ", str(rest[0]), inner[0]
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

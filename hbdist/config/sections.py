@@ -121,7 +121,17 @@ class OptimizerSection(Section):
     """Norm to which longer gradients are scaled down; 0: never."""
 
 
-class ValidationSection(Section):
+class PeriodicSection(Section):
+    """Base of the sections of measurements that are repeated during training."""
+
+    every: int = Field(0, ge=0)
+
+    def due(self, step: int, *, last: int) -> bool:
+        """Check that the measurement is made after update `step`, counted from 1, of a run of `last` updates."""
+        return bool(self.every and step) and (step % self.every == 0 or step == last)
+
+
+class ValidationSection(PeriodicSection):
     """`[validation]`: the loss on held-out pairs."""
 
     every: int = Field(0, ge=0)
@@ -137,12 +147,8 @@ class ValidationSection(Section):
     keep: Literal["last", "best"] = "last"
     """Model to export: the last step's, or the one with the lowest validation loss."""
 
-    def due(self, step: int, *, last: int) -> bool:
-        """Check that the model is validated after update `step`, counted from 1, of a run of `last` updates."""
-        return _due(self.every, step, last)
 
-
-class EvaluationSection(Section):
+class EvaluationSection(PeriodicSection):
     """`[evaluation]`: retrieval tasks during training."""
 
     every: int = Field(0, ge=0)
@@ -159,10 +165,6 @@ class EvaluationSection(Section):
     """Score that selects the exported model: "multilingual.map" of the first task, or "mlqa-r:monolingual.map"."""
     patience: int = Field(0, ge=0)
     """Evaluations without a better evaluation.metric after which training stops; 0: never."""
-
-    def due(self, step: int, *, last: int) -> bool:
-        """Check that the model is evaluated after update `step`, counted from 1, of a run of `last` updates."""
-        return _due(self.every, step, last)
 
 
 class CheckpointSection(Section):
@@ -185,7 +187,3 @@ class EngineSection(Section):
     """Number format of forward and backward passes; parameters, gradients and moments stay in fp32."""
     deepspeed: str = ""
     """DeepSpeed's JSON, such as launch/deepspeed/zero2.json; empty: the one that the launcher names, or none."""
-
-
-def _due(every: int, step: int, last: int) -> bool:
-    return bool(every and step) and (step % every == 0 or step == last)

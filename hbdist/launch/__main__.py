@@ -8,21 +8,22 @@ from hbdist.errors import HbdistError
 from hbdist.launch.command import Command
 from hbdist.launch.job import after_failure
 from hbdist.launch.local import run_queue
-from hbdist.launch.rank import accelerate_options, start_as_a_rank
+from hbdist.launch.rank import accelerate_options, become_a_rank
 
 
 def main(verb: str, *arguments: str) -> int:
     """Run one verb and return the exit status."""
     match verb:
         case "queue":  # SUBMISSION: run the jobs of a local submission
-            return run_queue(*arguments)
+            run_queue(*arguments)
         case "rank":  # FOLDER WORD …: run the command of a job as one of its local ranks
             folder, *words = arguments
             return Command(tuple(words)).run_for(Path(folder), int(os.environ.get("RANK", "0")))
         case "after-failure":  # SUBMISSION FOLDER …: maybe put a Slurm job whose ranks failed back into the queue
-            return after_failure(*arguments)
+            after_failure(*arguments)
         case "slurm-rank":  # SCRIPT|-m MODULE [ARGUMENT …]: start Python as the rank of this task of a Slurm step
-            start_as_a_rank(arguments)
+            become_a_rank()
+            os.execv(sys.executable, [sys.executable, *arguments])
         case "accelerate-options":  # print the options by which accelerate starts the ranks of this task's node
             print(accelerate_options())
         case "run-folder":  # [CONFIG] [KEY=VALUE …]: print the folder of a run

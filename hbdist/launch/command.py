@@ -28,22 +28,20 @@ class Command:
             return None
         return Path(Config.load(*split_arguments(self.words[1:])).run.folder)
 
-    def run(self, rank: int) -> int:
-        """Run it in this process as this rank, and return the exit status. Commands without ranks run on rank 0."""
+    def run_for(self, folder: Path, rank: int) -> int:
+        """Run it in this process as this rank, and return the exit status; rank 0 records in the job's folder how it ended.
+
+        Commands without ranks run on rank 0.
+        """
         if rank and self.words[0] not in ("train", "evaluate"):
             return 0
+        code = 0
         sys.argv = ["hbdist", *self.words]  # recorded in runs and scores as the command that made them
         try:
             # By name, not by import, because the command line is a layer above this one.
             runpy.run_module("hbdist", run_name="__main__")
         except SystemExit as end:
-            return end.code if isinstance(end.code, int) else int(end.code is not None)
-        return 0
-
-    def run_for(self, folder: Path, rank: int) -> int:
-        """Run it as this rank; rank 0 records in the job's folder how it ended."""
-        try:
-            code = self.run(rank)
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except Exception:
             traceback.print_exc()
             code = 1

@@ -69,7 +69,7 @@ def newest_checkpoint(run: Path | None) -> str:
     return latest.read_text(encoding="utf-8").strip() if latest and latest.is_file() else ""
 
 
-def after_failure(submission: str, *folders: str) -> int:
+def after_failure(submission: str, *folders: str) -> None:
     """Handle the failure of a job's ranks, or of those of a job in the array of these jobs; called by the batch script.
 
     A job that has lost a rank returns to the queue if it has written a checkpoint since it started: most often a machine has
@@ -80,13 +80,12 @@ def after_failure(submission: str, *folders: str) -> int:
     handle = find_handle(folder)
     outcome = handle.outcome if handle else None
     if handle is None or outcome is None or outcome.state != "failed" or GONE not in outcome.message:
-        return 0
+        return
     newest = newest_checkpoint(handle.run)
     if newest == read_job(folder)["checkpoint"]:
         print(f"not put back into the queue: this start has added no checkpoint (newest: {newest or 'none'})")
-        return 0
+        return
     put_back(folder, lambda: subprocess.run(["scontrol", "requeue", own_job()], check=True, timeout=60))
-    return 0
 
 
 def put_back(folder: Path, requeue: Callable[[], object]) -> None:

@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
 from types import FrameType
 from typing import Any
 
@@ -34,7 +34,7 @@ class QueuedJob:
     """Folders of the jobs that must have ended before this one starts."""
     after_any: bool
     """Start however those jobs ended; otherwise only if they ended well."""
-    ranks: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ranks: list[Popen[bytes]] = field(default_factory=list)
     slot: int = -1
     """Index of its part of the GPUs."""
     ending_since: float | None = None
@@ -83,11 +83,8 @@ class QueuedJob:
         for rank in range(ranks):
             environment = shared | ({"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} if ranks > 1 else {})
             with (self.folder / LOGS / f"{start}-rank{rank}.txt").open("ab") as log:
-                self.ranks.append(
-                    subprocess.Popen(
-                        command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-                    )
-                )
+                process = Popen(command, env=environment, stdin=DEVNULL, stdout=log, stderr=STDOUT)
+            self.ranks.append(process)
         update_job(self.folder, ranks=[rank.pid for rank in self.ranks])
 
     def has_ended(self) -> bool:
@@ -103,15 +100,11 @@ class QueuedJob:
         if any(code not in (None, 0, INTERRUPTED) for code in codes):
             self.ending_since = self.ending_since or time.monotonic()
         if self.ending_since and time.monotonic() - self.ending_since > GRACE:
-            self._signal(signal.SIGKILL if self.signalled else signal.SIGTERM)
+            self.signal_ranks(signal.SIGKILL if self.signalled else signal.SIGTERM)
         return False
 
-    def stop(self) -> None:
-        """Make its ranks save and end."""
-        if not self.signalled:
-            self._signal(signal.SIGTERM)
-
-    def _signal(self, number: signal.Signals) -> None:
+    def signal_ranks(self, number: signal.Signals) -> None:
+        """Make its ranks end; by SIGTERM, they save first."""
         self.ending_since, self.signalled = time.monotonic(), True
         for rank in self.ranks:
             if rank.poll() is None:
@@ -142,8 +135,8 @@ class Queue:
         """Check every job once: stop, end or start it."""
         for job in self.waiting + self.running:
             job.read()
-            if job.cancelled or self.stopped:
-                job.stop()
+            if (job.cancelled or self.stopped) and not job.signalled:
+                job.signal_ranks(signal.SIGTERM)
             if job in self.waiting and job.cancelled:
                 job.end(Outcome.cancelled())
             elif job in self.waiting and self.stopped:
@@ -158,9 +151,8 @@ class Queue:
                 self.waiting.remove(job)
 
 
-def run_queue(submission: str) -> int:
+def run_queue(submission: str) -> None:
     """Run the jobs of a submission's queue."""
     values: dict[str, Any] = json.loads(Path(submission, SUBMISSION).read_text(encoding="utf-8"))["queue"]
     jobs = [QueuedJob(**job | {"folder": Path(job["folder"])}) for job in values.pop("jobs")]
     Queue(jobs, **values).run()
-    return 0

@@ -1,8 +1,7 @@
 """Rank of a task of a Slurm step: the variables by which torch and accelerate find the other ranks."""
 
 import os
-import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 
 from hbdist.distributed.rendezvous import meeting_point, place
 
@@ -27,12 +26,6 @@ def become_a_rank(environment: MutableMapping[str, str] = os.environ) -> int:
     values = (rank, local_rank, world, local_world, address, port)
     environment.update({name: str(value) for name, value in zip(OF_A_RANK, values, strict=True)})
     return rank
-
-
-def start_as_a_rank(arguments: Sequence[str]) -> None:
-    """Replace this process by Python with these arguments, as a rank."""
-    become_a_rank()
-    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def accelerate_options(environment: Mapping[str, str] = os.environ) -> str:

@@ -1,7 +1,9 @@
 """Resources of a job: nodes, GPUs, time, and where it runs."""
 
 import math
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -10,24 +12,8 @@ from hbdist.config.explain import explain
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError
 
-OWNED = {
-    "array": "the commands",
-    "dependency": "after",
-    "error": "the logs",
-    "job-name": "names",
-    "nodes": "nodes",
-    "ntasks": "nodes and tasks_per_node",
-    "ntasks-per-node": "tasks_per_node",
-    "gpus-per-node": "gpus_per_node",
-    "cpus-per-task": "cpus_per_task",
-    "mem": "memory",
-    "open-mode": "the logs",
-    "output": "the logs",
-    "requeue": "max_timeouts",
-    "signal": "signal_delay_s",
-    "time": "hours",
-}
-"""Options of sbatch that follow from something else, by name → from what."""
+SBATCH: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("sbatch.toml").read_text(encoding="utf-8"))
+"""Options of sbatch that follow from something else ("owned"), and variables with a user's defaults ("defaults")."""
 
 
 class Resources(Section, strict=True):
@@ -87,8 +73,8 @@ class Resources(Section, strict=True):
                 " as soon as it starts. Set signal_delay_s lower, or hours higher"
             )
         for name in self.extra:
-            if (option := _option(name)) in OWNED:
-                raise ValueError(f"extra has {name!r}, which follows from {OWNED[option]}. Leave it out of extra")
+            if owner := SBATCH["owned"].get(_option(name)):
+                raise ValueError(f"extra has {name!r}, which follows from {owner}. Leave it out of extra")
         return self
 
     @classmethod
@@ -115,23 +101,9 @@ class Resources(Section, strict=True):
 
     def sbatch(self) -> dict[str, Any]:
         """Return the parameters of Submitit's SlurmExecutor."""
-        values = {
-            "nodes": self.nodes,
-            "ntasks_per_node": self.tasks,
-            "time": self.minutes,
-            "mem": self.memory,
-        } | {
-            name: getattr(self, name)
-            for name in (
-                "signal_delay_s",
-                "cpus_per_task",
-                "gpus_per_node",
-                "partition",
-                "account",
-                "qos",
-                "constraint",
-            )
-        }
+        copied = {"signal_delay_s", "cpus_per_task", "gpus_per_node", "partition", "account", "qos", "constraint"}
+        values = {"nodes": self.nodes, "ntasks_per_node": self.tasks, "time": self.minutes, "mem": self.memory}
+        values |= self.model_dump(include=copied)
         # Only some versions of srun take this over from sbatch.
         cpus = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
         extra = {_option(name): value for name, value in self.extra.items()}

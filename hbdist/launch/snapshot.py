@@ -13,20 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.launch.command import Command
-from hbdist.launch.resources import Resources
+from hbdist.launch.resources import SBATCH, Resources
 from hbdist.utils.files import write_atomically
 
 PACKAGE = Path(__file__).parent.parent
 SUBMISSION = "submission.json"
-DEFAULTS = {
-    "SBATCH_PARTITION": "partition",
-    "SBATCH_ACCOUNT": "account",
-    "SBATCH_QOS": "qos",
-    "SBATCH_CONSTRAINT": "constraint",
-    "SBATCH_RESERVATION": "",
-    "SBATCH_CLUSTERS": "",
-}
-"""A user's defaults for all jobs, and the resource that overrides each. sbatch itself would prefer the variable to it."""
 
 
 def copy_code(folder: Path) -> None:
@@ -35,12 +26,6 @@ def copy_code(folder: Path) -> None:
     submitit's RsyncSnapshot would not do: it needs rsync and a git checkout, and leaves out new files that are not in git yet.
     """
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.partial"))
-
-
-def paths_to(code: Path) -> dict[str, str]:
-    """Return environment variables that make Python import this code, and nothing from the folder that a job starts in."""
-    rest = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": os.pathsep.join([str(code), *([rest] if rest else [])]), "PYTHONSAFEPATH": "1"}
 
 
 def record(folder: Path, commands: Sequence[Command], resources: Resources, queue: dict[str, Any] | None) -> None:
@@ -62,14 +47,13 @@ def record(folder: Path, commands: Sequence[Command], resources: Resources, queu
 def outside_of_jobs(resources: Resources | None = None) -> Iterator[None]:
     """Hide the variables of the job that this process may be part of, except the user's own settings for Slurm.
 
-    Args:
-        resources: those that override the user's defaults.
+    Defaults that these resources override are hidden too.
     """
     from submitit.helpers import clean_env
 
-    overridden = {name for name, key in DEFAULTS.items() if getattr(resources, key or "_", "")}
-    kept = {name for name in ("SLURM_CONF", *DEFAULTS) if name in os.environ and name not in overridden}
-    own = {name: os.environ[name] for name in kept}
+    overridden = {name for name, key in SBATCH["defaults"].items() if getattr(resources, key or "_", "")}
+    kept = {"SLURM_CONF", *SBATCH["defaults"]} - overridden
+    own = {name: value for name, value in os.environ.items() if name in kept}
     with clean_env():
         os.environ.update(own)
         yield
@@ -78,7 +62,7 @@ def outside_of_jobs(resources: Resources | None = None) -> Iterator[None]:
 def _git(*arguments: str) -> str:
     """Return the output of git in the package's repository; empty if the package is not in one."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.strip()

@@ -3,12 +3,12 @@
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen, SubprocessError
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ from hbdist.launch.handle import LIVE, Handle, find_handle
 from hbdist.launch.job import Job, link_logs
 from hbdist.launch.job_file import reset_job
 from hbdist.launch.resources import Resources
-from hbdist.launch.snapshot import copy_code, outside_of_jobs, paths_to, record
+from hbdist.launch.snapshot import copy_code, outside_of_jobs, record
 from hbdist.runs.lock import refuse_while_locked
 from hbdist.runs.outcome import FILE, outcome_state
 from hbdist.utils.files import write_atomically
@@ -27,6 +27,8 @@ from hbdist.utils.processes import process_start
 
 SUBMISSIONS = "submissions"
 """Folder of the submissions, each with its code, config, submission.json, Submitit's files and the logs of arrays."""
+CODE = "code"
+"""Folder of the copied code in a submission's."""
 
 
 def submit(config: Config | str | Path | None = None, *overrides: str, **resources: Any) -> Handle:
@@ -105,17 +107,17 @@ class _Order:
     """Further files of the submission: path → content."""
 
     @property
-    def code(self) -> Path:
-        return self.submission / "code"
-
-    @property
     def one_for_one(self) -> bool:
         """Each job waits for the one at its index, not for all."""
         return len(self.after) == len(self.handles) and not self.after_any
 
     def paths(self) -> dict[str, str]:
         """Return environment variables by which a job uses the copied code, if there is a copy."""
-        return paths_to(self.code) if self.resources.snapshot else {}
+        if not self.resources.snapshot:
+            return {}
+        # Python then imports nothing from the folder that a job starts in.
+        paths = filter(None, [str(self.submission / CODE), os.environ.get("PYTHONPATH")])
+        return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
 def _start(order: _Order) -> list[Handle]:
@@ -126,16 +128,23 @@ def _start(order: _Order) -> list[Handle]:
             'sbatch and srun are not on PATH: this machine belongs to no Slurm cluster. cluster = "local" runs it here.'
         )
     for handle in order.handles:
-        _refuse_while_live(handle)
+        earlier = find_handle(handle.folder)
+        if earlier and (state := earlier.state) in LIVE:
+            raise ResumeError(f"{earlier} is {state} already. Wait for it (result), or cancel it first (cancel).")
+        if handle.run:
+            refuse_while_locked(handle.run)
     _make(order.submission)
     for path, content in order.files.items():
         write_atomically(path, content)
     if resources.snapshot and resources.cluster != "debug":
-        copy_code(order.code)
+        copy_code(order.submission / CODE)
     queue = _queue(order) if resources.cluster == "local" else None
     record(order.submission, [handle.command for handle in order.handles], resources, queue)
     for handle in order.handles:
-        _forget_earlier_end(handle)
+        _make(handle.folder)
+        reset_job(handle.folder)
+        if handle.run and outcome_state(handle.run) != "done":
+            (handle.run / FILE).unlink(missing_ok=True)
     return {"slurm": _slurm, "local": _local, "debug": _debug}[resources.cluster](order)
 
 
@@ -164,7 +173,7 @@ def _slurm(order: _Order) -> list[Handle]:
         executor.update_parameters(**options, array_parallelism=order.at_once or len(folders))
         with outside_of_jobs(order.resources):
             jobs = executor.submit_array([Job(one.command, one.folder, one.run) for one in order.handles])
-    except (OSError, subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
+    except (OSError, SubprocessError, submitit.core.utils.FailedJobError) as error:
         reason = str(error).strip().replace("sbatch: error: ", "").replace("\n", " ")
         raise ConfigError(f"sbatch refuses the job: {reason} Look at partition, account and resources.") from None
     started = [replace(one, id=job.job_id).write() for one, job in zip(order.handles, jobs, strict=True)]
@@ -187,14 +196,10 @@ def _must_be_waited_for(handle: Handle, after_any: bool) -> bool:
 def _queue(order: _Order) -> dict[str, Any]:
     """Return the queue of a local submission, for submission.json."""
     before = [str(handle.folder) for handle in order.after]
+    afters = [[folder] for folder in before] if order.one_for_one else [before] * len(order.handles)
     jobs = [
-        {
-            "folder": str(handle.folder),
-            "words": list(handle.command.words),
-            "after": [before[index]] if order.one_for_one else before,
-            "after_any": order.after_any,
-        }
-        for index, handle in enumerate(order.handles)
+        {"folder": str(one.folder), "words": list(one.command.words), "after": after, "after_any": order.after_any}
+        for one, after in zip(order.handles, afters, strict=True)
     ]
     resources = order.resources
     shape = {"ranks": resources.tasks, "gpus": resources.gpus_per_node, "cpus": resources.cpus_per_task}
@@ -206,14 +211,8 @@ def _local(order: _Order) -> list[Handle]:
     if order.resources.setup:
         command = ["bash", "-c", "\n".join([*order.resources.setup, f"exec {shlex.join(command)}"])]
     with (order.submission / "queue.log").open("ab") as log, outside_of_jobs():
-        process = subprocess.Popen(
-            command,
-            env=dict(os.environ) | order.paths(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        environment = dict(os.environ) | order.paths()
+        process = Popen(command, env=environment, stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True)
     return [replace(handle, id=str(process.pid), born=process_start(process.pid)).write() for handle in order.handles]
 
 
@@ -234,24 +233,8 @@ def _debug(order: _Order) -> list[Handle]:
     return started
 
 
-def _refuse_while_live(handle: Handle) -> None:
-    earlier = find_handle(handle.folder)
-    if earlier and (state := earlier.state) in LIVE:
-        raise ResumeError(f"{earlier} is {state} already. Wait for it (result), or cancel it first (cancel).")
-    if handle.run:
-        refuse_while_locked(handle.run)
-
-
 def _submission_in(folder: Path) -> Path:
-    """Return the path of a new submission."""
     return folder.absolute() / SUBMISSIONS / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:4]}"
-
-
-def _forget_earlier_end(handle: Handle) -> None:
-    _make(handle.folder)
-    reset_job(handle.folder)
-    if handle.run and outcome_state(handle.run) != "done":
-        (handle.run / FILE).unlink(missing_ok=True)
 
 
 def _make(folder: Path) -> None:

@@ -27,9 +27,7 @@ class Plan:
     data_pairs: int
     """Pairs in the groups of the mixture."""
     data_groups: int
-    """Number of groups in the mixture."""
     fingerprint: str
-    """Fingerprint of the manifest."""
     zero: Zero | None = None
     """Settings of DeepSpeed; None without it."""
     parameters: int | None = None
@@ -51,16 +49,9 @@ class Plan:
             )
         mixture = plan_mixture(manifest.groups, config.batch, config.data)
         pools = [pool for kind in mixture.kinds for pool in kind.pools]
-        return cls(
-            config,
-            mixture,
-            ranks,
-            data_pairs=sum(pool.size for pool in pools),
-            data_groups=sum(len(pool.groups) for pool in pools),
-            fingerprint=manifest.fingerprint,
-            zero=zero,
-            parameters=count_parameters(config.model.name),
-        )
+        pairs, groups = sum(pool.size for pool in pools), sum(len(pool.groups) for pool in pools)
+        parameters = count_parameters(config.model.name)
+        return cls(config, mixture, ranks, pairs, groups, manifest.fingerprint, zero, parameters)
 
     @property
     def total_pairs(self) -> int:
@@ -71,10 +62,8 @@ class Plan:
     def most_chunks(self) -> int:
         """Number of forward passes per step on one rank, if all texts have the greatest length."""
         config, pairs = self.config, -(-self.config.batch.size // self.ranks)
-        texts = (
-            (pairs, config.model.max_query_tokens),
-            (pairs * (1 + config.loss.hard_negatives), config.model.max_document_tokens),
-        )
+        documents = pairs * (1 + config.loss.hard_negatives)
+        texts = ((pairs, config.model.max_query_tokens), (documents, config.model.max_document_tokens))
         return sum(-(-count // max(1, config.loss.chunk_tokens // longest)) for count, longest in texts)
 
     @property
@@ -89,12 +78,13 @@ class Plan:
         config, evaluation = self.config, self.config.evaluation
         used = {code for kind in self.mixture.kinds for pool in kind.pools for code in pool.pair.split("-")}
         cut = {"languages": evaluation.languages, "questions": evaluation.questions}
-        templates = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True)
+        templates = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
         templates.filters["as"] = format
-        return templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        text = templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             plan=self,
             config=config,
             criterion=Criterion.of(config),
             absent=[code for code in config.data.languages if code not in used],
             cut=describe_cut({key: value for key, value in cut.items() if value}),
         )
+        return f"{text}\n"

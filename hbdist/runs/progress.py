@@ -4,11 +4,7 @@ from typing import Any
 
 
 def progress_line(metrics: dict[str, Any], *, steps: int, rate: float) -> str:
-    """Format one line with stable columns.
-
-    Args:
-        rate: recent steps per second.
-    """
+    """Format one line with stable columns; `rate` is the recent number of steps per second."""
     step, seconds = metrics["step"], metrics["seconds"]
     left = (steps - step) / rate if rate else 0
     return (

@@ -44,9 +44,14 @@ LOGS = ("metrics.jsonl", "batches.jsonl", "validation.jsonl", "evaluation.jsonl"
 
 
 class Run:
-    """One run and its folder, open on every rank."""
+    """One run, new or existing, and its folder, open on every rank.
+
+    Raises:
+        ResumeError: the folder contains another run.
+    """
 
     def __init__(self, config: Config, *, is_main: bool) -> None:
+        refuse_another_run(config)
         self.config = config
         self.folder = Path(config.run.folder)
         self.is_main = is_main
@@ -54,17 +59,6 @@ class Run:
         """Flag that a stop signal to this rank raises; the other ranks learn of it at their next collective check."""
         self._saved = -1
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
-
-    @classmethod
-    def open(cls, config: Config, *, is_main: bool) -> "Run":
-        """Open the run of this config in its folder, new or existing.
-
-        Raises:
-            ResumeError: the folder contains another run.
-        """
-        run = cls(config, is_main=is_main)
-        refuse_another_run(config)
-        return run
 
     @contextmanager
     def underway(self, engine: Engine) -> Iterator[None]:

@@ -26,12 +26,8 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 
-def silent(done: int, total: int, what: str) -> None:
-    """Show no progress."""
-
-
-def no_beat(items: int) -> None:
-    """Ignore a beat."""
+def silent(*_values: object) -> None:
+    """Ignore progress, or a beat."""
 
 
 def available_cores() -> int:
@@ -55,7 +51,7 @@ def map_in_pool(
     *,
     workers: int | None = None,
     progress: Progress = silent,
-    beat: Beat = no_beat,
+    beat: Beat = silent,
 ) -> list[Result]:
     """Return `[function(task) for task in tasks]`, computed by `workers` processes (unset: one per core).
 
@@ -123,4 +119,4 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-_report: Callable[[int], None] = no_beat
+_report: Callable[[int], None] = silent
