@@ -16,7 +16,7 @@ from hbdist.distributed.engine import Engine
 from hbdist.errors import HbdistError
 from hbdist.models.encoder import Encoder
 from hbdist.runs.plan import Plan
-from hbdist.runs.run import FIRST_WORD, Outcome, Run
+from hbdist.runs.run import REPORT_GRACE_S, Outcome, Run
 from hbdist.training.export import export
 from hbdist.training.loader import Batches, measure_token_rates
 from hbdist.training.metrics import StepMeter
@@ -68,7 +68,7 @@ def train(config: Config) -> Outcome:
             run.record(metrics, batch.ids)
             engine.track(metrics, metrics["step"])
 
-            done, stop = metrics["step"], engine.any_rank(run.stop.up)
+            done, stop = metrics["step"], engine.any_rank(run.stop.raised)
             if stop or done == config.steps or config.checkpoint.due(done):
                 run.save(engine, manifest, done)
             if stop:
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"hbdist: {error}", file=sys.stderr, flush=True)
         else:
-            time.sleep(FIRST_WORD)
+            time.sleep(REPORT_GRACE_S)
         return 2
     except Exception:
         traceback.print_exc()

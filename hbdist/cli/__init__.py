@@ -15,7 +15,7 @@ from hbdist.cli import data, evaluation, runs, studies  # noqa: F401  each adds 
 from hbdist.cli.app import app
 from hbdist.errors import HbdistError
 
-FIRST_WORD = 1.0
+REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks meet: launchers stop all ranks when the first one ends."""
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         status = _run(arguments)
     if status:
-        time.sleep(FIRST_WORD)
+        time.sleep(REPORT_GRACE_S)
     return status
 
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hbdist.distributed import collectives
-from hbdist.distributed.rendezvous import gpu_index, meeting_point, place
+from hbdist.distributed.rendezvous import gpu_index, read_rank_and_world, rendezvous_address
 from hbdist.distributed.watchdog import Watchdog
 from hbdist.errors import HbdistError
 
@@ -105,7 +105,7 @@ def join_process_group(environment: Mapping[str, str] = os.environ) -> Iterator[
         ConfigError: the launcher's variables do not fit together.
         RuntimeError: another rank died; the message names it.
     """
-    rank, world = place(environment)
+    rank, world = read_rank_and_world(environment)
     if gpus := torch.cuda.device_count():
         torch.cuda.set_device(gpu_index(environment, gpus))
     if world == 1:
@@ -113,7 +113,7 @@ def join_process_group(environment: Mapping[str, str] = os.environ) -> Iterator[
         return
     assert not dist.is_initialized(), "this process is already a rank: use ProcessGroup.of_training"
     # Through the environment, because torchrun has already opened the port and says so there.
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meeting_point(environment)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = rendezvous_address(environment)
     dist.init_process_group("gloo", init_method="env://", rank=rank, world_size=world, timeout=TIMEOUT)
     ranks = ProcessGroup(rank, world, dist.group.WORLD)
     watchdog = Watchdog.join(rank, world, ranks.broadcast_object)
@@ -124,7 +124,7 @@ def join_process_group(environment: Mapping[str, str] = os.environ) -> Iterator[
         watchdog.leave()
     except Exception as error:
         # A broken connection does not say which rank it led to.
-        lost = watchdog.wait_for_loss(LOSS_NOTICE) if isinstance(error, RuntimeError) else ""
+        lost = watchdog.wait_for_lost_rank(LOSS_NOTICE) if isinstance(error, RuntimeError) else ""
         watchdog.leave("" if lost else f"{type(error).__name__}: {error}")
         if lost:
             raise RuntimeError(lost) from None

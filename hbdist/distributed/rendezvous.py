@@ -9,7 +9,7 @@ FIRST_PORT, PORTS = 15_000, 15_000
 """Range of ports for SLURM's tasks, below those that systems hand out by themselves."""
 
 
-def place(environment: Mapping[str, str]) -> tuple[int, int]:
+def read_rank_and_world(environment: Mapping[str, str]) -> tuple[int, int]:
     """Return this process's rank and the world size: by RANK and WORLD_SIZE, else by SLURM, else (0, 1).
 
     Raises:
@@ -34,7 +34,7 @@ def gpu_index(environment: Mapping[str, str], gpus: int) -> int:
     return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))) % gpus
 
 
-def meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
+def rendezvous_address(environment: Mapping[str, str]) -> tuple[str, str]:
     """Return address and port of rank 0: MASTER_ADDR and MASTER_PORT, else the first node of SLURM's step and a port
     computed from the job's number.
 

@@ -39,7 +39,7 @@ class Watchdog:
 
     def __init__(self, rank: int = 0) -> None:
         self.rank = rank
-        self.on_loss: Callable[[str], None] = lambda _: None
+        self.on_rank_lost: Callable[[str], None] = lambda _: None
         """Function called with the reason before this process ends because another rank was lost."""
         self._connections: list[_Connection] = []
         self._lost = ""
@@ -65,7 +65,7 @@ class Watchdog:
             threading.Thread(target=watchdog._watch, args=(connection,), name="watchdog", daemon=True).start()
         return watchdog
 
-    def wait_for_loss(self, seconds: float) -> str:
+    def wait_for_lost_rank(self, seconds: float) -> str:
         """Return which rank was lost and how, waiting this long for the news; "" if all are alive."""
         if self._connections:
             self._is_lost.wait(seconds)
@@ -143,7 +143,7 @@ class Watchdog:
         self._is_lost.set()
         if not self._left.wait(GRACE):
             print(f"hbdist, rank {self.rank}: {lost}. This rank ends too.", file=sys.stderr, flush=True)
-            self.on_loss(lost)
+            self.on_rank_lost(lost)
             sys.stdout.flush()
             os._exit(1)  # the main thread is stuck in a collective
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hbdist.config.config import Config, split_arguments
-from hbdist.launch.job_file import end_job
+from hbdist.launch.job_state import end_job
 from hbdist.runs.outcome import Outcome
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from hbdist.launch.command import Command
-from hbdist.launch.job_file import cancel_job, job_outcome, read_job, update_job
+from hbdist.launch.job_state import cancel_job, job_outcome, read_job, update_job
 from hbdist.runs.outcome import Outcome, read_outcome
 from hbdist.utils.processes import process_start
 from hbdist.utils.slurm import TIMEOUT, reason_of, state_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hbdist.distributed.watchdog import GONE
 from hbdist.launch.command import Command
 from hbdist.launch.handle import LOGS, find_handle
-from hbdist.launch.job_file import job_outcome, read_job, update_job
+from hbdist.launch.job_state import job_outcome, read_job, update_job
 from hbdist.launch.rank import become_a_rank
 from hbdist.launch.snapshot import outside_of_jobs
 from hbdist.runs.outcome import INTERRUPTED

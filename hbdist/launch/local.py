@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from hbdist.launch.handle import LIVE, LOGS, find_handle
-from hbdist.launch.job_file import cancel_job, end_job, read_job, update_job
+from hbdist.launch.job_state import cancel_job, end_job, read_job, update_job
 from hbdist.launch.snapshot import SUBMISSION
 from hbdist.runs.outcome import INTERRUPTED, Outcome
 from hbdist.runs.signals import STOP_SIGNALS

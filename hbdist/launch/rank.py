@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, MutableMapping
 
-from hbdist.distributed.rendezvous import meeting_point, place
+from hbdist.distributed.rendezvous import read_rank_and_world, rendezvous_address
 
 OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -15,7 +15,7 @@ def become_a_rank(environment: MutableMapping[str, str] = os.environ) -> int:
     """
     for name in OF_A_RANK:
         environment.pop(name, None)
-    rank, world = place(environment)
+    rank, world = read_rank_and_world(environment)
     if world == 1:
         return rank
     local_rank, local_world = int(environment["SLURM_LOCALID"]), world // int(environment["SLURM_STEP_NUM_NODES"])
@@ -43,5 +43,5 @@ def accelerate_options(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _meeting_point(environment: Mapping[str, str]) -> tuple[str, str]:
-    address, port = meeting_point(environment)
+    address, port = rendezvous_address(environment)
     return environment.get("HBDIST_MASTER_ADDR", address), port

@@ -17,7 +17,7 @@ from hbdist.errors import ConfigError, ResumeError
 from hbdist.launch.command import Command
 from hbdist.launch.handle import LIVE, Handle, find_handle
 from hbdist.launch.job import Job, link_logs
-from hbdist.launch.job_file import reset_job
+from hbdist.launch.job_state import reset_job
 from hbdist.launch.resources import Resources
 from hbdist.launch.snapshot import copy_code, outside_of_jobs, record
 from hbdist.runs.lock import refuse_while_locked

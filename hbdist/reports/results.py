@@ -13,7 +13,7 @@ import numpy as np
 from hbdist.config.config import Config, difference
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.scores import read_scores
-from hbdist.launch.job_file import job_outcome
+from hbdist.launch.job_state import job_outcome
 from hbdist.runs.outcome import Outcome, read_outcome
 from hbdist.runs.record import Record, Scores
 from hbdist.studies.schema import Measure

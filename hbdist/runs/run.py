@@ -35,7 +35,7 @@ from hbdist.runs.progress import is_worth_a_line, progress_line
 from hbdist.runs.signals import StopFlag
 from hbdist.utils.files import write_atomically
 
-FIRST_WORD = 1.0
+REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks see; launchers end all ranks as soon as one has ended."""
 RECENT_STEPS = 20
 """Number of recent steps in the displayed rate."""
@@ -71,7 +71,7 @@ class Run:
             RuntimeError: another rank was lost; the message names it.
         """
         lock = self._claim(engine)
-        engine.watchdog.on_loss = lambda lost: self._record_loss(lost, lock)
+        engine.watchdog.on_rank_lost = lambda lost: self._record_lost_rank(lost, lock)
         self.stop.listen()
         try:
             yield
@@ -81,7 +81,7 @@ class Run:
             raise
         except Exception as error:
             # The error of a broken collective does not say which rank was lost.
-            if isinstance(error, RuntimeError) and (lost := engine.watchdog.wait_for_loss(FIRST_WORD)):
+            if isinstance(error, RuntimeError) and (lost := engine.watchdog.wait_for_lost_rank(REPORT_GRACE_S)):
                 engine.watchdog.leave()
                 self._record_failure(Outcome("failed", 1, lost))
                 raise RuntimeError(lost) from None
@@ -103,7 +103,7 @@ class Run:
             raise error
         return lock
 
-    def _record_loss(self, lost: str, lock: RunLock | None) -> None:
+    def _record_lost_rank(self, lost: str, lock: RunLock | None) -> None:
         # The main thread is stuck in a collective and never gets here.
         if outcome_state(self.folder) is None:
             write_outcome(self.folder, Outcome("failed", 1, lost))
@@ -113,7 +113,7 @@ class Run:
     def _record_failure(self, outcome: Outcome) -> None:
         # An error on one rank ends in broken connections on the others: the first record of a start is the cause.
         if not self.is_main:
-            time.sleep(FIRST_WORD)
+            time.sleep(REPORT_GRACE_S)
         recorded = outcome_state(self.folder)
         if recorded is None or (self.is_main and outcome.state == "invalid" and recorded != "done"):
             write_outcome(self.folder, outcome)

@@ -21,7 +21,7 @@ class StopFlag:
     """
 
     def __init__(self) -> None:
-        self.up = False
+        self.raised = False
         self._in_slurm = "SLURM_JOB_ID" in os.environ
         self._first = 0.0
         self._before: dict[int, Any] = {}
@@ -39,8 +39,8 @@ class StopFlag:
         self._before.clear()
 
     def _raise(self, number: int, _frame: FrameType | None) -> None:
-        if not self.up:
-            self.up, self._first = True, time.monotonic()
+        if not self.raised:
+            self.raised, self._first = True, time.monotonic()
         elif not self._in_slurm and time.monotonic() - self._first > ECHO_S:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -16,7 +16,7 @@ from hbdist.errors import DataError, HbdistError
 from hbdist.evaluation.scores import read_scores
 from hbdist.launch import Handle, find_handle
 from hbdist.launch.handle import LIVE
-from hbdist.launch.job_file import FILE as JOB
+from hbdist.launch.job_state import FILE as JOB
 from hbdist.runs.lock import FILE as LOCK
 from hbdist.runs.lock import owner_of
 from hbdist.runs.outcome import read_outcome

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.data.shards.groups import check_language
-from hbdist.distributed.rendezvous import place
+from hbdist.distributed.rendezvous import read_rank_and_world
 from hbdist.errors import ConfigError
 from hbdist.models.pretrained import quiet
 from hbdist.translation.families import Family, load_family
@@ -68,7 +68,7 @@ def translate(
             other translations; RANK and WORLD_SIZE contradict each other.
         DataError: the source or the model is damaged.
     """
-    decoding, rank_and_world = decoding or Decoding(), place(os.environ)
+    decoding, rank_and_world = decoding or Decoding(), read_rank_and_world(os.environ)
     targets = _check_languages(targets, language)
     surveyed = survey(source, language=language)
     families = _load_families(model, targets, sources=sorted(surveyed.languages), codes=codes or {}, decoding=decoding)

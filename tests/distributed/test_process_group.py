@@ -12,21 +12,21 @@ import torch.distributed as dist
 from ranks import on_ranks
 
 from hbdist.distributed.process_group import ProcessGroup
-from hbdist.distributed.rendezvous import first_node, gpu_index, meeting_point, place
+from hbdist.distributed.rendezvous import first_node, gpu_index, read_rank_and_world, rendezvous_address
 from hbdist.errors import ConfigError, DataError
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "41"}
 
 
 def test_a_process_without_a_launcher_is_alone() -> None:
-    assert place({}) == (0, 1)
+    assert read_rank_and_world({}) == (0, 1)
     # In a batch script, which runs once for all tasks.
-    assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == (0, 1)
+    assert read_rank_and_world({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == (0, 1)
 
 
 def test_a_launchers_rank_takes_precedence_over_slurms() -> None:
-    assert place(SLURM) == (3, 4)
-    assert place(SLURM | {"RANK": "1", "WORLD_SIZE": "2"}) == (1, 2)
+    assert read_rank_and_world(SLURM) == (3, 4)
+    assert read_rank_and_world(SLURM | {"RANK": "1", "WORLD_SIZE": "2"}) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_launchers_rank_takes_precedence_over_slurms() -> None:
 )
 def test_ranks_that_do_not_fit_together_are_refused(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="do not fit together"):
-        place(environment)
+        read_rank_and_world(environment)
 
 
 def test_a_ranks_gpu_follows_from_the_launchers_local_rank_or_slurms() -> None:
@@ -46,13 +46,13 @@ def test_a_ranks_gpu_follows_from_the_launchers_local_rank_or_slurms() -> None:
 
 
 def test_ranks_meet_at_the_launchers_address_or_on_slurms_first_node() -> None:
-    assert meeting_point(SLURM | {"MASTER_ADDR": "here", "MASTER_PORT": "7"}) == ("here", "7")
-    address, port = meeting_point(SLURM)
+    assert rendezvous_address(SLURM | {"MASTER_ADDR": "here", "MASTER_PORT": "7"}) == ("here", "7")
+    address, port = rendezvous_address(SLURM)
     assert address == "gpu07"
     assert 1024 < int(port) < 32_768
-    assert meeting_point(SLURM | {"SLURM_STEP_ID": "1"}) != (address, port)
+    assert rendezvous_address(SLURM | {"SLURM_STEP_ID": "1"}) != (address, port)
     with pytest.raises(ConfigError, match="nothing says where they meet"):
-        meeting_point({"RANK": "0", "WORLD_SIZE": "2"})
+        rendezvous_address({"RANK": "0", "WORLD_SIZE": "2"})
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def broadcast_object(value):
     return json.loads(box.read_text())
 
 watchdog = Watchdog.join(rank, world, broadcast_object)
-watchdog.on_loss = lambda lost: print("at the end:", lost, flush=True)
+watchdog.on_rank_lost = lambda lost: print("at the end:", lost, flush=True)
 print("joined", flush=True)
 sys.stdin.readline()
 if end == "leave":
@@ -40,7 +40,7 @@ if end == "leave":
 elif end == "fail":
     watchdog.leave("DataError: no such shard")
 elif end == "own error":
-    print("met", watchdog.wait_for_loss(10), flush=True)
+    print("met", watchdog.wait_for_lost_rank(10), flush=True)
     watchdog.leave()
     time.sleep(2 * hbdist.distributed.watchdog.GRACE)
     sys.exit(2)

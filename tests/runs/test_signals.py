@@ -15,10 +15,10 @@ def test_a_signal_raises_the_flag_and_its_echo_does_no_harm(number: signal.Signa
     before = signal.getsignal(number)
     flag = StopFlag().listen()
     try:
-        assert not flag.up
+        assert not flag.raised
         for _ in range(3):
             signal.raise_signal(number)
-            assert flag.up
+            assert flag.raised
     finally:
         flag.forget()
     assert signal.getsignal(number) is before

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.data.build.parallel_layout import PARTS, TextsTask, align, select_group, write_language
-from hbdist.data.build.pool import Pool
 from hbdist.data.build.readers import files_of
 from hbdist.data.build.recipe import Recipe
 from hbdist.data.build.staging import StagedCounts
@@ -23,6 +22,7 @@ from hbdist.data.build.tasks import (
     read_language,
     write_group,
 )
+from hbdist.data.build.worker_pool import Pool
 from hbdist.data.build.workspace import Workspace, build_lock, open_workspace
 from hbdist.data.shards.groups import Group, Texts
 from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Manifest

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from hbdist.launch import Command, Handle, find_handle
-from hbdist.launch.job_file import FILE, NEW, cancel_job, end_job, job_outcome, read_job, reset_job, update_job
+from hbdist.launch.job_state import FILE, NEW, cancel_job, end_job, job_outcome, read_job, reset_job, update_job
 from hbdist.runs.outcome import Outcome
 from hbdist.utils.processes import process_start
 
 UPDATES = """
 import sys
 from pathlib import Path
-from hbdist.launch.job_file import update_job
+from hbdist.launch.job_state import update_job
 for number in range(50):
     update_job(Path(sys.argv[1]), **{f"{sys.argv[2]}-{number}": number})
 """
