@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The demo fits into six minutes of two cores: a short training, and five languages of XQuAD-R (Greek is in no batch).
+# The demo takes about four minutes of two cores: a short training, and five languages of XQuAD-R (Greek is in no batch).
 # Shorter still: make demo DEMO_TRAIN="steps=2" DEMO_EVALUATE="--questions 5 --languages en,th"
 DEMO_RUN ?= runs/demo
 DEMO_TRAIN ?= steps=12
@@ -49,7 +49,7 @@ test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations=20 -q
 
 test-all: lint
-	$(BIN)/python -m pytest --durations=20 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 -q
 
 PEERS := benchmarks/.cache/peers
 
