@@ -88,7 +88,8 @@ def translate(
         )
     if report is None:
         print(
-            f"{out}: the parts of this rank are done, others are missing. The last rank joins them; or start this again"
+            f"{out}: the parts of this rank are done, others are missing. The last rank to finish merges them;"
+            " otherwise run this command again"
         )
         return
     for language, counts in report["languages"].items():

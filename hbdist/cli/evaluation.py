@@ -24,7 +24,7 @@ def evaluate(
     task: Annotated[
         str, Option(help="xquad-r[:paragraph], mlqa-r, miracl, tydiqa, wikihop[:any], beir:FOLDER or parallel:PATH.")
     ] = "xquad-r",
-    data: Annotated[Path | None, Option(help="Folder of the task's files. Default: data/TASK.")] = None,
+    data: Annotated[Path | None, Option(help="Folder of the task's files. Default: data/TASK, or what ships.")] = None,
     languages: Annotated[str | None, Option(help="Languages of queries and candidates: en,ar. Default: all.")] = None,
     questions: Annotated[int | None, Count(help="Questions per language; all candidates stay. Default: all.")] = None,
     before: Annotated[Path | None, Option(help="Folder of an earlier evaluation, to show the difference.")] = None,
@@ -117,7 +117,7 @@ def _score(
     cut = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
     queries, documents = ranks.all_reduce_sum(np.array(cut)).tolist()
     if ranks.is_main and queries + documents:
-        print(f"cut, since they were longer than the model takes: {queries:,} queries, {documents:,} candidates")
+        print(f"truncated to the model's limit: {queries:,} queries, {documents:,} candidates")
     return scores
 
 

@@ -101,7 +101,7 @@ class LossSection(Section):
     hard_negatives: int = Field(0, ge=0)
     """Hard negatives per pair, drawn from those in the data; positions left empty are masked."""
     chunk_tokens: int = Field(8192, ge=1)
-    """Most tokens, including padding, in one forward pass; affects only memory and speed."""
+    """Most tokens, including padding, in one forward pass; affects memory and speed, and which units dropout drops."""
     gradient_cache: Literal["auto", "always", "never"] = "auto"
     """Encode in two passes, with the memory of one chunk: only if one pass would not fit, always, or never."""
 

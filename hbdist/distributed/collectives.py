@@ -19,7 +19,7 @@ _received = 0
 
 
 def traffic() -> int:
-    """Return the bytes this process has received so far through the loss's collectives, as a ring of ranks moves them."""
+    """Return the bytes this process has received so far through the loss's collectives, assuming ring collectives."""
     return _received
 
 

@@ -1,7 +1,7 @@
 """Training engine: Accelerate and DeepSpeed behind a few verbs.
 
 The launcher, accelerate and torch.distributed must agree on the number of processes, or the run stops: on a CPU, accelerate
-can take each of several processes for the only one and silently train W separate models.
+can mistake each process for the only one and silently train W separate models.
 """
 
 import logging

@@ -46,8 +46,8 @@ def rendezvous_address(environment: Mapping[str, str]) -> tuple[str, str]:
     nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
     if not (nodes and job.isdigit()):
         raise ConfigError(
-            "Several processes were started, and nothing says where they meet: MASTER_ADDR and MASTER_PORT are not set."
-            " Start them with `accelerate launch`, `torchrun` or `srun`, which say it."
+            "Several processes were started, but there is no rendezvous address: MASTER_ADDR and MASTER_PORT are not set."
+            " Start them with `accelerate launch`, `torchrun` or `srun`, which set it."
         )
     step = environment.get("SLURM_STEP_ID", "0")
     number = int(job) * 31 + (int(step) if step.isdigit() else 0)

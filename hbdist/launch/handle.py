@@ -23,7 +23,7 @@ LOST_AFTER = 3
 
 
 class JobError(RuntimeError):
-    """Bad end of a job; the message says how it ended and where its logs are."""
+    """Unsuccessful job; the message says how it ended and where its logs are."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from hbdist.runs.signals import STOP_SIGNALS
 PAUSE = 0.1
 """Seconds between two checks of all jobs."""
 GRACE = 30.0
-"""Seconds that ranks have to end, first by themselves after another has failed, then after a SIGTERM."""
+"""Seconds of grace after a rank fails, before the others get SIGTERM; and once more before SIGKILL."""
 
 
 @dataclass

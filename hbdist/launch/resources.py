@@ -66,7 +66,7 @@ class Resources(Section, strict=True):
                 " Leave tasks_per_node out"
             )
         if self.cluster == "local" and self.nodes > 1:
-            raise ValueError(f'nodes = {self.nodes}, and cluster = "local" is this one machine. Set nodes = 1')
+            raise ValueError(f'nodes = {self.nodes}, but cluster = "local" runs on this machine alone. Set nodes = 1')
         if 60 * self.minutes <= self.signal_delay_s:
             raise ValueError(
                 f"hours = {self.hours:g} is no more than signal_delay_s = {self.signal_delay_s}: a run would be told to stop"

@@ -84,7 +84,7 @@ def submit_all(
             f"{len(commands)} commands and {len(set(names))} different names: each command needs its own."
         )
     if at_once is not None and at_once < 1:
-        raise ConfigError(f"at_once = {at_once}, and it is a number of jobs from 1.")
+        raise ConfigError(f"at_once = {at_once}; expected a number of jobs, 1 or more.")
     handles = []
     for command, name in zip(commands, names, strict=True):
         run = command.run_folder
@@ -175,7 +175,7 @@ def _slurm(order: _Order) -> list[Handle]:
             jobs = executor.submit_array([Job(one.command, one.folder, one.run) for one in order.handles])
     except (OSError, SubprocessError, submitit.core.utils.FailedJobError) as error:
         reason = str(error).strip().replace("sbatch: error: ", "").replace("\n", " ")
-        raise ConfigError(f"sbatch refuses the job: {reason} Look at partition, account and resources.") from None
+        raise ConfigError(f"sbatch refuses the job: {reason} Check partition, account and resources.") from None
     started = [replace(one, id=job.job_id).write() for one, job in zip(order.handles, jobs, strict=True)]
     for handle in started:
         link_logs(handle.folder, order.submission, handle.id, order.resources.nodes * order.resources.tasks)
@@ -188,7 +188,7 @@ def _must_be_waited_for(handle: Handle, after_any: bool) -> bool:
         return False
     if state not in LIVE or handle.cluster != "slurm":
         raise ConfigError(
-            f"{handle} must end well first, and it is {state} on {handle.cluster}. Submit it again first."
+            f"{handle} must finish successfully first, but is {state} on {handle.cluster}. Submit it again first."
         )
     return True
 
@@ -219,7 +219,7 @@ def _local(order: _Order) -> list[Handle]:
 def _debug(order: _Order) -> list[Handle]:
     for handle in order.after:
         if not order.after_any and handle.state != "done":
-            raise ConfigError(f"{handle} must end well first, and it is {handle.state}.")
+            raise ConfigError(f"{handle} must finish successfully first, but is {handle.state}.")
     if (ranks := order.resources.nodes * order.resources.tasks) > 1:
         print(f'cluster = "debug": one process here instead of {ranks} ranks', flush=True)
     arguments = sys.argv

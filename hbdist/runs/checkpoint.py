@@ -48,7 +48,7 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
         file.flush()
         os.fsync(file.fileno())
     write_atomically(partial / "state.json", json.dumps(asdict(position)))
-    # A run saves only steps after the one that `latest` names: a checkpoint of this step is from before the run was set back.
+    # A run saves only steps after the one that `latest` names: one of this step is from before the run was rolled back.
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     write_atomically(folder / "latest", target.name)

@@ -207,7 +207,7 @@ def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, flo
 
 
 def _identities(pair: Pair) -> tuple[int, int, int, int]:
-    """Return item, passage and text of a pair's document, and the text of its query: an equal one means no negative."""
+    """Return item, passage and text of a pair's document, and the text of its query: pairs that share any are no negatives."""
     item = _hash(f"item\0{pair.dataset}\0{pair.id}")
     passage = _hash(f"passage\0{pair.dataset}\0{pair.document_id}") if pair.document_id is not None else NO_IDENTITY
     return item, passage, _hash(f"text\0{pair.document}"), _hash(f"query\0{pair.query}")

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -41,16 +42,22 @@ def locked(path: Path) -> Iterator[None]:
     The lock is a file beside it that exists only while the lock is held. Unlike flock, this works on every file system that
     machines share: Lustre is often mounted without flock, or with one that is local to each machine.
     """
-    lock = SoftFileLock(path.with_name(f".{path.name}.lock"), timeout=STALE_AFTER)
-    try:
-        lock.acquire()
-    except Timeout:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.acquire()
+    lock = SoftFileLock(path.with_name(f".{path.name}.lock"), timeout=1)
+    while not lock.is_locked:
+        try:
+            lock.acquire()
+        except Timeout:
+            _remove_if_stale(Path(lock.lock_file))
     try:
         yield
     finally:
         lock.release()
+
+
+def _remove_if_stale(lock: Path) -> None:
+    with suppress(FileNotFoundError):
+        if time.time() - lock.stat().st_mtime > STALE_AFTER:
+            lock.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -51,7 +51,7 @@ def test_ranks_meet_at_the_launchers_address_or_on_slurms_first_node() -> None:
     assert address == "gpu07"
     assert 1024 < int(port) < 32_768
     assert rendezvous_address(SLURM | {"SLURM_STEP_ID": "1"}) != (address, port)
-    with pytest.raises(ConfigError, match="nothing says where they meet"):
+    with pytest.raises(ConfigError, match="there is no rendezvous address"):
         rendezvous_address({"RANK": "0", "WORLD_SIZE": "2"})
 
 

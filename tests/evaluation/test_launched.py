@@ -61,6 +61,6 @@ def test_the_status_is_2_for_wrong_input_and_only_rank_0_prints(
     for rank, messages in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
         assert main(["evaluate", "model", "--out", str(tmp_path)]) == 2
-        assert capsys.readouterr().err.count("nothing says where they meet") == messages
+        assert capsys.readouterr().err.count("there is no rendezvous address") == messages
         assert main(["evaluate", "model"]) == 2
         assert ("--out" in capsys.readouterr().err) is bool(messages)

@@ -20,7 +20,7 @@ from hbdist.launch import Resources
         ({"hours": "12:00:00"}, "hours = '12:00:00': input should be a valid number"),
         ({"memory": 64}, "memory = 64: input should be a valid string"),
         ({"gpus_per_node": 8, "tasks_per_node": 1}, "a rank trains on one GPU. Leave tasks_per_node out"),
-        ({"cluster": "local", "nodes": 2}, "this one machine. Set nodes = 1"),
+        ({"cluster": "local", "nodes": 2}, "runs on this machine alone. Set nodes = 1"),
         ({"hours": 0.03}, "told to stop as soon as it starts"),
         (
             {"setup": "module load cuda"},

@@ -259,7 +259,7 @@ def test_an_array_respects_its_limit_and_jobs_of_another_wait_for_their_own(
 @pytest.mark.parametrize(
     ("resources", "sentence"),
     [
-        ({"partition": "nowhere"}, "invalid partition specified: nowhere.* Look at partition"),
+        ({"partition": "nowhere"}, "invalid partition specified: nowhere.* Check partition"),
         ({"gpus_per_node": 5}, "Requested node configuration is not available"),
         ({"extra": {"no-such-option": 1}}, "no-such-option"),
     ],

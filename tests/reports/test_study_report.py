@@ -190,7 +190,7 @@ def test_the_gain_is_over_the_model_that_the_best_point_began_with(study):
 
     assert table.gain == difference(values([study.baselines[0]]), values(best))
     assert table.gain.real
-    assert f"To the untuned model: {table.gain.mean:+.3g}" in headline(table)
+    assert f"Change from the untuned model: {table.gain.mean:+.3g}" in headline(table)
 
 
 def test_two_untuned_models_have_rows_of_their_own(tmp_path):
@@ -221,7 +221,7 @@ def test_better_models_without_training_are_marked(whole):
     marks = {row.label: row.marks.get("mAP_cross", "") for row in table.untrained}
     assert marks == {"untuned": "", "untuned, language means removed": "beats", "untuned, LIR": "beats"}
     assert (
-        "Better than all of the grid without training: untuned, language means removed"
+        "Untrained models that beat every run: untuned, language means removed"
         in Page((whole / "report.html").read_text()).words
     )
     assert "†" in (whole / "report.md").read_text()

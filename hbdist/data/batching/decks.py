@@ -119,7 +119,7 @@ def _quota(weights: Sequence[float], key: str, deal: int) -> np.ndarray:
         if size > LARGEST_DEAL:
             raise ConfigError(
                 f"The rarest of {len(weights)} choices ({key.split('/', 1)[-1]}) has a share of"
-                f" {min(weights) / sum(weights):.1e}, too small to be dealt even once in {LARGEST_DEAL:,}."
+                f" {min(weights) / sum(weights):.1e}, too small to be drawn even once in {LARGEST_DEAL:,}."
                 " Bring batch.mono_share nearer to 0.5, lower batch.language_exponent or batch.dataset_exponent, or"
                 " leave the rarest out of the mixture."
             )

@@ -198,6 +198,6 @@ def _too_small(kinds: tuple[Kind, ...], small: tuple[str, ...], batch: BatchSect
     data_set = " and data set" * batch.one_dataset
     return (
         f"{key} asks for {kind.block} pairs of one {language}{data_set}, and these have fewer:"
-        f" {', '.join(small[:8])}{' …' if len(small) > 8 else ''}. Ways out: {size}{key}={block},"
+        f" {', '.join(small[:8])}{' …' if len(small) > 8 else ''}. Options: {size}{key}={block},"
         ' batch.small_pool="repeat" (repeats are masked as negatives), more data, or leave them out of data.languages.'
     )

@@ -52,7 +52,7 @@ def find_source(name: str) -> DataSource:
     if name.startswith("beir:") and name[5:].replace("-", "").replace("_", "").isalnum():
         return _beir(name[5:])
     if name not in SOURCES:
-        raise ConfigError(f"{name} is no data set that can be fetched. Give one of {', '.join(SOURCES)}, or beir:NAME.")
+        raise ConfigError(f"{name} cannot be fetched. Give one of {', '.join(SOURCES)}, or beir:NAME.")
     return SOURCES[name]
 
 

@@ -63,7 +63,7 @@ class Texts(NamedTuple):
 
 
 def read_candidates(task: RetrievalTask, span: range) -> Texts:
-    """Return the texts of neighbouring candidates of the pool."""
+    """Return the texts of consecutive candidates of the pool."""
     texts = [text for some in task.candidate_texts(1024, span.start, span.stop) for text in some]
     names, stops = list(task.candidate_slices), [part.stop for part in task.candidate_slices.values()]
     return Texts(texts, [names[number] for number in np.searchsorted(stops, np.array(span), side="right")])

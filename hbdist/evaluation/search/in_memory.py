@@ -68,7 +68,7 @@ def positions_of_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subs
 
         position(r) = 1 + |{c : s_c > s_r}| + |{c > r : s_c = s_r}|,  c in the subset
 
-    Relevant candidates are int64 indices into the whole pool, −1 for none; the subset is neighbouring candidates, such as
+    Relevant candidates are int64 indices into the whole pool, −1 for none; the subset is consecutive candidates, such as
     those of one language. Scores are finite.
     """
     start, stop, _ = subset.indices(score_QC.shape[1])

@@ -6,7 +6,7 @@ it is counted and when others are compared with it. So every product is computed
 tiles begin follows from the task alone.
 
     Q queries · R relevant candidates of a query, padded · D dimensions · K candidates at the top · T queries of a tile
-    S neighbouring candidates in one language · H hits, the scores that are high enough to matter · N entries
+    S consecutive candidates in one language · H hits, the scores that are high enough to matter · N entries
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -225,7 +225,7 @@ def _find_hits(score_TS: Tensor, threshold_T: Tensor) -> tuple[np.ndarray, np.nd
 
 
 def cut_by_language(start: int, vector_ND: np.ndarray, stops: Sequence[int]) -> Iterator[Segment]:
-    """Yield neighbouring candidates of the pool, from index `start` on, as segments of one language each.
+    """Yield consecutive candidates of the pool, from index `start` on, as segments of one language each.
 
     `stops` has the index after the last candidate of each language, ascending.
     """

@@ -235,8 +235,8 @@ def test_every_file_of_every_source_has_an_address_and_a_path_of_its_own():
         ("miracl", (), "miracl is large; name the languages"),
         ("miracl", ("sw", "xx"), "miracl has no xx"),
         ("xquad-r", ("sw",), "xquad-r is fetched whole"),
-        ("other", (), "no data set that can be fetched. Give one of xquad-r, mlqa-r"),
-        ("beir:../x", (), "no data set that can be fetched"),
+        ("other", (), "cannot be fetched. Give one of xquad-r, mlqa-r"),
+        ("beir:../x", (), "cannot be fetched"),
     ],
 )
 def test_the_error_of_data_that_cannot_be_fetched_says_what_to_do(name, languages, message):
