@@ -67,7 +67,7 @@ def test_shares_inside_a_deal_are_within_binomial_error() -> None:
 def test_the_rarest_card_gets_a_larger_deal_or_an_error() -> None:
     assert deck([1, 1e-5]).sizes == DEAL
     assert deck([1, 1e-6]).sizes == 8 * DEAL
-    with pytest.raises(ConfigError, match="too small to be dealt"):
+    with pytest.raises(ConfigError, match="too small to be drawn"):
         deck([1, 1e-9], "1/rarest")
 
 
