@@ -72,6 +72,15 @@ def row_counts(own: int, device: torch.device) -> list[int]:
     return counts.tolist()
 
 
+def scale_for_averaging(loss: Tensor, counts: list[int]) -> Tensor:
+    """Return a rank's summed loss times W/G.
+
+    DDP and ZeRO average gradients over the W ranks, which the factor W undoes: the gradient of the scaled losses is then
+    that of the mean over the G rows of all ranks, however many each has. The number of ranks enters nowhere else.
+    """
+    return loss * (len(counts) / sum(counts))
+
+
 def gather_rows(rows_BD: Tensor, counts: list[int]) -> Tensor:
     """Return the rows of all ranks, in rank order: [G, D].
 

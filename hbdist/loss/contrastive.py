@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
 
-from hbdist.distributed.collectives import combine_columns, gather_rows, rank, row_counts
+from hbdist.distributed.collectives import combine_columns, gather_rows, rank, row_counts, scale_for_averaging
 from hbdist.loss.infonce import LossParts, info_nce
 from hbdist.loss.masks import NO_IDENTITY, Candidates
 
@@ -59,8 +59,7 @@ def score_globally(
         combine_columns=combine_columns if symmetric else None,
         margin=margin,
     )
-    # The strategy (DDP, ZeRO) averages gradients over ranks, which the factor W undoes: only here does their number enter.
-    return parts, parts.loss * (len(counts) / sum(counts))
+    return parts, scale_for_averaging(parts.loss, counts)
 
 
 def contrastive_loss(

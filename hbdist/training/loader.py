@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hbdist.config.config import Config
+from hbdist.data.batching.hard_negatives import draw_hard_negatives
 from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_ranks
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import Pair, ShardReader
@@ -23,7 +24,6 @@ from hbdist.loss.shapes import IDENTITIES
 from hbdist.models.tokenizer import Tokenize, make_chunks, pad
 from hbdist.runs.signals import ignore_stop_signals
 from hbdist.training.batch import BatchCounts, Chunk, RankBatch
-from hbdist.utils.philox import permutation
 
 SAMPLE_ROWS = 32
 """Number of rows of a group on which token rates are measured."""
@@ -97,12 +97,13 @@ class Batches(Dataset[RankBatch]):
             raise DataError(
                 f"Step {step + 1}, rank {self.rank}: no pair can be read. {next(iter(unreadable.values()))}"
             )
+        hard = self.config.loss.hard_negatives
+        turns = [f"{batch.group[index]}/{batch.row[index]}/{batch.epoch[index]}" for index in dealt]
         negatives = [
             negative
-            for pair, index in zip(pairs, dealt, strict=True)
-            for negative in self._draw_negatives(pair, f"{batch.group[index]}/{batch.row[index]}/{batch.epoch[index]}")
+            for pair, turn in zip(pairs, turns, strict=True)
+            for negative in draw_hard_negatives(pair, hard, key=f"{self.config.seed}/negatives of {turn}")
         ]
-        hard = self.config.loss.hard_negatives
         groups = [self.manifest.groups[number] for number in batch.group[dealt]]
         queries, documents = [pair.query for pair in pairs], [pair.document for pair in pairs]
         languages = [group.document_lang for group in groups]
@@ -142,12 +143,6 @@ class Batches(Dataset[RankBatch]):
         items = self.reader.read_each(groups, rows)
         errors = {index: str(item) for index, item in enumerate(items) if isinstance(item, DataError)}
         return [item for item in items if isinstance(item, Pair)], errors
-
-    def _draw_negatives(self, pair: Pair, key: str) -> list[str]:
-        """Return K hard negatives of this pair, drawn by key; empty texts if it has fewer."""
-        count = self.config.loss.hard_negatives
-        order = permutation(f"{self.config.seed}/negatives of {key}", len(pair.negatives))[:count]
-        return [pair.negatives[index] for index in order] + [""] * (count - len(order))
 
     def _chunks(self, ids: list[list[int]]) -> list[Chunk]:
         return [

@@ -1,4 +1,4 @@
-"""Build of a shard folder from a recipe: in parallel, all or nothing, resumable, and always the same bytes."""
+"""Build of a shard folder from a recipe: on all cores, all or nothing, resumable, and always the same bytes."""
 
 import hashlib
 import json
