@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hbdist.config.config import Config
 from hbdist.config.sections import ModelSection
+from hbdist.data.batching.hard_negatives import draw_hard_negatives
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import Pair
 from hbdist.errors import DataError
@@ -227,6 +228,14 @@ def test_hard_negatives_are_drawn_by_key(make: Any) -> None:
     assert drawn(1) == drawn(1)
     assert drawn(1).keys() == drawn(2).keys()
     assert drawn(1) != drawn(2)
+
+
+def test_the_key_of_a_draw_is_seed_group_row_and_epoch(make: Any) -> None:
+    batches = make(loss={"hard_negatives": 2}, **MADE)
+    batch, drawn = batches.schedule.batch(0), hard_negatives(batches, 0)
+    for pair, group, row, epoch in zip(pairs_of(batches, 0), batch.group, batch.row, batch.epoch, strict=True):
+        key = f"{batches.config.seed}/negatives of {group}/{row}/{epoch}"
+        assert drawn[pair.id] == draw_hard_negatives(pair, 2, key=key)
 
 
 def test_hard_negatives_do_not_depend_on_the_ranks(make: Any) -> None:
