@@ -16,7 +16,7 @@ from stand_ins import HashEncoder, made_task
 from trec import trec_means
 
 from hbdist.cli.score_tables import table
-from hbdist.config.config import ModelSection
+from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.evaluate import evaluate, evaluate_to, model_fingerprint
 from hbdist.evaluation.metrics.bootstrap import compare

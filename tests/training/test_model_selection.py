@@ -75,15 +75,15 @@ def test_a_metric_belongs_to_the_first_task_unless_it_names_one() -> None:
         ),
         (
             {"evaluation": {"every": 2, "patience": 2}},
-            r"evaluation\.patience = 2 says nothing without evaluation\.metric",
+            r"evaluation\.patience = 2 does nothing without evaluation\.metric",
         ),
         (
             {"evaluation": {"every": 2, "metric": "mlqa-r:multilingual.map"}},
-            r"is of mlqa-r, which is not in evaluation\.tasks: xquad-r",
+            r"is a score of mlqa-r, which is not in evaluation\.tasks: xquad-r",
         ),
         (
             {"evaluation": {"every": 2, "metric": "multilingual.map"}, "validation": {"every": 2, "keep": "best"}},
-            r"chooses by a score, and validation\.keep = 'best' .* by the validation loss: the two may disagree",
+            r"selects by a score, and validation\.keep = 'best' .* by the validation loss: the two may disagree",
         ),
         (
             {"evaluation": {"every": 2, "metric": "multilingual.map"}, "validation": {"every": 2, "patience": 1}},
