@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hbdist.data.formats.json_files import json_records
 from hbdist.data.formats.lines import BLANK_LINE, REMEDY
 from hbdist.data.shards.groups import check_language
-from hbdist.data.sources.rows import EMPTY_NEGATIVE, EXPECTED, FIELDS, REPEATED_ID, Row, row_of, unusable
+from hbdist.data.sources.rows import EMPTY_NEGATIVE, EXPECTED, FIELDS, REPEATED_ID, Row, rows_of, unusable
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import sha256
 
@@ -101,8 +101,9 @@ def read_examples(
 
 
 def _example(values: Mapping[str, Any], number: int, language: str) -> Example:
-    row = row_of(values, {}, {})
-    assert isinstance(row, Row)  # there is no condition that could exclude it
+    row = rows_of(values, {}, {})
+    if not isinstance(row, Row):
+        raise ValueError("found a document that is a list; expected one text, in a row for each document")
     default = values.get("lang") or language
     query_lang, document_lang = values.get("query_lang") or default, values.get("document_lang") or default
     identifier = row.id if row.id is not None else str(number)

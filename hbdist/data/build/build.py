@@ -143,7 +143,7 @@ def _require_pairs(task: GroupTask, result: GroupResult, queries: StagedCounts) 
     if result.size.pairs or (cross_lingual and task.dataset.cross == "all"):
         return  # not every two languages of a large parallel dataset share an id; "no translation" counts them
     dropped = dict(Counter(queries.dropped) + Counter(result.dropped))
-    source = task.dataset.files.get(task.languages[0]) or task.dataset.sources[task.languages[0]]
+    source = task.dataset.source_of(task.languages[0])
     raise DataError(
         f"{task}: no pairs in {source} (left out: {dropped or 'nothing'}); expected at least one. Correct the file, or "
         "take the language out of the recipe."

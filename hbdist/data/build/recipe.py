@@ -2,19 +2,23 @@
 
 import os
 import tomllib
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from hbdist.config.explain import explain
 from hbdist.config.sections import Section
 from hbdist.data.shards.groups import Language, Name
 from hbdist.data.shards.manifest import VALIDATION
 from hbdist.data.sources.files import Document
-from hbdist.data.sources.libraries import FORMATS
-from hbdist.data.sources.rows import FieldName
+from hbdist.data.sources.rows import FieldName, Names
 from hbdist.errors import ConfigError
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
 
 
 def _locate(path: Path, info: ValidationInfo) -> Path:
@@ -24,6 +28,12 @@ def _locate(path: Path, info: ValidationInfo) -> Path:
 
 Located = Annotated[Path, AfterValidator(_locate)]
 """Path that a recipe gives relative to itself."""
+Files = Annotated[tuple[Located, ...], Field(min_length=1), BeforeValidator(lambda value: _several(value))]
+"""One path, or a list of them."""
+SUFFIXES = (".parquet", ".csv", ".json", ".jsonl")
+"""Suffixes of the local files that reader "datasets" takes; ".gz" may follow, except after ".parquet"."""
+SEVERAL_FILES = ("jsonl", "squad", "datasets")
+"""Readers that take several files of a language."""
 Bounds = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 READERS_OF: dict[str, tuple[str, ...]] = {
     "files": ("jsonl", "squad", "lines", "beir", "msmarco", "datasets"),
@@ -48,8 +58,9 @@ class DatasetRecipe(Section):
     """Name of the dataset in the manifest, in configs and in reports: a-z, 0-9, _ and ."""
     reader: Literal["jsonl", "squad", "lines", "beir", "msmarco", "datasets", "ir_datasets"]
     """Format of the source."""
-    files: dict[Language, Located] = Field(default_factory=dict)
-    """Language code → file, plain or .gz (a folder for "beir", the corpus for "msmarco"), relative to the recipe."""
+    files: dict[Language, Files] = Field(default_factory=dict)
+    """Language code → file, plain or .gz, or list of files (a folder for "beir", the corpus for "msmarco"), relative to the
+    recipe."""
     sources: dict[Language, str] = Field(default_factory=dict)
     """Language code → id, for reader "ir_datasets", or "name" or "name:config" on the hub, for reader "datasets"."""
     queries: dict[Language, Located] = Field(default_factory=dict)
@@ -68,8 +79,8 @@ class DatasetRecipe(Section):
     """Cross-lingual groups of a parallel dataset: "all", or a list of ["query language", "document language"]."""
     layout: Literal["pairs", "parallel"] = "pairs"
     """Storage of a parallel dataset: both texts in every pair, or each language's texts once and lists of rows."""
-    fields: dict[FieldName, str] = Field(default_factory=dict)
-    """Our name of a field → its name in the source, where the two differ; a.b is field b inside a."""
+    fields: dict[FieldName, Names] = Field(default_factory=dict)
+    """Our name of a field → its name in the source, where the two differ; a.b is field b inside a; a list: texts to join."""
     where: dict[str, str | int | bool] = Field(default_factory=dict)
     """Field of the source → the value that it must have: { label = 1 }."""
     document: Document = "paragraph"
@@ -83,6 +94,10 @@ class DatasetRecipe(Section):
     def languages(self) -> tuple[str, ...]:
         """Language codes, in the recipe's order."""
         return tuple(self.files or self.sources)
+
+    def source_of(self, language: str) -> str:
+        """Return the files of a language, or its id in the library, for messages."""
+        return ", ".join(map(str, self.files[language])) if self.files else self.sources[language]
 
     @property
     def groups(self) -> tuple[tuple[str, str], ...]:
@@ -102,6 +117,29 @@ class DatasetRecipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        for language, files in self.files.items():
+            if len(files) > 1 and self.reader not in SEVERAL_FILES:
+                readers = " or ".join(f'"{reader}"' for reader in SEVERAL_FILES)
+                raise ValueError(
+                    f"files.{language} is a list of {len(files)}; several files are for reader {readers}, but this reader is "
+                    f'"{self.reader}". Join them into one'
+                )
+        for key in ("files", "queries", "sources"):
+            owners: dict[str, str] = {}
+            for language, value in getattr(self, key).items():
+                for one in value if isinstance(value, tuple) else (value,):
+                    # Links are followed: one file is not two languages, whatever it is called.
+                    where = one if isinstance(one, str) else os.path.realpath(one)
+                    if other := owners.get(where):
+                        both = (
+                            f"{key}.{other} and {key}.{language}" if other != language else f"{key}.{language}, twice,"
+                        )
+                        raise ValueError(f"{both} are both {one}; expected another for each. Correct one of them")
+                    owners[where] = language
+        return self
+
+    @model_validator(mode="after")
     def _check_sources(self) -> Self:
         if not self.languages:
             key = "sources" if self.reader == "ir_datasets" else "files"
@@ -112,8 +150,8 @@ class DatasetRecipe(Section):
             set(self.queries) != set(self.files) or bool(self.triples) == bool(self.qrels)
         ):
             raise ValueError('reader "msmarco" needs files and queries of each language, and either triples or qrels')
-        if self.reader == "datasets" and (odd := [f for f in self.files.values() if f.suffix not in FORMATS]):
-            raise ValueError(f"{odd[0].name} is not one of {', '.join(FORMATS)}. Rename it, or choose another reader")
+        if self.reader == "datasets" and (odd := [one for one in chain(*self.files.values()) if not _is_known(one)]):
+            raise ValueError(f"{odd[0].name} is not one of {', '.join(SUFFIXES)}. Rename it, or choose another reader")
         if self.reader == "lines" and not (self.parallel and len(self.files) > 1):
             raise ValueError('reader "lines" needs parallel = true and the aligned files of at least two languages')
         if "cross" in self.model_fields_set and not self.parallel:
@@ -127,6 +165,10 @@ class DatasetRecipe(Section):
                 known = ", ".join(self.languages)
                 raise ValueError(f"cross has {list(pair)}; expected two different languages of {known}. Correct it")
         return self
+
+
+def _is_known(path: Path) -> bool:
+    return path.name.endswith((*SUFFIXES, *(f"{suffix}.gz" for suffix in SUFFIXES[1:])))
 
 
 class Limits(Section):

@@ -16,7 +16,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from hbdist.data.build.decontamination import CONTAMINATED_NEGATIVE, cached_filter
+from hbdist.data.build.decontamination import CONTAMINATED_NEGATIVE, ContaminationFilter, cached_filter
 from hbdist.data.build.readers import read
 from hbdist.data.build.recipe import DatasetRecipe, Recipe
 from hbdist.data.build.text_keys import KEY, digest, hash_fraction, normalise
@@ -108,21 +108,28 @@ class _UsableRows:
         contamination = cached_filter(settings, self.inputs) if settings else None
         for item in read(self.dataset, self.language, scratch=self.scratch):
             self.records += 1
-            usable = item if isinstance(item, str) else unusable(item) or _wrong_length(item, self.recipe) or item
-            if isinstance(usable, str):
-                self.dropped[usable] += 1
+            if isinstance(item, str):
+                self.dropped[item] += 1
                 continue
-            row = self._with_negatives(usable, lambda text: bool(text.strip()), EMPTY_NEGATIVE)
-            row = _with_id(row, self.dataset, self.language, number=self.records)
-            key = digest(row.key or str(row.id))
-            if not contamination:
-                yield key, row
-            elif reason := contamination.reason(row):
-                self.dropped[reason] += 1
-                self.contaminated.append(key)
-            else:
-                row = self._with_negatives(row, lambda text: not contamination.matches(text), CONTAMINATED_NEGATIVE)
-                yield key, row
+            for row in [item] if isinstance(item, Row) else item:
+                if usable := self._usable(row, contamination):
+                    yield usable
+
+    def _usable(self, row: Row, contamination: ContaminationFilter | None) -> tuple[bytes, Row] | None:
+        """Return the row as it is stored, with its key; None, after counting the reason, if it cannot be used."""
+        if reason := unusable(row) or _wrong_length(row, self.recipe):
+            self.dropped[reason] += 1
+            return None
+        row = self._with_negatives(row, lambda text: bool(text.strip()), EMPTY_NEGATIVE)
+        row = _with_id(row, self.dataset, self.language, number=self.records)
+        key = digest(row.key or str(row.id))
+        if not contamination:
+            return key, row
+        if reason := contamination.reason(row):
+            self.dropped[reason] += 1
+            self.contaminated.append(key)
+            return None
+        return key, self._with_negatives(row, lambda text: not contamination.matches(text), CONTAMINATED_NEGATIVE)
 
     def _with_negatives(self, row: Row, keep: Callable[[str], bool], reason: str) -> Row:
         """Return the row with those negatives that are to be kept, and count the others."""
@@ -177,10 +184,9 @@ def _with_id(row: Row, dataset: DatasetRecipe, language: str, *, number: int) ->
     and are prefixed with their language.
     """
     if row.id is None and dataset.parallel:
-        source = dataset.files.get(language) or dataset.sources[language]
         raise DataError(
-            f"{source}, row {number}: no id; expected one, because {dataset.name} is parallel = true. Add ids, or "
-            'name the field that has them in the recipe: fields = { id = "…" }.'
+            f"{dataset.source_of(language)}, row {number}: no id; expected one, because {dataset.name} is parallel = true. "
+            'Add ids, or name the field that has them in the recipe: fields = { id = "…" }.'
         )
     scope = "" if dataset.parallel or len(dataset.languages) == 1 else f"{language}:"
     return row._replace(

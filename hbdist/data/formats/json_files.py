@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,3 +61,30 @@ def json_records(
             yield number, parse(json_object(line)) if line.strip() else None
         except ValueError as error:
             raise DataError(f"{path}, line {number}: {error}; expected {expected}. {remedy}") from None
+
+
+def as_identifier(value: Any, name: str) -> str | None:
+    """Return a value as an id: a text, or the digits of a whole number; None if it is null.
+
+    Args:
+        name: the name of its field, for the error message.
+
+    Raises:
+        ValueError: the value is something else.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"found {name} = {repr(value)[:60]}, which is neither a text nor a whole number")
+
+
+def required_identifier(values: Mapping[str, Any], name: str) -> str:
+    """Return the id in a field of an object, as `as_identifier` does.
+
+    Raises:
+        ValueError: the field is missing, null, or neither a text nor a whole number.
+    """
+    if (identifier := as_identifier(values.get(name), name)) is None:
+        raise ValueError(f"found no text under {name} among {', '.join(values) or 'no fields'}")
+    return identifier

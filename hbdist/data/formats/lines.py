@@ -34,17 +34,22 @@ def byte_lines(path: Path, *, remedy: str = REMEDY) -> Iterator[tuple[int, bytes
             raise damage(path, number, error, remedy=remedy) from None
 
 
-def numbered_lines(path: Path, *, remedy: str = REMEDY) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, *, remedy: str = REMEDY, line_ends: bool = False) -> Iterator[tuple[int, str]]:
     """Yield the lines of a UTF-8 file with their numbers from 1, without line breaks and byte order mark.
+
+    Args:
+        remedy: the advice at the end of an error message.
+        line_ends: whether the lines keep their line breaks.
 
     Raises:
         DataError: the file cannot be opened, or is damaged.
     """
     for number, line in byte_lines(path, remedy=remedy):
         try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise damage(path, number - 1, error, remedy=remedy) from None
+        yield number, text if line_ends else text.rstrip("\r\n")
 
 
 def nonblank_lines(path: Path, *, remedy: str = REMEDY) -> Iterator[tuple[int, str]]:

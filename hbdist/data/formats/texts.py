@@ -15,7 +15,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from hbdist.data.formats.json_files import json_object
+from hbdist.data.formats.json_files import json_object, required_identifier
 from hbdist.data.formats.lines import REMEDY, byte_lines, damage, nonblank_lines
 from hbdist.errors import DataError
 
@@ -41,10 +41,10 @@ def beir_entry(line: str) -> tuple[str, str]:
     """Return the id of a BEIR object, and its text after its title, if it has one.
 
     Raises:
-        ValueError: the line is not an object with the texts `_id` and `text`.
+        ValueError: the line is not an object with the id `_id` and the text `text`.
     """
-    values = json_object(line, ("_id", "text"))
-    return values["_id"], f"{values.get('title') or ''} {values['text']}".strip()
+    values = json_object(line, ("text",))
+    return required_identifier(values, "_id"), f"{values.get('title') or ''} {values['text']}".strip()
 
 
 def read_texts(path: Path, *, parse: Parse, expected: str, remedy: str = REMEDY) -> dict[str, str]:

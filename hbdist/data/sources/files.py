@@ -1,36 +1,100 @@
-"""Readers of single files: JSON lines, SQuAD's JSON, and the lines of parallel text."""
+"""Readers of single files: JSON, CSV, SQuAD's JSON, and the lines of parallel text."""
 
+import csv
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from hbdist.data.formats.json_files import json_records
-from hbdist.data.formats.lines import BLANK_LINE, numbered_lines
+from hbdist.data.formats.json_files import json_records, read_json
+from hbdist.data.formats.lines import BLANK_LINE, REMEDY, byte_lines, numbered_lines
 from hbdist.data.formats.squad import read_paragraphs, squad_errors
-from hbdist.data.sources.rows import EXPECTED, ParseRow, Row, identifier, text_at
+from hbdist.data.sources.rows import EXPECTED, ParseRow, Record, Row, identifier, text_at
+from hbdist.errors import DataError
 
 NO_ANSWER = "no answer"
 NO_SENTENCE = "no sentence holds the answer"
 Document = Literal["paragraph", "sentence", "sentence and paragraph"]
 
 
-def read_jsonl(path: Path, parse: ParseRow) -> Iterator[Row | str]:
+_FIELDS_REMEDY = 'Mend the file, fetch it again, or name the fields in the recipe: fields = { document = "…" }.'
+
+
+def read_jsonl(path: Path, parse: ParseRow) -> Iterator[Record]:
     """Yield the rows of JSON lines.
 
     Raises:
         DataError: the file is damaged, or a line is not a JSON object with the fields of a row.
     """
-    remedy = 'Mend the file, fetch it again, or name the fields in the recipe: fields = { document = "…" }.'
-    for _, row in json_records(path, parse, expected=EXPECTED, remedy=remedy):
+    for _, row in json_records(path, parse, expected=EXPECTED, remedy=_FIELDS_REMEDY):
         yield BLANK_LINE if row is None else row
 
 
-def read_squad(path: Path, *, document: Document) -> Iterator[Row | str]:
+def read_json_or_jsonl(path: Path, parse: ParseRow) -> Iterator[Record]:
+    """Yield the rows of a JSON file: an array of objects, which is read as a whole, or one object per line.
+
+    Raises:
+        DataError: the file is damaged, or something in it is not an object with the fields of a row.
+    """
+    start = next((line.removeprefix(b"\xef\xbb\xbf").strip() for _, line in byte_lines(path) if line.strip()), b"")
+    if not start.startswith(b"["):
+        yield from read_jsonl(path, parse)
+        return
+    for number, values in enumerate(read_json(path, remedy=_FIELDS_REMEDY), 1):
+        try:
+            if not isinstance(values, dict):
+                raise ValueError(f"found a {type(values).__name__}")
+            yield parse(values)
+        except ValueError as error:
+            raise DataError(f"{path}, item {number}: {error}; expected {EXPECTED}. {_FIELDS_REMEDY}") from None
+
+
+def read_csv(path: Path, parse: ParseRow) -> Iterator[Record]:
+    """Yield the rows of a CSV file in UTF-8, with commas, under a line of column names.
+
+    Cells are texts as they stand: `001` and `1` are two ids, and `NA` and `null` are words. An empty cell is a missing value.
+
+    Raises:
+        DataError: the file is damaged or not CSV, or a line has another number of cells or lacks the fields of a row.
+    """
+    csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than a long document
+    reader = csv.reader((line for _, line in numbered_lines(path, line_ends=True)), strict=True)
+    try:
+        names = next((cells for cells in reader if cells), [])
+        _check_columns(path, names)
+        for cells in reader:
+            if not cells:
+                yield BLANK_LINE
+                continue
+            if len(cells) != len(names):
+                raise ValueError(f"found {len(cells)} cells; expected {len(names)}, {', '.join(names)}")
+            yield parse({name: cell or None for name, cell in zip(names, cells, strict=True)})
+    except (ValueError, csv.Error) as error:
+        expected = (
+            f"{EXPECTED.removeprefix('an object with ')}, in quotes if they contain a comma, a quote or a line break"
+        )
+        raise DataError(f"{path}, line {reader.line_num}: {error}; expected {expected}. {_FIELDS_REMEDY}") from None
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    if not names:
+        raise DataError(f"{path} is empty; expected CSV with a line of column names. {REMEDY}")
+    if len(names) == 1 and (separator := next((one for one in ";\t|" if one in names[0]), "")):
+        shown = "tabs" if separator == "\t" else f"{separator!r}"
+        raise DataError(
+            f"{path}, line 1: found one column, {names[0][:60]!r}; expected columns separated by commas. The file seems to be"
+            f" separated by {shown}: save it with commas."
+        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}, line 1: found the column {twice[0]!r} twice; expected each once. Rename one.")
+
+
+def read_squad(path: Path, *, document: Document, prefix: str = "") -> Iterator[Row | str]:
     """Yield each question of SQuAD's JSON with its paragraph, or with the sentence in which its first answer begins.
 
     Sentences are those of the paragraph's `sentence_breaks`, as in XQuAD-R. "sentence and paragraph" is LAReQA's
     second variant (arXiv 2004.05484): the sentence, a line break, and the whole paragraph. A document's id is its
-    position (article.paragraph[.sentence]), so that its translations share the id.
+    position (article.paragraph[.sentence]) after `prefix`, so that its translations share the id.
 
     Raises:
         DataError: the file is damaged or not in SQuAD's format, or lacks the `sentence_breaks` that sentences need.
@@ -39,7 +103,7 @@ def read_squad(path: Path, *, document: Document) -> Iterator[Row | str]:
     with squad_errors(path, needed):
         for position, paragraph in read_paragraphs(path):
             for question in paragraph["qas"]:
-                yield _question(question, paragraph=paragraph, position=position, document=document)
+                yield _question(question, paragraph=paragraph, position=f"{prefix}{position}", document=document)
 
 
 def read_lines(path: Path) -> Iterator[Row | str]:

@@ -8,20 +8,19 @@ from typing import Any
 
 from hbdist.data.formats.texts import BEIR_LINE, TextTable, beir_entry
 from hbdist.data.sources.corpora import NOT_RELEVANT, rows_of_pairs, rows_of_triples
-from hbdist.data.sources.rows import ParseRow, Row, SourceUnavailableError
+from hbdist.data.sources.rows import ParseRow, Record, Row, SourceUnavailableError
 from hbdist.errors import ConfigError, DataError
-
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-"""Suffix of a local file → name of its format in `datasets`."""
 
 
 def read_datasets(
     source: str | Path, parse: ParseRow, *, split: str, revision: str | None, scratch: Path
-) -> Iterator[Row | str]:
+) -> Iterator[Record]:
     """Yield the rows of a Hugging Face dataset, streamed from its Arrow files on disk.
 
+    If the dataset is CSV files on the hub, their cells are texts as they stand: `001` and `1` are two ids, and `NA` is a word.
+
     Args:
-        source: "name" or "name:config" on the hub, or a local parquet, CSV or JSON file.
+        source: "name" or "name:config" on the hub, or a local parquet file.
 
     Raises:
         ConfigError: the package `datasets` is not installed.
@@ -30,12 +29,12 @@ def read_datasets(
     """
     package = _package("datasets")
     if isinstance(source, Path):
-        arguments: dict[str, Any] = {"path": FORMATS[source.suffix], "data_files": str(source), "split": "train"}
+        arguments: dict[str, Any] = {"path": "parquet", "data_files": str(source), "split": "train"}
         arguments["cache_dir"] = str(scratch)
     else:
         name, _, config = source.partition(":")
         arguments = {"path": name, "name": config or None, "split": split, "revision": revision}
-    for number, values in enumerate(_load("datasets", source, package.load_dataset, **arguments), 1):
+    for number, values in enumerate(_load("datasets", source, _load_dataset, package, **arguments), 1):
         try:
             yield parse(values)
         except ValueError as error:
@@ -70,6 +69,15 @@ def read_ir_datasets(source: str, *, negatives: int, scratch: Path) -> Iterator[
             (qrel.query_id, qrel.doc_id) if qrel.relevance > 0 else NOT_RELEVANT for qrel in dataset.qrels_iter()
         )
         yield from rows_of_pairs(queries, documents, relevant)
+
+
+def _load_dataset(package: Any, *, split: str, **arguments: Any) -> Any:
+    builder = package.load_dataset_builder(**arguments)
+    if hasattr(builder.config, "na_filter"):  # CSV, which pandas would guess the types of
+        names = package.load_dataset(**arguments, split=split, na_filter=False).column_names
+        arguments["features"] = package.Features({name: package.Value("string") for name in names})
+        return package.load_dataset(**arguments, split=split, na_filter=False)
+    return package.load_dataset(**arguments, split=split)
 
 
 def _table(texts: Iterable[tuple[str, str]], path: Path) -> TextTable:

@@ -65,6 +65,24 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
             "files and sources are both given; expected one",
         ),
         ("[[dataset]]\nname='d'\nreader='msmarco'\nfiles={en='a'}\nqueries={en='b'}", "and either triples or qrels"),
+        (
+            "[[dataset]]\nname='d'\nreader='jsonl'\nparallel=true\nfiles={en='a',de='b/../a'}",
+            "[[dataset]] 1: files.en and files.de are both",
+        ),
+        ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en=['a','a']}", "files.en, twice, are both"),
+        (
+            "[[dataset]]\nname='d'\nreader='ir_datasets'\nsources={en='x',de='x'}",
+            "sources.en and sources.de are both x",
+        ),
+        (
+            "[[dataset]]\nname='d'\nreader='msmarco'\nqrels='r'\nfiles={en='a',de='b'}\nqueries={en='q',de='q'}",
+            "queries.en and queries.de are both",
+        ),
+        (
+            "[[dataset]]\nname='d'\nreader='lines'\nparallel=true\nfiles={en=['a','b'],de='c'}",
+            "files.en is a list of 2; several files are for reader",
+        ),
+        ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en=[]}", "files"),
         ("[[dataset]]\nname='d'\nreader='lines'\nfiles={en='a',de='b'}", 'reader "lines" needs parallel = true'),
         (
             "[[dataset]]\nname='validation'\nreader='jsonl'\nfiles={en='a'}",

@@ -101,7 +101,12 @@ def test_squad_without_sentence_breaks_is_refused_for_sentences(tmp_path: Path) 
         ('{"id": "x", "query": "q", "text": "d"}', "line 2: found no document among id, query, text"),
         ('{"query": 5, "document": "d"}', "line 2: found a query that is not a text"),
         ('{"id": 1.5, "query": "q", "document": "d"}', "line 2: found id = 1.5"),
-        ('{"query": "q", "document": "d", "negatives": "n"}', "negatives that is not a list"),
+        ('{"query": "q", "document": "d", "negatives": [5]}', "line 2: found a negatives that is not a text"),
+        ('{"query": ["q"], "document": "d"}', "line 2: found a query that is a list; expected one text"),
+        (
+            '{"query": "q", "document": ["d"], "document_id": [1, 2]}',
+            "document_id that is not a list of 1, one for each",
+        ),
     ],
 )
 def test_a_line_that_is_not_a_row_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -218,7 +223,7 @@ def test_a_repeated_document_id_counts_once_and_is_reported(tmp_path: Path) -> N
         ("q1\td1\n", {}, r"train\.tsv, line 2: found 2 columns; expected 3: query-id"),
         ("q1\td1\tyes\n", {}, r"train\.tsv, line 2: found the judgement 'yes'; expected a number"),
         ("q1\td1\t1\n", {"corpus": [{"id": "d1", "text": "x"}]}, r"line 1: found no text under _id among id, text"),
-        ("q1\td1\t1\n", {"queries": [{"_id": 7, "text": "x"}]}, r"queries\.jsonl, line 1: found no text under _id"),
+        ("q1\td1\t1\n", {"queries": [{"_id": 7.5, "text": "x"}]}, r"queries\.jsonl, line 1: found _id = 7\.5"),
     ],
 )
 def test_a_file_that_is_not_in_beirs_format_is_named(tmp_path: Path, qrels: str, files: Any, message: str) -> None:
