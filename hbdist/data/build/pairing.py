@@ -64,7 +64,17 @@ class Pairs:
         """Number of pairs and of characters."""
         query_chars = self.queries.row_N["query_chars"][self.query_P].sum(dtype=np.int64)
         document_chars = self.documents.row_N["document_chars"][self.document_P].sum(dtype=np.int64)
-        return GroupSize(*self.languages, len(self), int(query_chars), int(document_chars))
+        return GroupSize(*self.languages, len(self), int(query_chars), int(document_chars), self._count_alike())
+
+    def _count_alike(self) -> int:
+        """Return the number of pairs in which the query, or the document, is the same text in both languages."""
+        if self.monolingual:
+            return 0
+        queries, documents = self.queries.row_N, self.documents.row_N
+        alike_P = np.zeros(len(self), bool)
+        for text in ("query", "document"):
+            alike_P |= queries[text][self.query_P] == documents[text][self.document_P]
+        return int(alike_P.sum())
 
     @property
     def held_out(self) -> NDArray[np.bool_]:

@@ -10,6 +10,13 @@ from hbdist.errors import DataError
 from hbdist.utils.files import write_atomically
 
 STATISTICS = "statistics.json"
+ALIKE_SHARE = 0.05
+"""Share of cross-lingual pairs with the same text in both languages above which a build and a check warn: 3 of the 66,400 pairs
+of shards/recipes/demo.toml are such."""
+ALIKE_WARNING = (
+    "warning: so many texts that are the same in two languages are seldom translations. Check that each file is in its own"
+    " language and was translated."
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,8 @@ class GroupSize:
     pairs: int
     query_characters: int
     document_characters: int
+    alike: int = 0
+    """Number of pairs of two languages in which the query, or the document, is the same text in both."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,9 @@ class LanguageSize:
     """Characters of all its queries, each counted as often as it is in a pair."""
     document_characters: int
     """Characters of all its documents, each counted as often as it is in a pair."""
+    alike: int = 0
+    """Number of cross-lingual pairs with a query in this language in which the query, or the document, is the same text in
+    both languages: not translated, or a file under the wrong language. (Earlier versions did not count them.)"""
 
     @property
     def mean_query(self) -> float:
@@ -59,8 +71,8 @@ class Statistics:
         """Return the sums over groups."""
         sums: dict[str, list[int]] = {}
         for group in groups:
-            query = sums.setdefault(group.query_lang, [0] * 5)
-            document = sums.setdefault(group.document_lang, [0] * 5)
+            query = sums.setdefault(group.query_lang, [0] * 6)
+            document = sums.setdefault(group.document_lang, [0] * 6)
             if query is document:
                 query[0] += group.pairs
             else:
@@ -68,6 +80,7 @@ class Statistics:
                 document[2] += group.pairs
             query[3] += group.query_characters
             document[4] += group.document_characters
+            query[5] += group.alike
         return cls({language: LanguageSize(*sums[language]) for language in sorted(sums)})
 
     @classmethod
@@ -97,4 +110,12 @@ class Statistics:
             f"{size.cross_lingual_documents:>11,}{size.mean_query:>14.1f}{size.mean_document:>12.1f}"
             for language, size in self.languages.items()
         ]
+        cross_lingual = sum(size.cross_lingual_queries for size in self.languages.values())
+        if alike := sum(size.alike for size in self.languages.values()):
+            lines.append(
+                f"{alike:,} of {cross_lingual:,} cross-lingual pairs ({alike / cross_lingual:.1%}) have the same query or the"
+                " same document in both languages"
+            )
+            if alike > ALIKE_SHARE * cross_lingual:
+                lines.append(ALIKE_WARNING)
         return "\n".join(lines)
