@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class Shard:
     sha256: str
     index: str
     index_sha256: str
+    negatives: int | None = None
+    """Number of its rows that have hard negatives; None if it was built before they were counted."""
 
 
 @dataclass(frozen=True)
@@ -82,26 +84,35 @@ class Shards:
     sha256: tuple[str, ...]
     indexes: RelativePaths
     index_sha256: tuple[str, ...]
+    negatives: tuple[NonNegativeInt, ...] | None = None
+    """Rows of each shard that have hard negatives; None if the shards were built before they were counted."""
 
     def __post_init__(self) -> None:
-        lengths = {name: len(column) for name, column in vars(self).items()}
+        lengths = {name: len(column) for name, column in self._columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths ({lengths})")
 
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> Self:
         """Return the columns of these shards."""
-        columns = tuple(zip(*(vars(shard).values() for shard in shards), strict=True))
-        return cls(*columns or ((),) * len(fields(cls)))
+        columns = tuple(zip(*(vars(shard).values() for shard in shards), strict=True)) or ((),) * len(fields(cls))
+        by_name = dict(zip((one.name for one in fields(cls)), columns, strict=True))
+        if None in by_name["negatives"]:
+            del by_name["negatives"]
+        return cls(**by_name)
+
+    @property
+    def _columns(self) -> dict[str, tuple[Any, ...]]:
+        return {name: column for name, column in vars(self).items() if column is not None}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Shard:
-        return Shard(*(column[number] for column in vars(self).values()))
+        return Shard(*(column[number] for column in self._columns.values()))
 
     def __iter__(self) -> Iterator[Shard]:
-        return map(Shard, *vars(self).values())
+        return map(Shard, *self._columns.values())
 
 
 @dataclass(frozen=True)

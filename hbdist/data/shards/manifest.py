@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -156,7 +156,12 @@ def _line(shard_set: ShardSet) -> str:
     values = {one.name: getattr(shard_set, one.name) for one in fields(shard_set)}
     if isinstance(shard_set, Group):
         del values["shards" if shard_set.view else "view"]
-    return json.dumps(values, ensure_ascii=False, default=vars)
+    return json.dumps(values, ensure_ascii=False, default=_known)
+
+
+def _known(value: object) -> dict[str, Any]:
+    """Return the fields of shards or of a view, without those that the build did not count."""
+    return {name: column for name, column in vars(value).items() if column is not None}
 
 
 def _content(shard_set: ShardSet) -> str:

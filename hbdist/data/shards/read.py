@@ -1,12 +1,14 @@
 """Reader of pairs by (group, row), in any order: one seek per sample, no stream and no state.
 
 Nothing is ever unpickled or extracted: samples are JSON, read by offset, and indexes are plain arrays. A pair of a group
-that has shards is one sample; a pair of a view is made of two, one in each of its languages.
+that has shards is one sample; a pair of a view is made of two, one in each of its languages. Each sample is compared with its
+CRC in the index, if the shards were built with CRCs.
 
 Shape suffixes: P pairs · S samples · 2 the query and the document of each pair.
 """
 
 import os
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +22,7 @@ from hbdist.data.shards.groups import Group
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.open_files import OpenFiles
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair
+from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair, has_crc
 from hbdist.errors import ConfigError, DataError
 
 __all__ = ["Pair", "ShardReader"]
@@ -188,11 +190,14 @@ class ShardReader:
         except _DAMAGES as error:
             yield from [_Fault(error, path)] * len(inside)
             return
-        for offset, size in zip(entries["offset"].tolist(), entries["size"].tolist(), strict=True):
+        crcs: list[int | None] = entries["crc"].tolist() if has_crc(entries) else [None] * len(entries)
+        for offset, size, crc in zip(entries["offset"].tolist(), entries["size"].tolist(), crcs, strict=True):
             try:
                 payload = os.pread(tar.file, size, offset)
                 if len(payload) != size:
                     raise ValueError(f"it has {len(payload)} bytes at {offset}, its index says {size}")
+                if crc is not None and zlib.crc32(payload) != crc:
+                    raise ValueError(f"its {size} bytes at {offset} have changed (their CRC is not the index's)")
                 if isinstance(shard_set, Group):
                     yield decode_pair(payload, dataset=shard_set.dataset)
                 else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from hbdist.data.shards.cache import CACHE_GB, Cache
 from hbdist.data.shards.manifest import FILE, VALIDATION, Manifest
 from hbdist.data.shards.remote import Remote
-from hbdist.data.shards.verify_parts import find_problems, split_into_parts
+from hbdist.data.shards.verify_parts import check_part, split_into_parts
 from hbdist.errors import DataError
 from hbdist.utils.workers import Progress, map_in_pool, silent
 
@@ -25,6 +25,10 @@ class CheckReport:
     """Contents of a shard folder without problems."""
 
     manifest: Manifest
+    with_negatives: Mapping[str, int]
+    """Samples with hard negatives of each group that has shards, or of each language of a parallel layout."""
+    shards_without_crc: int
+    """Number of shards that were built before samples had checksums."""
 
     @property
     def shards(self) -> int:
@@ -58,7 +62,25 @@ class CheckReport:
         for dataset, reasons in manifest.dropped.items():
             counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
             lines.append(f"left out of {dataset}: {counts or 'nothing'}")
+        lines.append(f"hard negatives: {self._negatives()}")
+        if self.shards_without_crc:
+            lines.append(
+                f"{self.shards_without_crc:,} shards were built before samples had checksums: bytes that change on the disk"
+                " are then noticed by this check alone, not in training. Build them again from the same recipe and sources:"
+                " the fingerprint stays, and runs resume."
+            )
         return "\n".join(lines)
+
+    def _negatives(self) -> str:
+        """Return how many samples have hard negatives, by data set."""
+        having, all_rows = Counter[str](), Counter[str]()
+        for shard_set in self.manifest.shard_sets:
+            if shard_set.shards:
+                having[shard_set.dataset] += self.with_negatives.get(shard_set.name, 0)
+                all_rows[shard_set.dataset] += sum(shard_set.shards.rows)
+        return ", ".join(
+            f"{having[dataset]:,} of {rows:,} rows of {dataset} have some" for dataset, rows in all_rows.items()
+        )
 
 
 def check(
@@ -77,8 +99,8 @@ def check(
     """
     manifest = Manifest.load(root)
     parts = list(split_into_parts(manifest, Cache.of_machine(cache_gb)))
-    results = map_in_pool(find_problems, parts, workers=workers, progress=progress)
-    problems = [problem for result in results for problem in result] + list(_find_unlisted_tars(manifest))
+    results = map_in_pool(check_part, parts, workers=workers, progress=progress)
+    problems = [problem for result in results for problem in result.problems] + list(_find_unlisted_tars(manifest))
     if problems:
         more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         listed = "".join(f"\n  {problem}" for problem in problems[:SHOWN] + more)
@@ -86,7 +108,8 @@ def check(
             f"{manifest.root} is not what its manifest says; expected every file as it was built:{listed}\n"
             "Build it again with `hbdist build RECIPE`."
         )
-    return CheckReport(manifest)
+    with_negatives = {str(part): result.with_negatives for part, result in zip(parts, results, strict=True)}
+    return CheckReport(manifest, with_negatives, sum(result.shards_without_crc for result in results))
 
 
 def _find_unlisted_tars(manifest: Manifest) -> Iterator[str]:

@@ -5,10 +5,11 @@ import hashlib
 import os
 import re
 import tarfile
+import zlib
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import numpy as np
 from hbdist.data.shards.cache import Cache, open_file
 from hbdist.data.shards.groups import Group, Shard, ShardSet, Texts, View
 from hbdist.data.shards.manifest import Manifest
-from hbdist.data.shards.open_files import ROW, map_array, map_index
+from hbdist.data.shards.open_files import ROW, check_rows_differ, map_array, map_index
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import decode_language_sample, decode_pair
+from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair, has_crc
 from hbdist.errors import DataError
 
 
@@ -51,36 +52,49 @@ def split_into_parts(manifest: Manifest, cache: Cache) -> Iterator[Part]:
         yield Part(manifest.root, shard_set, tuple(views[set_number]), cache)
 
 
-def find_problems(part: Part) -> list[str]:
-    """Return one sentence for each difference from the manifest.
+@dataclass
+class PartReport:
+    """Result of checking a part."""
+
+    problems: list[str] = field(default_factory=list)
+    """One sentence for each difference from the manifest."""
+    with_negatives: int = 0
+    """Number of its samples that have hard negatives."""
+    shards_without_crc: int = 0
+    """Number of its shards that were built before samples had checksums."""
+
+
+def check_part(part: Part) -> PartReport:
+    """Compare a part with the manifest.
 
     Raises:
         StoreError: a remote store does not answer.
     """
-    shard_set, problems = part.shard_set, []
+    shard_set, report = part.shard_set, PartReport()
     if isinstance(shard_set, Group) and shard_set.view:
-        return [f"{shard_set.view.path}: {problem}" for problem in _check_view(part, shard_set.view)]
+        report.problems += [f"{shard_set.view.path}: {problem}" for problem in _check_view(part, shard_set.view)]
+        return report
     for number, shard in enumerate(shard_set.shards):
-        problems += [f"{shard.path}: {problem}" for problem in _check_shard(part, number, shard)]
-    if isinstance(shard_set, Texts) and not problems:
-        problems += _check_rows(part, shard_set)
-    return problems
+        report.problems += [f"{shard.path}: {problem}" for problem in _check_shard(part, number, shard, report)]
+    if isinstance(shard_set, Texts) and not report.problems:
+        report.problems += _check_rows(part, shard_set)
+    return report
 
 
-def _check_shard(part: Part, number: int, shard: Shard) -> Iterator[str]:
+def _check_shard(part: Part, number: int, shard: Shard, report: PartReport) -> Iterator[str]:
     with (
         (yield from _check_file(part, "", shard.path, shard.sha256, shard.bytes)) as tar,
         (yield from _check_file(part, f"its index {shard.index} ", shard.index, shard.index_sha256)) as index,
     ):
         if tar and index:
-            yield from _check_samples(part.shard_set, number, tar, index)
+            yield from _check_samples(part.shard_set, number, tar, index, report)
 
 
 def _check_view(part: Part, view: View) -> Iterator[str]:
     with (yield from _check_file(part, "", view.path, view.sha256)) as file:
         if file:
             try:
-                map_array(file, ROW, view.rows)
+                check_rows_differ(map_array(file, [ROW], view.rows))
             except ValueError as error:
                 yield str(error)
 
@@ -96,7 +110,7 @@ def _check_rows(part: Part, texts: Texts) -> Iterator[str]:
     for group in part.views:
         assert group.view, group.name
         with suppress(OSError, ValueError, DataError), part.open(group.view.path, group.view.sha256) as file:
-            row_P = map_array(file, ROW, group.view.rows)
+            row_P = map_array(file, [ROW], group.view.rows)
             exists_P = row_P < len(has_R)
             exists_P[exists_P] = has_R[row_P[exists_P]]
             if missing := np.flatnonzero(~exists_P).tolist():
@@ -125,13 +139,16 @@ def _check_file(
     return nullcontext()
 
 
-def _check_samples(shard_set: ShardSet, number: int, tar: BufferedReader, index: BufferedReader) -> Iterator[str]:
-    """Compare the tar with its index, sample by sample. Only the first wrong row is reported: further ones may merely
-    follow from it."""
-    shard = shard_set.shards[number]
+def _check_samples(
+    shard_set: ShardSet, number: int, tar: BufferedReader, index: BufferedReader, report: PartReport
+) -> Iterator[str]:
+    """Compare the tar with its index, sample by sample, and count hard negatives. Only the first wrong row is reported:
+    further ones may merely follow from it."""
+    shard, with_negatives = shard_set.shards[number], 0
     row = first = shard_set.first_row(number)
     try:
         entries = map_index(index, shard.index, shard_set.index_rows(number))
+        report.shards_without_crc += not has_crc(entries)
         # Texts have entries of zeros for rows that the language lacks.
         rows = first + (np.arange(len(entries)) if isinstance(shard_set, Group) else np.flatnonzero(entries["size"]))
         if len(rows) != shard.rows:
@@ -140,14 +157,18 @@ def _check_samples(shard_set: ShardSet, number: int, tar: BufferedReader, index:
         for row in rows.tolist():
             if (found := next(members, None)) is None:
                 raise ValueError(f"the tar ends, the manifest has {shard.rows} rows")
-            entry = _entry(*found, shard_set, row)
-            if (stored := entries[row - first].item()) != entry:
-                raise ValueError(f"the index has {stored} as offset, size and lengths, the tar {entry}")
+            entry, negatives = _entry(*found, shard_set, row)
+            if (stored := entries[row - first].item()) != entry[: len(stored)]:
+                raise ValueError(f"the index has {stored} as offset, size, lengths and CRC, the tar {entry}")
+            with_negatives += negatives
         row += 1
         if next(members, None):
             raise ValueError(f"the tar has more rows, the manifest only {shard.rows} rows")
+        if shard.negatives not in (None, with_negatives):
+            raise ValueError(f"{with_negatives} rows have hard negatives, the manifest says {shard.negatives}")
     except (OSError, ValueError, RecursionError, tarfile.TarError) as error:
         yield f"row {row}: {error}"
+    report.with_negatives += with_negatives
 
 
 def _members(tar: BufferedReader) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -166,8 +187,10 @@ def _members(tar: BufferedReader) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
             yield member, file.read()
 
 
-def _entry(member: tarfile.TarInfo, payload: bytes, shard_set: ShardSet, row: int) -> tuple[int, int, int, int]:
-    """Return the entry that the index should have for a sample.
+def _entry(
+    member: tarfile.TarInfo, payload: bytes, shard_set: ShardSet, row: int
+) -> tuple[tuple[int, int, int, int, int], bool]:
+    """Return the entry that the index should have for a sample, and whether the sample has hard negatives.
 
     Raises:
         ValueError: the sample is not one of this shard set and row.
@@ -175,9 +198,10 @@ def _entry(member: tarfile.TarInfo, payload: bytes, shard_set: ShardSet, row: in
     if isinstance(shard_set, Texts):
         if member.name != f"{row:09d}.json":
             raise ValueError(f"the member {member.name!r}; expected {row:09d}.json, as in the other languages")
-        text = decode_language_sample(payload, language=shard_set.language)
-        return member.offset_data, member.size, len(text.query), len(text.document)
-    pair = decode_pair(payload, dataset=shard_set.dataset)
-    if (pair.query_lang, pair.document_lang) != (shard_set.query_lang, shard_set.document_lang):
-        raise ValueError(f"a pair of {pair.query_lang}-{pair.document_lang}")
-    return member.offset_data, member.size, len(pair.query), len(pair.document)
+        sample: Pair | LanguageSample = decode_language_sample(payload, language=shard_set.language)
+    else:
+        sample = pair = decode_pair(payload, dataset=shard_set.dataset)
+        if (pair.query_lang, pair.document_lang) != (shard_set.query_lang, shard_set.document_lang):
+            raise ValueError(f"a pair of {pair.query_lang}-{pair.document_lang}")
+    lengths = member.size, len(sample.query), len(sample.document)
+    return (member.offset_data, *lengths, zlib.crc32(payload)), bool(sample.negatives)

@@ -1,6 +1,7 @@
 """Writer of shards: plain WebDataset tars of JSON members, each with an index beside it."""
 
 import tarfile
+import zlib
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -72,13 +73,15 @@ def _write_shard(
     where a row has no sample; without `rows`, one entry per sample."""
     tar, index = f"{stem}.tar", f"{stem}.index.npy"
     (root / tar).parent.mkdir(parents=True, exist_ok=True)
-    entries: dict[int, tuple[int, int, int, int]] = {}
-    position = 0
+    entries: dict[int, tuple[int, int, int, int, int]] = {}
+    position = negatives = 0
     with (root / tar).open("wb") as archive:
         for row, sample in samples:
             payload = encode(sample)
             position += archive.write(tar_header(f"{row:09d}.json", len(payload)))
-            entries[row - first] = (position, len(payload), len(sample.query), len(sample.document))
+            lengths = len(payload), len(sample.query), len(sample.document)
+            entries[row - first] = (position, *lengths, zlib.crc32(payload))
+            negatives += bool(sample.negatives)
             position += archive.write(payload + bytes(-len(payload) % tarfile.BLOCKSIZE))
         # Two empty blocks end a tar, and its size is a multiple of the record size.
         archive.write(bytes(2 * tarfile.BLOCKSIZE + -(position + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE))
@@ -86,4 +89,4 @@ def _write_shard(
     table[list(entries)] = list(entries.values())
     np.save(root / index, table, allow_pickle=False)
     size = (root / tar).stat().st_size
-    return Shard(tar, len(entries), size, sha256(root / tar), index, sha256(root / index))
+    return Shard(tar, len(entries), size, sha256(root / tar), index, sha256(root / index), negatives)

@@ -39,7 +39,7 @@ def test_the_report_is_a_table_of_language_pairs(shipped: Manifest) -> None:
     lines = check(shipped.root, workers=1).text().splitlines()
     assert lines[0].startswith(f"{shipped.root}: 225 pairs in 9 groups, 27 shards")
     assert lines[3:7] == ["query  ar  de  en", "ar     25  25  25", "de     25  25  25", "en     25  25  25"]
-    assert lines[-1] == "left out of p: nothing"
+    assert lines[-2:] == ["left out of p: nothing", "hard negatives: 0 of 225 rows of p have some"]
 
 
 def test_progress_goes_up_to_all_groups(shipped: Manifest) -> None:
