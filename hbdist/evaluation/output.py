@@ -3,7 +3,7 @@
 import gzip
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,26 @@ def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> None
         for position, (index, score) in enumerate(zip(index_K.tolist(), score_K.tolist(), strict=True), start=1)
         if score > -np.inf  # otherwise the candidate is not ranked for this query
     )
-    qrels = (
-        f"{query_id} 0 {ids[index]} {grade}\n"
-        for query_id, index_R, grade_R in zip(task.query_ids, task.relevant, task.relevant_grade, strict=True)
-        for index, grade in zip(index_R.tolist(), grade_R.tolist(), strict=True)
-        if grade
-    )
+    qrels = [
+        f"{query_id} 0 {document_id} {grade}\n"
+        for number, query_id in enumerate(task.query_ids)
+        for document_id, grade in _judgements(task, number)
+    ]
     _write_lines(out / "multilingual.run.trec", run, ranking.top_QK.size)
-    _write_lines(out / "qrels.trec", qrels, sum(len(task.relevance[query.id]) for query in task.queries))
+    _write_lines(out / "qrels.trec", qrels, len(qrels))
     write_per_query(out, collect_positions(ranking, task), evaluation.scores["task_fingerprint"])
     text = json.dumps(evaluation.scores, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(out / "scores.json", text + "\n")
+
+
+def _judgements(task: RetrievalTask, number: int) -> Iterator[tuple[str, int]]:
+    """Yield the id and the gain of each relevant document of a query, those that are not among the candidates included."""
+    for index, grade in zip(task.relevant[number].tolist(), task.relevant_grade[number].tolist(), strict=True):
+        if index >= 0:
+            yield task.candidate_ids[index], grade
+    query = task.queries[number]
+    for document, grade in task.absent.get(query.id, {}).items():
+        yield f"{query.language}-{document}", grade
 
 
 def _write_lines(path: Path, lines: Iterable[str], count: int) -> None:

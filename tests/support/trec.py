@@ -1,7 +1,8 @@
 """Metrics computed by pytrec_eval, for comparison with those of hbdist."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytrec_eval
@@ -31,3 +32,16 @@ def trec_means(
     measures = {re.sub(r"_(\d+)$", r".\1", name) for name in names.values()}
     per_query = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
     return {name: float(np.mean([q[trec] for q in per_query.values()])) for name, trec in names.items()}
+
+
+def evaluate_trec(folder: Path, measures: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return pytrec_eval's values of each query from the TREC files that an evaluation wrote."""
+    qrels: dict[str, dict[str, int]] = {}
+    run: dict[str, dict[str, float]] = {}
+    for line in (folder / "qrels.trec").read_text().splitlines():
+        query, _, document, grade = line.split()
+        qrels.setdefault(query, {})[document] = int(grade)
+    for line in (folder / "multilingual.run.trec").read_text().splitlines():
+        query, _, document, _, score, _ = line.split()
+        run.setdefault(query, {})[document] = float(score)
+    return pytrec_eval.RelevanceEvaluator(qrels, set(measures)).evaluate(run)

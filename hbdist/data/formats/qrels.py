@@ -1,6 +1,7 @@
 """Qrels: relevance judgements in the formats of TREC and of BEIR."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,17 +14,38 @@ Qrels = dict[str, dict[str, int]]
 """Query id → id of each relevant document → its grade, above 0."""
 
 
-def read_judgements(
-    path: Path, layout: Layout, *, number: Callable[[str], float] = float, remedy: str = REMEDY
-) -> Iterator[tuple[str, str, float]]:
+LARGEST_GRADE = 2**31 - 1
+
+
+def read_judgements(path: Path, layout: Layout, *, remedy: str = REMEDY) -> Iterator[tuple[str, str, float]]:
     """Yield (query id, document id, grade) of all judgements of a file, in its order, irrelevant documents included.
 
-    Args:
-        number: the type of the grades: float or int.
+    Raises:
+        DataError: the file is damaged or not in this format, or a grade is not a finite number.
+    """
+    return ((query, document, grade) for _, query, document, grade in _numbered_judgements(path, layout, remedy))
+
+
+def read_qrels(path: Path, layout: Layout, *, remedy: str = REMEDY) -> Qrels:
+    """Return the relevant documents of each judged query; a query without any has an empty dictionary.
+
+    Of two judgements of the same document for a query, the later one counts, as in BEIR.
 
     Raises:
-        DataError: the file is damaged or not in this format.
+        DataError: the file is damaged or not in this format, or a grade is not a whole number (`1.0` is one).
     """
+    qrels: Qrels = {}
+    for line, query, document, grade in _numbered_judgements(path, layout, remedy):
+        if not grade.is_integer() or abs(grade) > LARGEST_GRADE:
+            raise DataError(f"{path}, line {line}: found the judgement {grade:g}; expected a whole number. {remedy}")
+        documents = qrels.setdefault(query, {})
+        documents.pop(document, None)
+        if grade > 0:
+            documents[document] = int(grade)
+    return qrels
+
+
+def _numbered_judgements(path: Path, layout: Layout, remedy: str) -> Iterator[tuple[int, str, str, float]]:
     columns, expected, separator = 4, "query id, 0, document id, relevance", None
     if layout == "beir":
         columns, expected, separator = 3, "query-id <tab> corpus-id <tab> score", "\t"
@@ -32,23 +54,11 @@ def read_judgements(
         if layout == "beir" and line == 1 and grade.strip() == "score":
             continue
         try:
-            yield query, document, number(grade)
+            number = float(grade)
         except ValueError:
-            kind = "whole number" if number is int else "number"
+            number = math.nan
+        if not math.isfinite(number):
             raise DataError(
-                f"{path}, line {line}: found the judgement {grade.strip()!r}; expected a {kind}. {remedy}"
+                f"{path}, line {line}: found the judgement {grade.strip()[:40]!r}; expected a number. {remedy}"
             ) from None
-
-
-def read_qrels(path: Path, layout: Layout, *, remedy: str = REMEDY) -> Qrels:
-    """Return the relevant documents of each judged query; a query without any has an empty dictionary.
-
-    Raises:
-        DataError: the file is damaged or not in this format, or a grade is not a whole number.
-    """
-    qrels: Qrels = {}
-    for query, document, grade in read_judgements(path, layout, number=int, remedy=remedy):
-        documents = qrels.setdefault(query, {})
-        if grade > 0:
-            documents[document] = int(grade)
-    return qrels
+        yield line, query, document, number

@@ -18,9 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hbdist.evaluation.scores import METRICS
+from hbdist.evaluation.tasks.task import ABSENT
 
 NO_POSITION = 0
 """Marker for "none" in arrays of positions, which start at 1."""
+NEVER = np.iinfo(np.int64).max
+"""Position of a relevant document that is not among the candidates: beyond any depth, and 1/NEVER counts as 0."""
 
 TOP = 100
 """Number K of candidates that are kept for each query, best first. The metrics do not depend on them."""
@@ -31,7 +34,7 @@ class Ranking:
     """Positions of the relevant candidates of every query. Arrays of int64 unless said otherwise."""
 
     pool_QR: np.ndarray
-    """Positions in the whole pool; NO_POSITION where a query has no such candidate."""
+    """Positions in the whole pool; NO_POSITION where a query has no such candidate, NEVER where that is absent."""
     language_QR: np.ndarray
     """Positions among the candidates of the relevant one's own language."""
     top_QK: np.ndarray
@@ -53,26 +56,28 @@ def metrics(
         mrr, mrr@k    1 / p_1; 0 where p_1 > k
 
     Args:
-        position_QR: exact positions in any order; NO_POSITION where there is none. Every query has at least one.
+        position_QR: exact positions in any order; NO_POSITION where there is none, NEVER for a relevant document that is not
+            among the candidates. Every query has at least one that is not NO_POSITION.
         names: as above, with any k from 1; only map and mrr may be without.
         grade_QR: the gain of each relevant candidate, 1 or more; by default all are 1.
     """
     grade_QR = np.ones_like(position_QR) if grade_QR is None else grade_QR
     grade_QR = np.where(position_QR == NO_POSITION, 0, grade_QR)
     assert grade_QR.any(axis=1).all(), "metrics of a query without relevant candidates are undefined"
-    position_QR = np.where(position_QR == NO_POSITION, np.inf, position_QR.astype(np.float64))
+    found_QR = (position_QR != NO_POSITION) & (position_QR != NEVER)
+    position_QR = np.where(found_QR, position_QR.astype(np.float64), np.inf)
     order_QR = position_QR.argsort(axis=1, kind="stable")
     position_QR, grade_QR = (np.take_along_axis(values_QR, order_QR, axis=1) for values_QR in (position_QR, grade_QR))
     return {name: _metric(position_QR, grade_QR, *name.partition("@")[::2]) for name in names}
 
 
 def _metric(position_QR: np.ndarray, grade_QR: np.ndarray, kind: str, depth: str) -> np.ndarray:
-    """Return one metric of each query. Positions ascend; infinity means none."""
+    """Return one metric of each query. Positions ascend; infinity means none, or, with a gain, that it is never found."""
     k = int(depth) if depth else np.inf
     assert depth or kind in ("map", "mrr"), f"{kind} needs a depth, as in {kind}@10"
-    relevant_Q = np.isfinite(position_QR).sum(axis=1)
+    relevant_Q = (grade_QR > 0).sum(axis=1)
     number_R = np.arange(1, position_QR.shape[1] + 1)
-    within_QR = position_QR <= k
+    within_QR = np.isfinite(position_QR) & (position_QR <= k)
     match kind:
         case "map":
             return (within_QR * number_R / position_QR).sum(axis=1) / relevant_Q
@@ -86,6 +91,11 @@ def _metric(position_QR: np.ndarray, grade_QR: np.ndarray, kind: str, depth: str
         case "mrr":
             return within_QR[:, 0] / position_QR[:, 0]
     raise AssertionError(f"no metric is called {kind}")
+
+
+def with_absent(position_QR: np.ndarray, relevant_QR: np.ndarray) -> np.ndarray:
+    """Return the positions of relevant candidates, with NEVER for those that are absent from the pool: int64 [Q, R]."""
+    return np.where(relevant_QR == ABSENT, NEVER, position_QR)
 
 
 def mean_metrics(

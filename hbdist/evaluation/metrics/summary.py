@@ -17,7 +17,7 @@ from hbdist.evaluation.metrics.per_query import PerQuery
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking, macro_mean, mean_metrics
 from hbdist.evaluation.scores import SETTINGS
 from hbdist.evaluation.tasks.corpus import Corpus
-from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.evaluation.tasks.task import ABSENT, NO_CANDIDATE, RetrievalTask
 
 RankEmbeddings = Callable[[np.ndarray, np.ndarray], Ranking]
 """Function (query_QD, candidate_CD) → their ranking for the task."""
@@ -31,7 +31,7 @@ def summarise(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
     Settings that the task does not have are null; with one language only, so are cross_lingual and bias.
     """
     mean = partial(mean_metrics, names=task.metrics)
-    relevant_language_QR = np.where(task.relevant < 0, -1, relevant_languages(task))
+    relevant_language_QR = np.where(task.relevant == NO_CANDIDATE, -1, relevant_languages(task))
     by_pair: dict[tuple[str, str], dict[str, float]] = {}
     for x, rows in task.query_slices.items():
         for number, y in enumerate(task.languages):
@@ -171,7 +171,11 @@ def language_numbers(slices: Mapping[str, slice]) -> np.ndarray:
 
 
 def relevant_languages(task: RetrievalTask) -> np.ndarray:
-    """Return the language number of each relevant candidate: int64 [Q, R]; any number where there is none."""
+    """Return the language number of each relevant candidate: int64 [Q, R]; any number where there is none.
+
+    An absent one is of its question's language.
+    """
     # Found by search, as an array of the languages of a hundred million candidates would be large.
     stops = np.array([part.stop for part in task.candidate_slices.values()])
-    return np.searchsorted(stops, task.relevant, side="right")
+    language_QR = np.searchsorted(stops, task.relevant, side="right")
+    return np.where(task.relevant == ABSENT, language_numbers(task.query_slices)[:, None], language_QR)

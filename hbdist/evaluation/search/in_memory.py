@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hbdist.distributed.process_group import ProcessGroup
-from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking, with_absent
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.utils.progress import Progress
 
@@ -60,7 +60,9 @@ def rank_in_memory(
             progress(done, total)
     tiles = {start: arrays for share in ranks.all_gather_object(own) for start, arrays in share.items()}
     columns = zip(*(tiles[start] for start in sorted(tiles)), strict=True)
-    return Ranking(*(np.concatenate(column) for column in columns))
+    pool_QR, language_QR, top_QK, top_score_QK = (np.concatenate(column) for column in columns)
+    pool_QR, language_QR = (with_absent(position_QR, task.relevant) for position_QR in (pool_QR, language_QR))
+    return Ranking(pool_QR, language_QR, top_QK, top_score_QK)
 
 
 def positions_of_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subset: slice = slice(None)) -> np.ndarray:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from hbdist.distributed.process_group import ProcessGroup
-from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking
+from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking, with_absent
 from hbdist.evaluation.metrics.summary import relevant_languages
 from hbdist.evaluation.search import partitioned
 from hbdist.evaluation.search.embeddings import Parts
 from hbdist.evaluation.search.faiss_index import Approximate
-from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.evaluation.tasks.task import NO_CANDIDATE, RetrievalTask
 from hbdist.utils.progress import Progress
 
 MERGED_QUERIES = 1_024
@@ -50,7 +50,7 @@ class PartRanker:
         everyone, languages = np.arange(len(self.task.queries)), range(len(self.task.languages))
         if "multilingual" in self.task.settings:
             return dict.fromkeys(languages, everyone)
-        present_QR, language_QR = self.task.relevant >= 0, relevant_languages(self.task)
+        present_QR, language_QR = self.task.relevant != NO_CANDIDATE, relevant_languages(self.task)
         return {number: everyone[(present_QR & (language_QR == number)).any(axis=1)] for number in languages}
 
     def rank_exactly(self) -> Ranking:
@@ -117,7 +117,7 @@ class PartRanker:
         """Return the sum of what all ranks counted, and the best of their best candidates."""
         present_QR = counter.relevant_QR >= 0
         pool_QR, own_QR = (
-            np.where(present_QR, 1 + self.ranks.all_reduce_sum(count_QR), NO_POSITION)
+            with_absent(np.where(present_QR, 1 + self.ranks.all_reduce_sum(count_QR), NO_POSITION), counter.relevant_QR)
             for count_QR in (counter.pool_QR, counter.own_QR)
         )
         tops: list[tuple[np.ndarray, np.ndarray]] = []

@@ -15,12 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hbdist.data.formats.languages import language_code
 from hbdist.errors import ConfigError
 from hbdist.evaluation.scores import METRICS, SETTINGS, Setting
 from hbdist.evaluation.tasks.corpus import Candidate, Corpus, consecutive_slices
 
 NO_CANDIDATE = -1
 """Padding of arrays of candidate indices."""
+ABSENT = -2
+"""Index of a document that is judged relevant, but is not among the candidates."""
 Values = Mapping[str, tuple[int, ...]]
 """Question id → values, one per candidate."""
 
@@ -68,6 +71,9 @@ class RetrievalTask:
     """Meaningful settings: only "monolingual" if the questions are not translated."""
     grades: Values = field(default_factory=dict)
     """Question id → gain of each of its relevant candidates, for nDCG; all gains are 1 if empty."""
+    absent: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Question id → published id of each document that is judged relevant but is not among the candidates → its gain. It
+    counts as relevant and is never found, as in trec_eval; it is of the question's language."""
     ignored: Values = field(default_factory=dict)
     """Question id → indices of candidates that are not ranked for it, because nobody judged them."""
     note: str = ""
@@ -81,7 +87,12 @@ class RetrievalTask:
         for texts in (self.queries, *in_memory):
             order = [self.languages.index(text.language) for text in texts]
             assert all(before <= after for before, after in pairwise(order)), "texts are not grouped by language"
-        assert all(self.relevance.get(query.id) for query in self.queries), "a query has no relevant candidate"
+        assert all(map(self._has_answer, self.queries)), "a query has no relevant candidate"
+        # What is never found has no distance and no language of its own, on which measures of a pool of languages rest.
+        assert not self.absent or "multilingual" not in self.settings
+
+    def _has_answer(self, query: Query) -> bool:
+        return bool(self.relevance[query.id] or self.absent.get(query.id))
 
     @cached_property
     def query_slices(self) -> dict[str, slice]:
@@ -100,15 +111,16 @@ class RetrievalTask:
 
     @cached_property
     def relevant(self) -> np.ndarray:
-        """Indices of the relevant candidates of every query: int64 [Q, R], padded with NO_CANDIDATE."""
-        return _padded([self.relevance[query.id] for query in self.queries], NO_CANDIDATE)
+        """Indices of the relevant candidates of every query, ABSENT for absent ones: int64 [Q, R], padded with NO_CANDIDATE."""
+        rows = ((self.relevance[query.id], self.absent.get(query.id, ())) for query in self.queries)
+        return _padded([(*indices, *[ABSENT] * len(missing)) for indices, missing in rows], NO_CANDIDATE)
 
     @cached_property
     def relevant_grade(self) -> np.ndarray:
         """Gains of `relevant`: int64 [Q, R], padded with 0."""
         if not self.grades:
             return (self.relevant != NO_CANDIDATE).astype(np.int64)
-        return _padded([self.grades[query.id] for query in self.queries], 0)
+        return _padded([(*self.grades[one.id], *self.absent.get(one.id, {}).values()) for one in self.queries], 0)
 
     @cached_property
     def unranked(self) -> np.ndarray:
@@ -139,6 +151,8 @@ class RetrievalTask:
         """SHA-256, in hex, of the task as it is after cuts: ids, texts, relevance, metrics."""
         candidates = self.candidates.digest if isinstance(self.candidates, Corpus) else self.candidates
         values = asdict(replace(self, candidates=())) | {"candidates": candidates}
+        if not self.absent:  # fingerprints of tasks without it are those of earlier versions
+            del values["absent"]
         return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()
 
     def candidate_texts(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[list[str]]:
@@ -159,10 +173,11 @@ class RetrievalTask:
         Raises:
             ConfigError: a language is not in the task, or no language has that many questions.
         """
-        task = self._in_languages(tuple(sorted(set(languages)))) if languages else self
+        task = self._in_languages(tuple(languages)) if languages else self
         return task if questions is None else task._with_questions(questions)
 
     def _in_languages(self, languages: tuple[str, ...]) -> "RetrievalTask":
+        languages = tuple(sorted(set(map(language_code, languages))))
         unknown = [language for language in languages if language not in self.languages]
         if unknown:
             raise ConfigError(
@@ -183,7 +198,8 @@ class RetrievalTask:
 
         grades = {question: remaining(values, self.relevance[question]) for question, values in self.grades.items()}
         ignored = {question: renumber(indices) for question, indices in self.ignored.items()}
-        queries = tuple(query for query in self.queries if query.language in languages and relevance[query.id])
+        absent = {query.id: self.absent.get(query.id, {}) for query in self.queries if query.language in languages}
+        queries = tuple(q for q in self.queries if q.language in languages and (relevance[q.id] or absent[q.id]))
         if isinstance(self.candidates, Corpus):
             candidates: tuple[Candidate, ...] | Corpus = self.candidates.select(languages)
         else:
@@ -211,7 +227,8 @@ class RetrievalTask:
         """Return the task with these queries, and with the relevance, grades and ignored candidates of their questions."""
         questions = {query.id for query in queries}
         relevance, grades, ignored = ({one: part[one] for one in part if one in questions} for part in values)
-        return replace(self, queries=queries, relevance=relevance, grades=grades, ignored=ignored)
+        absent = {one: documents for one, documents in self.absent.items() if one in questions}
+        return replace(self, queries=queries, relevance=relevance, grades=grades, ignored=ignored, absent=absent)
 
 
 def _evenly_spaced(ids: Sequence[str], count: int) -> Sequence[str]:

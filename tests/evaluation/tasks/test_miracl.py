@@ -101,7 +101,7 @@ def test_only_the_named_languages_of_miracl_are_read(miracl):
         ("topics/topics.miracl-v1.0-sw-dev.tsv", "7\tnani?\n", "1 questions that are not among its topics.*sw:12#0"),
         ("topics/topics.miracl-v1.0-sw-dev.tsv", "7\ta\n7\tb\n", "the id 7 occurs twice"),
         ("qrels/qrels.miracl-v1.0-sw-dev.tsv", "7\t39#0\t1\n", "line 1: found 3 columns; expected 4"),
-        ("qrels/qrels.miracl-v1.0-sw-dev.tsv", "7\tQ0\t39#0\tyes\n", "found the judgement 'yes'; expected a whole"),
+        ("qrels/qrels.miracl-v1.0-sw-dev.tsv", "7\tQ0\t39#0\tyes\n", "found the judgement 'yes'; expected a number"),
     ],
 )
 def test_a_damaged_or_incomplete_miracl_file_is_refused(miracl, path, text, message):
