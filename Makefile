@@ -9,7 +9,7 @@ DEMO_RUN ?= runs/demo
 DEMO_TRAIN ?= steps=12
 DEMO_EVALUATE ?= --languages en,ar,zh,de,el --questions 50
 
-.PHONY: demo demo-full slurm-demo test test-all lint bench install clean
+.PHONY: demo demo-full slurm-demo test test-all lint mutants bench install clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -51,6 +51,12 @@ test: install
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 -q --ignore tests/memory/test_estimate.py
 	$(BIN)/python -m pytest -q tests/memory/test_estimate.py  # measures memory: alone on the machine
+
+# An hour or more: each change that mutmut makes to the core must fail a test. What survives is printed; a later call tests only what is
+# new or changed; `make mutants MUTANTS='hbdist.loss.*'` tests a part anew. docs/reliability.md has the numbers and the reasons.
+mutants: install
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1 $(MUTANTS)
+	$(BIN)/mutmut results
 
 PEERS := benchmarks/.cache/peers
 

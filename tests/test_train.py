@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from launching import ROOT, TIMEOUT, command, environment, lines, outcome, train
+from ranks import on_ranks
 from whole_runs import main_here, newest_checkpoint, pid_of_rank, steps_done, wait_for_steps
 
 from hbdist.data.build.build import build
+from hbdist.train import main
 
 TINY = ["optimizer.lr=1e-3", "batch.size=16", "steps=12", "checkpoint.every=3", "run.log_batches=true"]
 
@@ -119,6 +122,26 @@ def test_an_interrupted_run_saves_reports_and_resumes(tiny: list[str], undisturb
 
     assert train(1, *arguments).returncode == 0
     assert_the_same_run(folder, undisturbed, rel=1e-7)
+
+
+def train_until_rank_1_is_told_to_stop(arguments: list[str], folder: Path) -> tuple[int, int]:
+    """Return this rank's exit status, and the number of steps in the log when it returned."""
+
+    def stop_this_rank() -> None:
+        wait_for_steps(folder, 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.environ["RANK"] == "1":
+        threading.Thread(target=stop_this_rank, daemon=True).start()
+    return main([*arguments, f"run.folder={folder}"]), steps_done(folder)
+
+
+def test_a_signal_to_one_rank_stops_all_ranks_after_the_same_step(tiny: list[str], tmp_path: Path) -> None:
+    folder, many = tmp_path / "run", ["steps=100000", "checkpoint.every=100000", "batch.size=4"]
+    found = on_ranks(2, train_until_rank_1_is_told_to_stop, [*tiny, *many], folder)
+    assert found == [(75, steps_done(folder))] * 2
+    assert outcome(folder)["state"] == "interrupted"
+    assert newest_checkpoint(folder) == steps_done(folder)
 
 
 def test_a_finished_run_is_not_trained_again(tiny: list[str], undisturbed: Path) -> None:

@@ -40,8 +40,11 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
     """Write a checkpoint, point `latest` at it, and delete all but the newest `keep` and the best."""
     target = folder / f"{position.step:09d}"
     partial = folder / f".{target.name}.partial"
-    for killed in folder.glob(".*.partial"):  # left by saves that were killed
-        shutil.rmtree(killed, ignore_errors=True)
+    for killed in folder.glob(".*.partial"):  # left by saves that were killed: a folder, or the file of a pointer
+        if killed.is_dir():
+            shutil.rmtree(killed, ignore_errors=True)
+        else:
+            killed.unlink(missing_ok=True)
     partial.mkdir(parents=True)
     with (partial / "state.pt").open("wb") as file:
         torch.save(dict(state), file)

@@ -43,6 +43,14 @@ def partials() -> Tensor:
     return partial_RG
 
 
+def bfloat16_weights() -> Tensor:
+    """Return each rank's weights, [ranks, columns]: 256 on one rank and 1 on the others, on another one for each column.
+
+    In bfloat16, 256 + 1 is 256, so that a sum which begins with the largest loses the others, wherever it begins.
+    """
+    return (1 + 255 * torch.eye(WORLD)).bfloat16()
+
+
 def everything() -> dict[str, Any]:
     """Return everything the tests below compare, on this rank; starting ranks takes seconds, so they are started once."""
     rank = dist.get_rank()
@@ -61,6 +69,10 @@ def everything() -> dict[str, Any]:
             "vector": gather_rows(rows(counts)[start:end], known),
             "int64": gather_rows(numbers_GI[start:end], known),
         }
+    halves_BD = torch.ones(1, WORLD, dtype=torch.bfloat16, requires_grad=True)
+    gathered_GD = gather_rows(halves_BD, [1] * WORLD)
+    (gathered_GD * bfloat16_weights()[rank]).sum().backward()
+    found["bfloat16"] = gathered_GD.dtype, halves_BD.grad
     numbers = torch.tensor([1.5, 2.0**53 - 1 if rank == 0 else 0.0, float(rank)], dtype=torch.float64)
     added = all_reduce_sum(numbers.requires_grad_())
     found |= {
@@ -95,6 +107,14 @@ def test_the_gradient_of_gathered_rows_is_that_of_the_sum_of_all_losses(case: st
     sum(loss(full_GD, rank, counts) for rank in range(WORLD)).backward()  # type: ignore[union-attr]
     together = torch.cat([found[rank][case]["gradient"] for rank in range(WORLD)])
     torch.testing.assert_close(together, full_GD.grad)
+
+
+def test_gradients_of_bfloat16_rows_are_summed_in_float32_and_returned_in_bfloat16(found: list[dict[str, Any]]) -> None:
+    expected = bfloat16_weights().double().sum(dim=0, keepdim=True)
+    for rank in range(WORLD):
+        gathered, gradient = found[rank]["bfloat16"]
+        assert gathered == gradient.dtype == torch.bfloat16
+        assert torch.equal(gradient.double(), expected)
 
 
 def test_combined_columns_are_the_log_sum_exp_over_all_ranks(found: list[dict[str, Any]]) -> None:

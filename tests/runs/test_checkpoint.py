@@ -1,7 +1,12 @@
 """Checkpoints: complete or absent, and nothing in one can run."""
 
+import itertools
 import json
+import os
 import pickle
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +14,7 @@ import pytest
 import torch
 
 from hbdist.errors import ResumeError
-from hbdist.runs.checkpoint import VERSION, Position, latest, load, save
+from hbdist.runs.checkpoint import VERSION, Position, best, latest, load, point_at_best, save, steps
 
 
 def position(step: int) -> Position:
@@ -70,6 +75,83 @@ def test_a_checkpoint_whose_save_was_killed_does_not_count(saved: Path) -> None:
     save(saved, position(12), state(12), keep=2)
     assert names(saved) == ["000000008", "000000012", "latest"]
     assert load(saved / "000000012")[0] == position(12)
+
+
+FILE_OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+
+
+def is_killed_before(operation: int, action: Callable[[], object]) -> bool:
+    """Run `action` in a copy of this process that is killed before its file operation of this number; return False if it has
+    fewer."""
+    child = os.fork()
+    if child == 0:
+        count = itertools.count()
+        sys.addaudithook(
+            lambda event, _: os._exit(9) if event in FILE_OPERATIONS and next(count) == operation else None
+        )
+        try:
+            action()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 9
+
+
+def test_whenever_a_save_is_killed_latest_names_a_whole_checkpoint_and_the_next_save_works(
+    saved: Path, tmp_path: Path
+) -> None:
+    newest = []
+    for operation in itertools.count():
+        folder = tmp_path / str(operation)
+        shutil.copytree(saved, folder)
+        killed = is_killed_before(operation, lambda folder=folder: save(folder, position(12), state(12), keep=2))
+        pointed_at = latest(folder)
+        assert pointed_at is not None
+        newest.append(int(pointed_at.name))
+        found, loaded = load(pointed_at)
+        assert found == position(newest[-1])
+        torch.testing.assert_close(loaded, state(newest[-1]))
+        save(folder, position(16), state(16), keep=2)
+        assert names(folder) in (["000000008", "000000016", "latest"], ["000000012", "000000016", "latest"])
+        if not killed:
+            break
+    assert newest == sorted(newest)
+    assert newest.count(8) > 5
+    assert newest.count(12) > 2, "nothing was killed after `latest` was written"
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    assert best(tmp_path) is None
+    for step in (2, 4, 6, 8):
+        save(tmp_path, position(step), state(step), keep=2)
+        if step == 2:
+            point_at_best(tmp_path, 2)
+    assert steps(tmp_path) == [2, 6, 8]
+    assert best(tmp_path) == tmp_path / "000000002"
+    point_at_best(tmp_path, 8)
+    assert best(tmp_path) == tmp_path / "000000008"
+    assert (tmp_path / "best").read_text(encoding="utf-8") == "000000008"
+
+
+@pytest.mark.parametrize("step", [None, 5])
+def test_a_step_without_a_checkpoint_is_not_the_best(step: int | None, saved: Path) -> None:
+    for _ in range(2):  # with a best checkpoint, and without one
+        point_at_best(saved, step)
+        assert best(saved) is None
+        assert not (saved / "best").exists()
+        point_at_best(saved, 4)
+        assert best(saved) == saved / "000000004"
+    (saved / "000000004" / "state.json").unlink()
+    assert best(saved) is None
+
+
+def test_steps_are_those_of_complete_checkpoints(saved: Path) -> None:
+    for name in ("000000012", "notes", ".000000016.partial"):
+        (saved / name).mkdir()
+    (saved / "notes" / "state.json").touch()
+    assert steps(saved) == [4, 8]
 
 
 def test_a_checkpoint_that_latest_does_not_name_yet_is_written_again(saved: Path) -> None:

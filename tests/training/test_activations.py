@@ -32,6 +32,25 @@ def test_activations_grow_with_the_tokens_until_they_no_longer_fit() -> None:
     assert not budget.fits(budget.available // 96 + 1)
 
 
+@pytest.mark.parametrize(
+    ("free", "parameters", "available"), [(1000, 100, 350), (1001, 0, 500), (300, 100, 0), (0, 9, 0)]
+)
+def test_half_of_what_gradients_and_moments_leave_is_for_activations(
+    free: int, parameters: int, available: int
+) -> None:
+    budget = ActivationBudget.of(2.0, free=free, parameters=parameters)
+    assert (budget.bytes_per_token, budget.available) == (2.0, available)
+    assert budget.fits(available // 2)
+    assert not budget.fits(available // 2 + 1)
+
+
+def test_ranks_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    alone = free_bytes(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_bytes(torch.device("cpu")) == pytest.approx(alone / 4, rel=0.1)
+
+
 def test_there_is_free_memory() -> None:
     assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 50
 

@@ -262,6 +262,15 @@ def test_hard_negatives_have_a_text_identity_and_missing_ones_have_none(make: An
     assert torch.equal(batch.negative_block_N, batch.block_B.repeat_interleave(3))
 
 
+def test_hard_negatives_are_in_the_block_of_their_pair(make: Any) -> None:
+    blocks = MADE | {"batch": {"size": 24, "mono_share": 1.0, "mono_block": 6}}
+    batch = make(loss={"hard_negatives": 3}, **blocks)[0]
+    block_of_pair = batch.block_B.tolist()
+    assert block_of_pair == sorted(block_of_pair)
+    assert set(block_of_pair) == {0, 1, 2, 3}
+    assert batch.negative_block_N.tolist() == [block for block in block_of_pair for _ in range(3)]
+
+
 def test_a_hard_negative_has_the_identity_of_the_document_with_its_text(
     make: Any, tokenize: Tokenize, token_rates: dict[str, float], tmp_path: Path
 ) -> None:
