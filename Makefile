@@ -9,7 +9,7 @@ DEMO_RUN ?= runs/demo
 DEMO_TRAIN ?= steps=12
 DEMO_EVALUATE ?= --languages en,ar,zh,de,el --questions 50
 
-.PHONY: demo demo-full slurm-demo test test-all lint mutants bench install clean
+.PHONY: demo demo-full slurm-demo test test-all lint mutants faults bench install clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -57,6 +57,12 @@ test-all: lint
 mutants: install
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1 $(MUTANTS)
 	$(BIN)/mutmut results
+
+# Hurts real runs in every known way for half an hour, and checks what a restart makes of them (docs/reliability.md). Called again,
+# it goes on where it was. Shorter: make faults FAULTS="--minutes 5 --only 'kill|disk'"
+FAULTS ?= --minutes 30
+faults: install
+	$(BIN)/python tests/faults/campaign.py $(FAULTS)
 
 PEERS := benchmarks/.cache/peers
 

@@ -16,6 +16,7 @@ from hbdist.evaluation.metrics.retrieval import Ranking
 from hbdist.evaluation.metrics.summary import collect_positions
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.utils.files import write_atomically
+from hbdist.utils.leftovers import remove_leftovers
 
 LARGEST_PLAIN_FILE = 100_000
 """Number of lines above which a TREC file is compressed."""
@@ -37,6 +38,7 @@ def make_folder(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out)
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:

@@ -11,7 +11,6 @@ R rows · C columns
 import hashlib
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from safetensors.numpy import load_file, save
 
 from hbdist.errors import DataError
 from hbdist.utils.files import cache_folder
+from hbdist.utils.leftovers import remove_leftovers, temporary_path
 
 WEIGHTS = "weights.q4.safetensors"
 BLOCK = 32
@@ -48,10 +48,11 @@ def unpack(folder: Path, cache: Path | None = None) -> Path:
         return folder
     cache = cache or cache_folder()
     name = f"{folder.resolve().name}-{_fingerprint(folder)[:16]}"
-    entry, partial = cache / name, cache / f".{name}-{uuid.uuid4().hex}"
+    entry, partial = cache / name, temporary_path(cache / name)
     if entry.is_dir():
         return entry
     tensors = read_weights(folder / WEIGHTS)
+    remove_leftovers(cache)
     try:
         _copy_other_files(folder, partial)
         # Not save_file: it creates files that only their owner can read, whatever the umask is.

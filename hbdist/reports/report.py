@@ -13,6 +13,7 @@ from hbdist.reports.table import make_tables
 from hbdist.runs.record import Record
 from hbdist.studies.study import STUDY, StudySpec
 from hbdist.utils.files import write_atomically
+from hbdist.utils.leftovers import remove_leftovers
 
 HTML = "report.html"
 
@@ -73,5 +74,6 @@ def study_report(study: StudySpec) -> Path:
 
 
 def _write(folder: Path, page: str) -> Path:
+    remove_leftovers(folder)
     write_atomically(folder / HTML, page)
     return folder / HTML

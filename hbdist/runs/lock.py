@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.utils.files import locked, write_atomically
+from hbdist.utils.leftovers import remove_leftovers
 from hbdist.utils.processes import machine_id, process_start
 from hbdist.utils.slurm import own_job, state_of
 
@@ -85,6 +86,7 @@ class RunLock:
                     if owner_of(folder) == dead:  # else another process was quicker
                         write_atomically(lock.path, json.dumps(asdict(LockOwner.here())))
                         claimed = True
+            remove_leftovers(folder, below=True)
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be written: {error.strerror}. Set run.folder to a folder that this machine can write to."

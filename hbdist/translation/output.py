@@ -20,6 +20,7 @@ from typing import Any
 
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import write_atomically
+from hbdist.utils.leftovers import remove_leftovers
 
 REPORT = "translation.json"
 RECIPE = "recipe.toml"
@@ -81,6 +82,7 @@ class Folder:
         if not (self.root / REPORT).is_file():
             self._write_report({"state": "underway"})
         (self.root / "parts").mkdir(exist_ok=True)
+        remove_leftovers(self.root, below=True)
 
     def file(self, language: str) -> Path:
         """Return the path of a language's pairs, which exists when all parts are done."""

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
-from uuid import uuid4
 
 from filelock import SoftFileLock, Timeout
+
+from hbdist.utils.leftovers import temporary_path
 
 STALE_AFTER = 30.0
 """Seconds after which the lock of a file counts as left behind by a crash. Locks are held for milliseconds."""
@@ -18,7 +19,7 @@ STALE_AFTER = 30.0
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file to write that gets its name once the block has succeeded and its content is on disk."""
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    partial = temporary_path(path)
     try:
         with partial.open("wb") as file:
             yield file

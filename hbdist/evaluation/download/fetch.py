@@ -13,6 +13,7 @@ from shutil import copyfileobj
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.download.sources import DataSource, RemoteFile
 from hbdist.utils.files import atomic_file, sha256, write_atomically
+from hbdist.utils.leftovers import remove_leftovers
 
 CHECKSUMS = "fetched.json"
 """File in a data set's folder that records the checksums of what was fetched."""
@@ -68,6 +69,7 @@ def fetch(
         raise ConfigError(source.by_hand.format(folder=folder))
     _check_languages(source, languages)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder, below=True)
     files, recorded, report = source.files(languages), _read_checksums(folder), FetchReport(folder, source.licence)
     for number, file in enumerate(files, start=1):
         expected = file.sha256 or recorded.get(file.path, "")

@@ -23,6 +23,7 @@ from hbdist.evaluation.search.settings import Precision
 from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.utils.files import write_atomically
+from hbdist.utils.leftovers import remove_leftovers
 
 IN_MEMORY_BYTES = 256 << 20
 """Largest size of a pool's float32 embeddings that every rank keeps in memory, in bytes."""
@@ -128,6 +129,7 @@ class Parts:
     def _write_file(self, path: Path, content: str | bytes) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent)
             write_atomically(path, content)
         except OSError as error:
             size = self.total * self.dimensions * np.dtype(self.precision).itemsize
