@@ -4,11 +4,13 @@ Its keys are documented by `evaluate.evaluate` and `metrics.summary.summarise`, 
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from hbdist.errors import DataError
 
+Value = TypeVar("Value")
 Setting = Literal["monolingual", "cross_lingual", "multilingual"]
 SETTINGS: tuple[Setting, ...] = ("monolingual", "cross_lingual", "multilingual")
 """Settings of a task, in the order of scores.json."""
@@ -33,6 +35,24 @@ def read_scores(out: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}. Delete the file; `hbdist evaluate` writes it again.") from None
+
+
+def split_pair(pair: str, pairs: Iterable[str]) -> tuple[str, str]:
+    """Return the two languages of a pair such as "en-de".
+
+    Languages have no `-`, but earlier versions wrote some, such as `pt-BR-en`: of several places to cut, the one counts
+    after which the pair in the other direction is among the `pairs`, all that the scores have.
+    """
+    parts = pair.split("-")
+    cuts = [("-".join(parts[:n]), "-".join(parts[n:])) for n in range(1, len(parts))] or [(pair, pair)]
+    known = set(pairs) if len(cuts) > 1 else ()
+    return next((cut for cut in cuts if f"{cut[1]}-{cut[0]}" in known), cuts[0])
+
+
+def own_language(value_of_pair: Mapping[str, Value]) -> dict[str, Value]:
+    """Return language → value of those pairs whose two languages are the same."""
+    pairs = ((split_pair(pair, value_of_pair), value) for pair, value in value_of_pair.items())
+    return {x: value for (x, y), value in pairs if x == y}
 
 
 def metric_label(metric: str) -> str:

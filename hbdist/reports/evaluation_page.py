@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from hbdist.evaluation.scores import own_language
 from hbdist.reports import plots
 from hbdist.reports.render import Chart, render
 from hbdist.reports.run_page import NAMES, SECTIONS, digits_of, metric_of_pairs
@@ -40,7 +41,7 @@ def _charts(scores: dict[str, Any]) -> Iterator[Chart]:
         return
     title = NAMES.get(metric, metric)
     by_pair = {pair: values[metric] for pair, values in scores["by_pair"].items() if metric in values}
-    own = {pair.partition("-")[0]: value for pair, value in by_pair.items() if len(set(pair.split("-"))) == 1}
+    own = own_language(by_pair)
     if len(own) == len(by_pair):
         yield Chart(
             plots.dots({title: own}, name="languages", x_name=title),

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from hbdist.evaluation.scores import split_pair
 from hbdist.reports.render import TEMPLATES
 from hbdist.reports.table import show
 
@@ -166,7 +167,7 @@ def heat_map(value_of_pair: Mapping[str, float], low: float, high: float, *, nam
         low, high: numbers of the lightest and the darkest shade; of a change, they are symmetric around zero.
         change: use two colours that meet at zero instead of one.
     """
-    languages = sorted({language for pair in value_of_pair for language in pair.split("-")})
+    languages = sorted({language for pair in value_of_pair for language in split_pair(pair, value_of_pair)})
     value_XY = np.array([[value_of_pair.get(f"{x}-{y}", np.nan) for y in languages] for x in languages])
     axes = _chart(5.0)
     many = len(languages) > 24

@@ -5,7 +5,7 @@ evaluation keeps. Numbers that do not follow from them, such as cosines, have a 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hbdist.errors import DataError
-from hbdist.evaluation.scores import SETTINGS
+from hbdist.evaluation.scores import SETTINGS, split_pair
 from hbdist.runs.record import Scores
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Measured
@@ -117,7 +117,9 @@ class Column:
         per_query = self.files.read(model, scores) if follows_from_positions(path) else None
         if per_query is None or number is None:
             return None
-        values = _values(per_query, path, sorted({x for pair in scores["by_pair"] for x in pair.split("-")}))
+        pairs = scores["by_pair"]
+        languages = sorted({language for pair in pairs for language in split_pair(pair, pairs)})
+        values = _values(per_query, path, languages, pairs)
         means = [values.value_V[values.part_V == part].mean() for part in np.unique(values.part_V)]
         if means and abs(np.mean(means) - number) <= TOLERANCE * max(1.0, abs(number)):
             return values
@@ -139,7 +141,7 @@ def follows_from_positions(path: str) -> bool:
     return FROM_POSITIONS.fullmatch(metric) is not None
 
 
-def _values(per_query: "PerQuery", path: str, languages: Sequence[str]) -> "Values":
+def _values(per_query: "PerQuery", path: str, languages: Sequence[str], pairs: Iterable[str]) -> "Values":
     """Return the values whose mean is the number at this path; `languages` are those of the task, in its order."""
     from hbdist.evaluation.metrics.per_query import values_of
     from hbdist.evaluation.metrics.retrieval import NO_POSITION
@@ -148,7 +150,7 @@ def _values(per_query: "PerQuery", path: str, languages: Sequence[str]) -> "Valu
     if section not in ("by_pair", "by_language"):
         return values_of(per_query, "multilingual" if path == DISTANCE else section, metric)
     pair, _, metric = metric.partition(".")
-    x, _, y = pair.partition("-")
+    x, y = split_pair(pair, pairs) if section == "by_pair" else (pair, "")
     asked_Q = per_query.language_Q == languages.index(x)
     pool_QR = np.where(asked_Q[:, None], per_query.pool_QR, NO_POSITION)
     if section == "by_language":

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from hbdist.evaluation.scores import own_language
 from hbdist.reports import plots
 from hbdist.reports.plots import Curve, Spot, Spread
 from hbdist.reports.render import Chart
@@ -107,8 +108,8 @@ def _pairs(table: Table) -> Iterator[Chart]:
     before, after = _by_pair(untuned, metric), _by_pair(best, metric)
     sides = {name: values for name, values in (("untuned", before), (best.label, after)) if values}
     title, task = "mAP" if metric == "map" else metric, table.measure.name
-    if all(len(set(pair.split("-"))) == 1 for pair in after):
-        by_language = {name: {pair.split("-")[0]: v for pair, v in values.items()} for name, values in sides.items()}
+    if len(own_language(after)) == len(after):
+        by_language = {name: own_language(values) for name, values in sides.items()}
         svg = plots.dots(by_language, name=f"languages {task}", x_name=title)
         yield Chart(svg, f"{task}: {title} within each language.")
         return

@@ -125,6 +125,18 @@ def test_a_report_of_an_evaluation_within_languages_has_no_map(tmp_path):
     assert "Language bias" not in page.text
 
 
+def test_pairs_of_earlier_versions_with_hyphens_in_their_languages_are_drawn_whole(tmp_path):
+    languages = ("pt-BR", "zh-Hans", "en")
+    pairs = {f"{x}-{y}": {"map": 0.5 + 0.01 * (x == y)} for x in languages for y in languages}
+    write_scores(tmp_path, "after", scores(0.5, not_measured={}, by_pair=pairs))
+    html = report_on(tmp_path / "evaluation/after").read_text()
+    labels = set(re.findall(r">([A-Za-z-]{2,10})</text>", html))
+    assert {"pt-BR", "zh-Hans", "en"} <= labels
+    assert not {"BR", "Hans", "zh", "pt"} & labels
+    assert html.count(">.50<") == 6
+    assert html.count(">.51<") == 3
+
+
 def test_a_report_is_one_file_that_loads_nothing(run):
     html = run_report(run).read_text()
     assert not re.search(r"https?:|//[a-z]", html)

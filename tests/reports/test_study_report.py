@@ -386,6 +386,23 @@ def test_a_number_of_one_language_or_pair_has_an_interval_of_its_own_queries(tmp
     assert (estimate.low, estimate.high) == (interval([plain]).low, interval([plain]).high)
 
 
+@pytest.mark.parametrize("path", ["by_pair.pt-BR-zh-Hans.map", "by_language.pt-BR.map", "by_pair.zh-Hans-zh-Hans.map"])
+def test_a_study_of_earlier_scores_with_hyphens_in_their_languages_has_a_report(tmp_path, path):
+    study = write_study(
+        tmp_path / "made", STUDY.replace('"mAP <mono>" = "monolingual.map"', f'"mAP <mono>" = "{path}"')
+    )
+    (measure,) = study.measures
+    for run in study.runs:
+        write_run(run)
+        languages = ("en", "pt-BR", "zh-Hans")
+        scores = score(run.evaluation(measure), level_of(run), seed=run.seed, languages=languages, questions=12)
+    assert "pt-BR-zh-Hans" in scores["by_pair"]
+    page = Page(study_report(study).read_text())
+    assert page.open == []
+    assert "zh-Hans" in page.text
+    assert not table_of(study).remarks
+
+
 def test_a_missing_untuned_model_is_named(study):
     shutil.rmtree(study.baselines[0].folder)
     assert "The untuned models/me5-small-demo is not scored on xquad-r." in sentences_of(study)

@@ -16,6 +16,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from hbdist.data.formats.json_files import json_object
+from hbdist.data.formats.languages import language_code
 from hbdist.data.formats.qrels import read_qrels
 from hbdist.data.formats.texts import TSV_LINE, read_texts, tsv_entry
 from hbdist.errors import DataError
@@ -47,7 +48,8 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
             passage.
     """
     corpora = {language: files for language in PASSAGES if (files := _corpus_files(folder, language))}
-    read = {language: files for language, files in corpora.items() if not languages or language in languages}
+    wanted_languages = set(map(language_code, languages))
+    read = {one: files for one, files in corpora.items() if not wanted_languages or one in wanted_languages}
     if not read:
         wanted = f" in {', '.join(languages)}" if languages else ""
         raise DataError(
@@ -114,11 +116,12 @@ def _read_queries(folder: Path, language: str, spoken_languages: Sequence[str]) 
     own = _find(folder, "topics", language)
     stem = own.name.removesuffix(".gz").removesuffix(".tsv")
     matches = (re.fullmatch(rf"{re.escape(stem)}\.([\w-]+)\.tsv(\.gz)?", path.name) for path in own.parent.iterdir())
-    paths = [(language, own), *sorted((match[1], own.parent / match[0]) for match in matches if match)]
+    paths = [(language, own), *sorted((language_code(match[1]), own.parent / match[0]) for match in matches if match)]
+    wanted = set(map(language_code, spoken_languages))
     return [
         Query(f"{language}:{question}", spoken, text)
         for spoken, path in paths
-        if not spoken_languages or spoken in spoken_languages
+        if not wanted or spoken in wanted
         for question, text in read_texts(path, parse=_parse_topic, expected=TSV_LINE, remedy=_REMEDY).items()
     ]
 

@@ -7,7 +7,8 @@ itself. recall@1 is the usual accuracy of one direction; equal sentences are dif
 
 from pathlib import Path
 
-from hbdist.data.formats.json_files import json_object
+from hbdist.data.formats.json_files import json_object, required_identifier
+from hbdist.data.formats.languages import language_code
 from hbdist.data.formats.lines import nonblank_lines
 from hbdist.data.formats.texts import read_texts
 from hbdist.errors import DataError
@@ -67,7 +68,8 @@ def _read_files(folder: Path) -> dict[str, dict[str, str]]:
     texts: dict[str, dict[str, str]] = {}
     kinds: set[str] = set()
     for path in sorted(folder.glob("*")):
-        language, _, kind = path.name.removesuffix(".gz").rpartition(".")
+        name, _, kind = path.name.removesuffix(".gz").rpartition(".")
+        language = language_code(name)
         if kind in ("txt", "jsonl") and language:
             if language in texts:
                 raise DataError(f"{folder} has two files of {language}; expected one. {_REMEDY}")
@@ -98,7 +100,7 @@ def _read_lines(path: Path) -> dict[str, str]:
 
 def _parse(line: str) -> tuple[str, str]:
     values = json_object(line, ("text",))
-    identifier = str(values.get("id", ""))
+    identifier = required_identifier(values, "id")
     if len(identifier.split()) != 1:
         raise ValueError(f"found the id {identifier!r}")
     return identifier, values["text"]
@@ -107,7 +109,7 @@ def _parse(line: str) -> tuple[str, str]:
 def _read_columns(path: Path) -> dict[str, dict[str, str]]:
     lines = nonblank_lines(path, remedy=_REMEDY)
     _, first = next(lines, (0, ""))
-    languages = first.split("\t")
+    languages = [language_code(name) for name in first.split("\t")]
     if len(set(languages)) != len(languages) or not all(len(language.split()) == 1 for language in languages):
         raise DataError(f"{path} begins with {first[:60]!r}; expected the languages of its columns. {_REMEDY}")
     texts: dict[str, dict[str, str]] = {language: {} for language in languages}

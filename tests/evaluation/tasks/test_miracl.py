@@ -49,6 +49,12 @@ def test_miracl_reads_topics_judgements_and_corpora_with_their_published_ids(mir
     assert task.metrics[:2] == ("ndcg@10", "recall@100")
 
 
+def test_translated_topics_are_in_languages_written_as_in_shards(miracl):
+    write_text(miracl / "topics/topics.miracl-v1.0-sw-dev.pt-BR.tsv", "7\tquem?\n")
+    assert load_miracl(miracl).languages == ("pt_BR", "sw", "yo")
+    assert load_miracl(miracl, languages=["sw", "pt-BR"]).query_ids == ["pt_BR-sw:7", "sw-sw:7", "sw-sw:12#0"]
+
+
 def test_a_miracl_question_without_a_relevant_passage_is_left_out_and_counted(miracl):
     assert load_miracl(miracl).left_out == {"no passage judged relevant": 1}
 

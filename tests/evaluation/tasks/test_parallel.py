@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from task_files import json_lines, write_text
 
 from hbdist.errors import DataError
+from hbdist.evaluation.metrics.summary import summarise
+from hbdist.evaluation.search.in_memory import rank_in_memory
 from hbdist.evaluation.tasks.parallel import load_parallel
 
 
@@ -43,6 +46,22 @@ def test_parallel_objects_correspond_by_id_and_untranslated_ones_are_not_queries
     assert task.left_out == {"no translation (it stays a candidate)": 2}
 
 
+def test_languages_are_written_as_in_shards(tmp_path):
+    task = load_parallel(
+        write_files(tmp_path / "files", **{"pt-BR_txt": "um\n", "zh-Hans_txt": "一\n", "en_txt": "one\n"})
+    )
+    assert task.languages == ("en", "pt_BR", "zh_Hans")
+    assert task.cut(languages=["zh-Hans", "pt_BR"]).languages == ("pt_BR", "zh_Hans")
+    (tmp_path / "table.tsv").write_text("pt-BR\tzh-Hans\num\t一\n")
+    assert load_parallel(tmp_path / "table.tsv").languages == ("pt_BR", "zh_Hans")
+
+
+def test_pairs_of_such_languages_are_named_by_two_codes(tmp_path):
+    task = load_parallel(write_files(tmp_path / "files", **{"pt-BR_txt": "um\n", "zh-Hans_txt": "一\n"}))
+    ranking = rank_in_memory(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), task)
+    assert sorted(summarise(ranking, task)["by_pair"]) == ["pt_BR-zh_Hans", "zh_Hans-pt_BR"]
+
+
 def test_columns_of_a_table_correspond_and_may_be_empty(tmp_path):
     (tmp_path / "tatoeba.tsv").write_text("de\ten\tsw\neins\tone\t\nzwei\t\tmbili\n")
     task = load_parallel(tmp_path / "tatoeba.tsv")
@@ -60,6 +79,7 @@ def test_columns_of_a_table_correspond_and_may_be_empty(tmp_path):
         ({"de_txt": "eins\n\nzwei\n", "en_txt": "one\n\ntwo\n"}, r"de\.txt, line 2: found a blank line"),
         ({"de_txt": "eins\n", "en_jsonl": jsonl(a="one")}, "both .txt and .jsonl"),
         ({"de_txt": "eins\n", "de_txt_gz": "eins\n"}, "two files of de"),
+        ({"de_jsonl": '{"id": null, "text": "x"}\n', "en_jsonl": jsonl(a="y")}, "line 1: found no text under id among"),
         ({"de_txt": "eins\n"}, "has sentences in de; expected two or more"),
         ({"README": "x"}, "has sentences in no language"),
         ({"de_jsonl": jsonl(a="x"), "en_jsonl": jsonl(b="y")}, "no sentence in two languages"),
@@ -77,6 +97,7 @@ def test_parallel_files_that_do_not_correspond_are_refused(tmp_path, files, mess
     [
         ("", "expected the languages"),
         ("de\tde\n", "expected the languages"),
+        ("pt-BR\tpt_BR\n", "expected the languages"),
         ("de\ten\nx\n", "line 2: found 1 columns"),
     ],
 )
@@ -84,3 +105,10 @@ def test_a_table_without_languages_or_with_ragged_lines_is_refused(tmp_path, tex
     (tmp_path / "x.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
         load_parallel(tmp_path / "x.tsv")
+
+
+def test_two_spellings_of_a_language_are_refused(tmp_path):
+    for name in ("pt-BR", "pt_BR"):
+        write_text(tmp_path / f"{name}.txt", "um\n")
+    with pytest.raises(DataError, match="two files of pt_BR; expected one"):
+        load_parallel(tmp_path)
