@@ -4,7 +4,6 @@ It states every fact about a run once; whatever follows from its fields is compu
 """
 
 import json
-import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -17,6 +16,8 @@ from hbdist.config import sections
 from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError, ResumeError
+from hbdist.utils.json_toml import read_toml, shown
+from hbdist.utils.parse import is_encodable, toml_value
 
 DEFAULT_CONFIG = Path("launch/train/demo.toml")
 
@@ -50,7 +51,7 @@ class Config(Section):
             ConfigError: the file cannot be read, or a key or a value is wrong.
         """
         path = Path(path or DEFAULT_CONFIG)
-        base = read_toml(path)
+        base = read_config(path)
         changes = dict(parse_override(text) for text in overrides)
         config = cls.check(merge(base, changes), source=f"{path}{' and the command line' if changes else ''}")
         if config.run.folder:
@@ -111,34 +112,32 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(arguments)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config's file, without checking its keys.
 
     Raises:
         ConfigError: the file does not exist or is not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        what = "is a folder" if isinstance(error, IsADirectoryError) else "does not exist"
-        raise ConfigError(f"{path} {what}. Give the path of a config, such as {DEFAULT_CONFIG}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}. Strings need quotes; true and false do not.") from None
+    return read_toml(path, missing=f"Give the path of a config, such as {DEFAULT_CONFIG}.")
 
 
 def parse_override(text: str) -> tuple[str, Any]:
     """Parse `key=value`; the value is read as TOML, or as plain text if it is not TOML.
 
     Raises:
-        ConfigError: there is no `=`.
+        ConfigError: there is no `=`, it is not UTF-8, or the value is TOML that no config can have.
     """
     key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"{text!r} is not an override. Write key=value, as in batch.size=256.")
+    if not separator or not key.strip():
+        raise ConfigError(f"{shown(text)!a} is not an override. Write key=value, as in batch.size=256.")
+    if not is_encodable(text):
+        raise ConfigError(
+            f"{shown(text)!a} is not UTF-8. Write it in the encoding of this terminal, or into a config file."
+        )
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value
+        return key.strip(), toml_value(value)
+    except ValueError as error:
+        raise ConfigError(f"{shown(key)}: {error}. Give another value.") from None
 
 
 def describe_field(key: str) -> str:
@@ -239,7 +238,7 @@ def refuse_another_run(config: Config) -> None:
     path = Path(config.run.folder) / "config.toml"
     if not path.is_file():
         return
-    if what := describe_difference(Config.check(read_toml(path), source=str(path)), config, now="here"):
+    if what := describe_difference(Config.check(read_config(path), source=str(path)), config, now="here"):
         raise ResumeError(
             f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
             " that folder."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.errors import ConfigError
+from hbdist.utils.json_toml import read_json_object
 
 OWNED = {
     "train_batch_size": "batch.size",
@@ -98,18 +99,13 @@ class Zero:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(
-            f"{path} is not a file. Name a DeepSpeed JSON, such as launch/deepspeed/zero2.json (paths are relative to"
-            " the folder where the command is started)."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not JSON: {error}. Name a DeepSpeed JSON, as in launch/deepspeed/.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} contains no JSON object. Name a DeepSpeed JSON, as in launch/deepspeed/.")
-    return values
+    return read_json_object(
+        path,
+        error=ConfigError,
+        remedy="Name a DeepSpeed JSON, as in launch/deepspeed/.",
+        missing="Name a DeepSpeed JSON, such as launch/deepspeed/zero2.json (paths are relative to the folder where the"
+        " command is started).",
+    )
 
 
 def _without_auto(values: dict[str, Any]) -> dict[str, Any]:

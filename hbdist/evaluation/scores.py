@@ -3,12 +3,11 @@
 Its keys are documented by `evaluate.evaluate` and `metrics.summary.summarise`, which fill it.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from hbdist.errors import DataError
+from hbdist.utils.json_toml import read_json_object
 
 Value = TypeVar("Value")
 Setting = Literal["monolingual", "cross_lingual", "multilingual"]
@@ -28,13 +27,8 @@ def read_scores(out: Path) -> dict[str, Any] | None:
     Raises:
         DataError: the file is not JSON.
     """
-    path = out / "scores.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}. Delete the file; `hbdist evaluate` writes it again.") from None
+    remedy = "Delete the file; `hbdist evaluate` writes it again."
+    return read_json_object(out / "scores.json", remedy=remedy, default={}) or None
 
 
 def split_pair(pair: str, pairs: Iterable[str]) -> tuple[str, str]:

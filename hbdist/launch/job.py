@@ -17,6 +17,7 @@ from hbdist.launch.job_state import job_outcome, read_job, update_job
 from hbdist.launch.rank import become_a_rank
 from hbdist.launch.snapshot import outside_of_jobs
 from hbdist.runs.outcome import INTERRUPTED
+from hbdist.utils.json_toml import read_text
 from hbdist.utils.slurm import may_requeue, own_job
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def limit_threads(environment: MutableMapping[str, str] = os.environ) -> None:
 def newest_checkpoint(run: Path | None) -> str:
     """Return the name of the newest checkpoint; empty if there is none."""
     latest = run / "checkpoints" / "latest" if run else None
-    return latest.read_text(encoding="utf-8").strip() if latest and latest.is_file() else ""
+    return read_text(latest, default="").strip() if latest else ""
 
 
 def after_failure(submission: str, *folders: str) -> None:

@@ -7,21 +7,50 @@ of a local job's processes while they run; `checkpoint`: the newest when the job
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from hbdist.runs.outcome import Outcome, read_outcome
 from hbdist.utils.files import locked, write_atomically
+from hbdist.utils.stored import as_stored, read_stored_if_any
 
 FILE = "job.json"
+REMEDY = "Delete it; the job must then be submitted again."
 NEW: dict[str, Any] = {"outcome": None, "cancel": False, "ranks": [], "checkpoint": ""}
 """State of a job that has not started."""
+
+
+class JobFile(TypedDict, total=False):
+    """Content of job.json."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # what another version wrote is kept
+
+    folder: str
+    cluster: str
+    id: str
+    command: Annotated[list[str], Field(min_length=1)]
+    run: str | None
+    submitted: float
+    born: str
+    outcome: dict[str, Any] | None
+    cancel: bool
+    ranks: list[int]
+    checkpoint: str
+
+
 ENDED, STARTED, CANCEL, BEGAN = "ended.json", "started.json", "cancel", "began.txt"
 """Files in which earlier versions kept the outcome, the ranks, the request to cancel and the checkpoint."""
 
 
 def read_job(folder: Path) -> dict[str, Any]:
-    """Return the content of a folder's job.json; without a file, the state of a job that has not started."""
-    values = _read(folder / FILE)
+    """Return the content of a folder's job.json; without a file, the state of a job that has not started.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    values: dict[str, Any] = dict(_read(folder / FILE))
     if "outcome" not in values:  # an earlier version's
         outcome = read_outcome(folder, ENDED)
         values |= {"outcome": asdict(outcome) if outcome else None, "ranks": _read(folder / STARTED).get("ranks", [])}
@@ -48,7 +77,7 @@ def reset_job(folder: Path) -> None:
 def job_outcome(folder: Path) -> Outcome | None:
     """Return how the job of a folder ended; None if it has not."""
     outcome = read_job(folder)["outcome"]
-    return Outcome(**outcome) if outcome else None
+    return as_stored(Outcome, outcome, where=f"{folder / FILE}, outcome,", remedy=REMEDY) if outcome else None
 
 
 def end_job(folder: Path, outcome: Outcome) -> None:
@@ -61,8 +90,5 @@ def cancel_job(folder: Path) -> None:
     update_job(folder, outcome=asdict(Outcome.cancelled()))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+def _read(path: Path) -> JobFile:
+    return read_stored_if_any(JobFile, path, remedy=REMEDY) or {}

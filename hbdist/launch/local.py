@@ -1,6 +1,5 @@
 """Queue of jobs on this workstation: a process that outlives the submitting one and starts the ranks of each job in turn."""
 
-import json
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from hbdist.launch.job_state import cancel_job, end_job, read_job, update_job
 from hbdist.launch.snapshot import SUBMISSION
 from hbdist.runs.outcome import INTERRUPTED, Outcome
 from hbdist.runs.signals import STOP_SIGNALS
+from hbdist.utils.json_toml import read_json_object
 
 PAUSE = 0.1
 """Seconds between two checks of all jobs."""
@@ -153,6 +153,6 @@ class Queue:
 
 def run_queue(submission: str) -> None:
     """Run the jobs of a submission's queue."""
-    values: dict[str, Any] = json.loads(Path(submission, SUBMISSION).read_text(encoding="utf-8"))["queue"]
+    values: dict[str, Any] = read_json_object(Path(submission, SUBMISSION))["queue"]
     jobs = [QueuedJob(**job | {"folder": Path(job["folder"])}) for job in values.pop("jobs")]
     Queue(jobs, **values).run()

@@ -1,7 +1,6 @@
 """Resources of a job: nodes, GPUs, time, and where it runs."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,8 +10,9 @@ from pydantic import Field, ValidationError, model_validator
 from hbdist.config.explain import explain
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError
+from hbdist.utils.json_toml import read_toml
 
-SBATCH: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("sbatch.toml").read_text(encoding="utf-8"))
+SBATCH: dict[str, dict[str, str]] = read_toml(Path(__file__).with_name("sbatch.toml"))
 """Options of sbatch that follow from something else ("owned"), and variables with a user's defaults ("defaults")."""
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hbdist.errors import ConfigError, DataError
-from hbdist.models.pretrained import find_file, read_json, read_modules
+from hbdist.models.pretrained import find_file, read_model_json, read_modules
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"Tanh": nn.Tanh, "Identity": nn.Identity}
 EMBEDDING = "sentence_embedding"
@@ -51,7 +51,7 @@ class Dense(nn.Module):
             ConfigError: the layer has a setting that is not supported.
             DataError: its files are missing or damaged.
         """
-        config = read_json(name, f"{path}/config.json")
+        config = read_model_json(name, f"{path}/config.json")
         if config is None:
             raise _damaged(name, path, "it has no config.json")
         activation = config.get("activation_function", "torch.nn.modules.activation.Tanh").split(".")[-1]

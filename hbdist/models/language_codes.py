@@ -1,9 +1,10 @@
 """Language codes of hbdist, FLORES-200 and M2M100."""
 
-import tomllib
 from pathlib import Path
 
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+from hbdist.utils.json_toml import read_toml
+
+_TABLES = read_toml(Path(__file__).with_suffix(".toml"))
 FLORES: dict[str, str] = _TABLES["flores"]
 """hbdist code → code of FLORES-200 and NLLB-200."""
 M2M100: dict[str, str] = _TABLES["m2m100"]

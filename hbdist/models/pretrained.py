@@ -1,6 +1,5 @@
 """Files of a pretrained model, in a folder or on the hub, and the settings that it was saved with."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from transformers.utils import logging as hf_logging
 
 from hbdist.config.criterion import Criterion
 from hbdist.errors import ConfigError, DataError
+from hbdist.utils.json_toml import read_json
+from hbdist.utils.stored import read_stored_if_any
 
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 """Supported modules of sentence-transformers, in the order that a model must have them."""
@@ -39,15 +40,15 @@ class SavedSettings:
             ConfigError: the model has a module that is not supported.
         """
         path = next((path for kind, path in read_modules(name) if kind == "Pooling"), "1_Pooling")
-        pooling = read_json(name, f"{path}/config.json") or {}
+        pooling = read_model_json(name, f"{path}/config.json") or {}
         modes = [  # older versions write one flag per mode: pooling_mode_cls_token, pooling_mode_mean_tokens
             key.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token")
             for key, on in pooling.items()
             if key.startswith("pooling_mode_") and on
         ]
         mode = pooling.get("pooling_mode") or "+".join(modes) or None
-        own = read_json(name, SETTINGS_FILE) or {}
-        usage = read_json(name, "config_sentence_transformers.json")
+        own = read_model_json(name, SETTINGS_FILE) or {}
+        usage = read_model_json(name, "config_sentence_transformers.json")
         if usage is None:
             return cls(mode, **own)
         prompts = usage.get("prompts", {})  # a sentence-transformers model without prompts was trained without prefixes
@@ -60,7 +61,9 @@ def read_modules(name: str) -> list[tuple[str, str]]:
     Raises:
         ConfigError: a kind is not supported, or the order is not that of MODULES.
     """
-    modules = [(module["type"].split(".")[-1], module["path"]) for module in read_json(name, "modules.json") or []]
+    modules = [
+        (module["type"].split(".")[-1], module["path"]) for module in read_model_json(name, "modules.json") or []
+    ]
     kinds = [kind for kind, _ in modules]
     unknown = sorted(set(kinds) - set(MODULES))
     expected = f"Expected only {', '.join(MODULES[:-1])} and {MODULES[-1]}, in this order: use another model."
@@ -71,10 +74,10 @@ def read_modules(name: str) -> list[tuple[str, str]]:
     return modules
 
 
-def read_json(name: str, file: str) -> Any:
+def read_model_json(name: str, file: str) -> Any:
     """Read a JSON file of the model; return None if the model does not have the file."""
     path = find_file(name, file)
-    return json.loads(path.read_text(encoding="utf-8")) if path else None
+    return read_json(path, strict=False) if path else None
 
 
 def find_file(name: str, file: str) -> Path | None:
@@ -121,6 +124,14 @@ def incomplete(model: str, weights: Collection[str]) -> DataError:
     )
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Content of CHOSEN_FILE that is read again."""
+
+    chosen_on: str
+    """Evaluation task on which the step was chosen."""
+
+
 def selection_record(criterion: Criterion, step: int) -> Mapping[str, Any]:
     """Return the content of CHOSEN_FILE."""
     return {"chosen_on": criterion.task, "metric": criterion.metric, "step": step}
@@ -128,5 +139,6 @@ def selection_record(criterion: Criterion, step: int) -> Mapping[str, Any]:
 
 def chosen_on(model: str) -> str | None:
     """Return the evaluation task that the model in this folder was chosen on; None if it was not chosen on any."""
-    path = Path(model) / CHOSEN_FILE
-    return str(json.loads(path.read_text(encoding="utf-8"))["chosen_on"]) if path.is_file() else None
+    remedy = "Delete it if the model was not chosen by an evaluation task, or export the model again."
+    chosen = read_stored_if_any(Chosen, Path(model) / CHOSEN_FILE, remedy=remedy)
+    return chosen.chosen_on if chosen else None

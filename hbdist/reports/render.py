@@ -1,7 +1,6 @@
 """Templates of the reports (jinja2). Every value is escaped for the kind of file that it is put into."""
 
 import re
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +8,12 @@ from typing import Any, NamedTuple
 from jinja2 import Environment
 
 from hbdist.evaluation.scores import describe_cut
+from hbdist.utils.json_toml import read_toml
 from hbdist.utils.templates import environment as template_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-LATEX = tomllib.loads((TEMPLATES / "latex.toml").read_text(encoding="utf-8"))
+LATEX = read_toml(TEMPLATES / "latex.toml")
 """Characters that LaTeX reads as commands, or that some engine or font cannot print → their replacement."""
 
 

@@ -10,6 +10,7 @@ from hbdist.reports.results import Results
 from hbdist.reports.study_charts import charts
 from hbdist.reports.table import Table, show
 from hbdist.studies.study import StudySpec
+from hbdist.utils.json_toml import read_text
 
 
 def study_page(results: Results, tables: Sequence[Table]) -> str:
@@ -30,7 +31,7 @@ def study_page(results: Results, tables: Sequence[Table]) -> str:
         facts=list(environment_facts(results)),
         study_commands=study_commands(study),
         commands=single_commands(study),
-        files=[(path.name, path.read_text(encoding="utf-8")) for path in (study.path, study.base) if path.is_file()],
+        files=[(path.name, read_text(path)) for path in (study.path, study.base) if path.is_file()],
     )
 
 

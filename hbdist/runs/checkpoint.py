@@ -9,6 +9,7 @@ state.json    step, seed, fingerprint of the manifest
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,12 @@ import torch
 
 from hbdist.errors import ResumeError
 from hbdist.utils.files import write_atomically
+from hbdist.utils.json_toml import read_json_object, read_text
+from hbdist.utils.stored import read_stored
 
 VERSION = 2
+NAME = re.compile(r"[0-9]{9}")
+"""Name of a checkpoint: the number of updates done."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,27 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
 
 
 def best(folder: Path) -> Path | None:
-    """Return the best checkpoint, or None if there is none."""
-    pointer = folder / "best"
-    target = folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
-    return target if target and (target / "state.json").is_file() else None
+    """Return the best checkpoint, or None if there is none.
+
+    Raises:
+        ResumeError: `best` is damaged.
+    """
+    name = _read_pointer(folder / "best")
+    return folder / name if name and (folder / name / "state.json").is_file() else None
+
+
+def _read_pointer(pointer: Path) -> str:
+    """Return the name of the checkpoint in `latest` or `best`; empty if there is no such file.
+
+    Raises:
+        ResumeError: the file is damaged.
+    """
+    remedy = "Put an existing checkpoint's name in it, or delete it"
+    remedy += " to start the run again." if pointer.name == "latest" else ": no checkpoint then counts as the best."
+    name = read_text(pointer, error=ResumeError, remedy=remedy, default="").strip()
+    if name and not NAME.fullmatch(name):
+        raise ResumeError(f"{pointer} contains {name[:40]!r}, which is not the name of a checkpoint. {remedy}")
+    return name
 
 
 def steps(folder: Path) -> list[int]:
@@ -86,12 +108,13 @@ def latest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint, or None if there is none.
 
     Raises:
-        ResumeError: `latest` points at a checkpoint that is gone.
+        ResumeError: `latest` is damaged, or names a checkpoint that is gone.
     """
     pointer = folder / "latest"
-    if not pointer.is_file():
+    name = _read_pointer(pointer)
+    if not name:
         return None
-    target = folder / pointer.read_text(encoding="utf-8").strip()
+    target = folder / name
     if not (target / "state.json").is_file():
         raise ResumeError(
             f"{pointer} names {target.name}, which does not exist. Put an existing checkpoint's name in it, or delete it"
@@ -106,16 +129,14 @@ def read_position(checkpoint: Path) -> Position:
     Raises:
         ResumeError: its state.json is damaged, or another version wrote it.
     """
-    with _refusing_damage(checkpoint):
-        values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        version = values["version"]
+    path, remedy = checkpoint / "state.json", _older(checkpoint)
+    version = read_json_object(path, error=ResumeError, remedy=remedy).get("version")
     if version != VERSION:
         raise ResumeError(
             f"{checkpoint} has version {version}, and this hbdist reads version {VERSION}. Continue with the version"
             " that wrote it, or start a new run folder."
         )
-    with _refusing_damage(checkpoint):
-        return Position(**values)
+    return read_stored(Position, path, error=ResumeError, remedy=remedy)
 
 
 def load(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
@@ -136,7 +157,9 @@ def _refusing_damage(checkpoint: Path) -> Iterator[None]:
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         # torch's own message on an object that it refuses to unpickle is a page of advice on how to unpickle it anyway.
         what = "state.pt contains something other than tensors" if isinstance(error, pickle.UnpicklingError) else error
-        raise ResumeError(
-            f"{checkpoint} cannot be read: {what}. Put an older checkpoint's name into"
-            f" {checkpoint.parent / 'latest'}, or delete that file to start the run again."
-        ) from None
+        raise ResumeError(f"{checkpoint} cannot be read: {what}. {_older(checkpoint)}") from None
+
+
+def _older(checkpoint: Path) -> str:
+    latest = checkpoint.parent / "latest"
+    return f"Put an older checkpoint's name into {latest}, or delete that file to start the run again."

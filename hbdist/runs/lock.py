@@ -12,11 +12,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hbdist.errors import ConfigError, ResumeError
+from hbdist.errors import ConfigError, DataError, ResumeError
 from hbdist.utils.files import locked, write_atomically
 from hbdist.utils.leftovers import remove_leftovers
 from hbdist.utils.processes import machine_id, process_start
 from hbdist.utils.slurm import own_job, state_of
+from hbdist.utils.stored import read_stored_if_any
 
 FILE = "running.json"
 HEARTBEAT_S = 30.0
@@ -126,8 +127,8 @@ def refuse_while_locked(folder: Path) -> LockOwner | None:
 def owner_of(folder: Path) -> LockOwner | None:
     """Return the owner in a folder's running.json, alive or dead; None if there is none."""
     try:
-        return LockOwner(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return read_stored_if_any(LockOwner, folder / FILE)
+    except DataError:  # a lock that nobody can read is nobody's
         return None
 
 

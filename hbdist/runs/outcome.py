@@ -1,12 +1,14 @@
 """Outcome of a run, recorded in outcome.json in its folder, whatever a launcher makes of its exit status."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hbdist.errors import HbdistError
+from hbdist.errors import DataError, HbdistError
 from hbdist.utils.files import write_atomically
+from hbdist.utils.stored import read_stored_if_any
 
 FILE = "outcome.json"
 INTERRUPTED = 75
@@ -56,14 +58,19 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def outcome_state(folder: Path) -> str | None:
-    """Return the state in a run's outcome.json; None if the run has not ended."""
-    outcome = read_outcome(folder)
-    return outcome.state if outcome else None
+    """Return the state in a run's outcome.json; None if the run has not ended, or if the file is damaged: the run then ends
+    once more, and writes it again."""
+    with suppress(DataError):
+        outcome = read_outcome(folder)
+        return outcome.state if outcome else None
+    return None
 
 
 def read_outcome(folder: Path, name: str = FILE) -> Outcome | None:
-    """Read a run's outcome.json; None if the run has not ended."""
-    try:
-        return Outcome(**json.loads((folder / name).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    """Read a run's outcome.json; None if the run has not ended.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    remedy = f"Delete {name}; the next start of the run or the job writes it again."
+    return read_stored_if_any(Outcome, folder / name, remedy=remedy)

@@ -13,6 +13,7 @@ from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 from hbdist.evaluation.scores import describe_cut
 from hbdist.models.parameter_count import count_parameters
+from hbdist.utils.json_toml import read_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "plan.txt"
 
@@ -80,7 +81,7 @@ class Plan:
         cut = {"languages": evaluation.languages, "questions": evaluation.questions}
         templates = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
         templates.filters["as"] = format
-        text = templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        text = templates.from_string(read_text(TEMPLATE)).render(
             plan=self,
             config=config,
             criterion=Criterion.of(config),

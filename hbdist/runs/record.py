@@ -1,14 +1,14 @@
 """Record of a run, read from its folder without torch: config, plan, environment, metrics, outcome, scores."""
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbdist.config.config import read_toml
+from hbdist.config.config import read_config
 from hbdist.errors import DataError
 from hbdist.evaluation.scores import read_scores
+from hbdist.utils.json_toml import read_json_lines, read_json_object, read_text
 
 Scores = dict[str, Any]
 """Content of a scores.json."""
@@ -40,14 +40,13 @@ class Record:
         if not (run / "config.toml").is_file():
             raise DataError(f"{run} has no config.toml, which every run folder has. Give the folder of a run.")
         checkpoints = sorted(run.glob("checkpoints/*/state.json"))
-        plan = run / "plan.txt"
         return cls(
             folder=run,
-            config=read_toml(run / "config.toml"),
-            config_text=(run / "config.toml").read_text(encoding="utf-8"),
-            plan=plan.read_text(encoding="utf-8") if plan.is_file() else "",
+            config=read_config(run / "config.toml"),
+            config_text=read_text(run / "config.toml"),
+            plan=read_text(run / "plan.txt", remedy="Delete it, or copy the run again.", default=""),
             environment=_read_json(run / "environment.json"),
-            metrics=_read_lines(run / "metrics.jsonl"),
+            metrics=read_json_lines(run / "metrics.jsonl", remedy="Delete the broken line, or copy the run again."),
             outcome=_read_json(run / "outcome.json"),
             fingerprint=_read_json(checkpoints[-1]).get("fingerprint", "") if checkpoints else "",
             before=read_scores(run / "evaluation" / "before"),
@@ -98,16 +97,4 @@ class Record:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file; empty if there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}. Delete it, or copy the run again.") from None
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the objects of a JSON-lines file; empty if there is none. A last line without a newline is still being written."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    try:
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON lines: {error}. Delete the broken line, or copy the run again.") from None
+    return read_json_object(path, remedy="Delete it, or copy the run again.", default={})

@@ -3,7 +3,6 @@
 W GPUs · P pairs per GPU · Ψ parameters
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hbdist.memory.arithmetic import bytes_of_parameters, gradient_traffic, loss
 from hbdist.models.parameter_count import count_parameters
 from hbdist.studies.schema import Assumptions
 from hbdist.studies.study import StudyRun, StudySpec
+from hbdist.utils.json_toml import read_json_object
 
 GPUS_PER_NODE = 8
 """GPUs per node if the study's [resources] do not give the number."""
@@ -215,7 +215,7 @@ _parameters = cache(count_parameters)
 @cache
 def _dimensions(name: str) -> int | None:
     path = Path(name, "config.json")
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values = read_json_object(path, default={})
     return values.get("hidden_size") or values.get("d_model")
 
 

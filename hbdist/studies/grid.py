@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbdist.config.config import FREE_ON_RESUME, Config, as_folder_name, flatten, merge, read_toml
+from hbdist.config.config import FREE_ON_RESUME, Config, as_folder_name, flatten, merge, read_config
 from hbdist.errors import ConfigError
 from hbdist.studies.schema import SEED, StudyFile, alternatives, frozen
 
@@ -35,7 +35,7 @@ def expand(file: StudyFile, base: Path, *, source: Path) -> list[Point]:
     Raises:
         ConfigError: the base cannot be read, a run's config is wrong, or two runs are the same.
     """
-    base_values, points = read_toml(base), []
+    base_values, points = read_config(base), []
     for values, seed in _combinations(file):
         name = "-".join(f"{axis}={as_folder_name(value)}" for axis, value in [*values.items(), (SEED, seed)])
         where = f"{source}, run {name}"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from hbdist.config.config import FIELDS, as_folder_name, flatten, read_toml
+from hbdist.config.config import FIELDS, as_folder_name, flatten, read_config
 from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError
@@ -170,7 +170,7 @@ class StudyFile(Section):
         """
         if not path.exists():
             raise ConfigError(f"{path} does not exist. Give a study, such as launch/studies/batch-size-small.toml.")
-        values = read_toml(path)
+        values = read_config(path)
         if "data" in values and "base" not in values:
             raise ConfigError(f"{path} is the config of a run: try hbdist plan {path}. A study names it as its base.")
         try:

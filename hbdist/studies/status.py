@@ -1,6 +1,5 @@
 """Progress of a study, read from its run folders and from the jobs that work on them. Loads no torch."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from hbdist.config.config import Config, describe_difference, read_toml
+from hbdist.config.config import Config, describe_difference, read_config
 from hbdist.errors import DataError, HbdistError
 from hbdist.evaluation.scores import read_scores
 from hbdist.launch import Handle, find_handle
@@ -22,6 +21,7 @@ from hbdist.runs.lock import owner_of
 from hbdist.runs.outcome import read_outcome
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Measured, StudyRun, StudySpec
+from hbdist.utils.json_toml import parse_json_lines
 from hbdist.utils.slurm import batched_squeue
 
 State = Literal[
@@ -41,7 +41,7 @@ RECENT_STEPS = 20
 """Number of newest steps from which the rate is computed."""
 TAIL = 1 << 18
 """Bytes at the end of metrics.jsonl that are read: more than RECENT_STEPS lines."""
-REMEDIES = read_toml(Path(__file__).parent / "remedies.toml")["remedy"]
+REMEDIES = read_config(Path(__file__).parent / "remedies.toml")["remedy"]
 """Advice by words in the message of a failed run."""
 
 
@@ -155,7 +155,7 @@ def _training_state(run: StudyRun) -> tuple[State, str]:
     started = (run.folder / "metrics.jsonl").is_file() or (run.folder / "checkpoints").is_dir()
     if config.is_file():
         try:
-            stored = Config.check(read_toml(config), source=str(config))
+            stored = Config.check(read_config(config), source=str(config))
         except HbdistError as error:
             return "invalid", str(error)
         changed = describe_difference(stored, run.config, now="now")
@@ -251,6 +251,5 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))
-        lines = file.read().splitlines(keepends=True)
-    complete = lines if size <= TAIL else lines[1:]
-    return [json.loads(line) for line in complete if line.endswith(b"\n")]
+        tail = file.read()
+    return parse_json_lines(tail if size <= TAIL else tail.partition(b"\n")[2], where=str(path))

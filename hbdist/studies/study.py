@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hbdist.config.config import Config, as_folder_name, read_toml
+from hbdist.config.config import Config, as_folder_name, read_config
 from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError
 from hbdist.studies.grid import expand, identity
@@ -166,7 +166,7 @@ def _runs(file: StudyFile, base: Path, source: Path, folder: Path) -> tuple[Stud
     points = expand(file, base, source=source)
     names = {point.name for point in points}
     renamed = {
-        identity(Config.check(read_toml(config), source=str(config))): config.parent
+        identity(Config.check(read_config(config), source=str(config))): config.parent
         for config in sorted(folder.glob("*/config.toml"))
         if config.parent.name not in names
     }

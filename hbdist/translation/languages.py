@@ -1,13 +1,13 @@
 """Facts about languages: their Opus-MT codes, their scripts, and their function words."""
 
-import tomllib
 import unicodedata
 from functools import cache
 from pathlib import Path
 
 from hbdist.models.language_codes import flores_code
+from hbdist.utils.json_toml import read_toml
 
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLES = read_toml(Path(__file__).with_suffix(".toml"))
 OPUS: dict[str, str] = _TABLES["opus"]
 """hbdist code → Opus-MT code, where that is neither hbdist's nor FLORES-200's."""
 SCRIPTS = {script: frozenset(names.split()) for script, names in _TABLES["scripts"].items()}

@@ -20,13 +20,14 @@ from typing import Any
 
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import write_atomically
+from hbdist.utils.json_toml import read_json_object, read_text
 from hbdist.utils.leftovers import remove_leftovers
 
 REPORT = "translation.json"
 RECIPE = "recipe.toml"
 OTHER_LANGUAGE = "not in this language"
 """Reason why rows of the source are not in the file of its main language."""
-RECIPE_TEXT = Path(__file__).with_name("recipe_template.txt").read_text(encoding="utf-8")
+RECIPE_TEXT = read_text(Path(__file__).with_name("recipe_template.txt"))
 
 
 @dataclass
@@ -63,11 +64,11 @@ class Folder:
                     f"{self.root} already exists without {REPORT}; expected translations or nothing. Give another --out."
                 )
             return None
+        report = read_json_object(path, remedy="Remove the folder and translate again.")
         try:
-            report = dict(json.loads(path.read_text(encoding="utf-8")))
             settings, state = report["settings"], report["state"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}). Remove the folder and translate again.") from None
+        except KeyError as error:
+            raise DataError(f"{path} is damaged: it has no {error}. Remove the folder and translate again.") from None
         if settings != self.settings:
             raise ConfigError(
                 f"{self.root} has translations made with other settings: {_difference(settings, self.settings)}. Give "
@@ -124,10 +125,9 @@ class Folder:
     def _read_rows(self, language: str, blocks: int, total: Part) -> Iterator[dict[str, Any]]:
         for block in range(blocks):
             path = self.part(language, block)
-            try:
-                part = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise DataError(f"{path} is damaged ({error}). Remove it and start again.") from None
+            part = read_json_object(path, remedy="Remove it and start again.", default={})
+            if not part:  # another rank finished first and has removed the parts
+                raise FileNotFoundError(path)
             total.left_out.update(part["left_out"])
             total.counts.update(part["counts"])
             yield from part["rows"]

@@ -135,7 +135,7 @@ def test_an_impossible_batch_is_refused(toml: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_missing_or_wrong_recipe_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is not a file; expected a recipe" in refused(capsys, "build", tmp_path / "gone.toml")
+    assert "does not exist. Give the path of a recipe" in refused(capsys, "build", tmp_path / "gone.toml")
     (tmp_path / "wrong.toml").write_text('[[dataset]]\nname = "a"\nreadr = "jsonl"\nfiles = {en = "x"}\n')
     assert "unknown key readr. Did you mean reader?" in refused(capsys, "build", tmp_path / "wrong.toml")
 

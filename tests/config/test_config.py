@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hbdist.config import config as config_module
-from hbdist.config.config import FIELDS, Config, describe, difference, parse_override, read_toml, split_arguments
+from hbdist.config.config import FIELDS, Config, describe, difference, parse_override, read_config, split_arguments
 from hbdist.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -258,7 +258,7 @@ def test_help_describes_every_key() -> None:
 def test_configs_that_ship_load(path: Path) -> None:
     config = Config.load(path)
     assert config.run.folder == f"runs/{path.stem}"
-    assert read_toml(path)["steps"] == config.steps
+    assert read_config(path)["steps"] == config.steps
 
 
 def test_the_path_of_a_config_may_contain_an_equals_sign(tmp_path: Path) -> None:

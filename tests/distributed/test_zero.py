@@ -47,7 +47,7 @@ def test_every_stage_ships() -> None:
         ({"zero_optimization": {"stage": 4}}, ["stage = 4", "expected 0, 1, 2 or 3"]),
         ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, ["stage 2", "to 3"]),
         ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, ["'nvme'", "none or cpu"]),
-        ([1], ["no JSON object"]),
+        ([1], ["contains a list; expected an object"]),
         ("{", ["is not JSON"]),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_file_that_sets_what_the_config_owns_is_refused(tmp_path: Path, values
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"zero9\.json is not a file.*launch/deepspeed/zero2\.json"):
+    with pytest.raises(ConfigError, match=r"zero9\.json does not exist.*launch/deepspeed/zero2\.json"):
         Zero.load(tmp_path / "zero9.json")
 
 

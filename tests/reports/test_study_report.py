@@ -317,7 +317,7 @@ def test_a_finished_study_misses_nothing(whole):
     ("damage", "sentence"),
     [
         (lambda run, scores: scores.write_text("{"), "scores.json is not JSON"),
-        (lambda run, scores: scores.write_text("[]"), "scores.json contains no scores"),
+        (lambda run, scores: scores.write_text("[]"), "scores.json contains a list; expected an object"),
         (lambda run, scores: (run.folder / "metrics.jsonl").write_text("{}\n"), "has unexpected content"),
         (lambda run, scores: (run.folder / "config.toml").write_text("steps = 3"), "is missing"),
         (

@@ -198,16 +198,14 @@ def test_a_damaged_checkpoint_is_refused_with_a_remedy(name: str, damage: str, s
     path.write_bytes({"cut short": whole[: len(whole) // 2], "noise": bytes(range(256))}.get(damage, b""))
     if damage == "gone":
         path.unlink()
-    with pytest.raises(
-        ResumeError, match=r"000000008 cannot be read: .*\. Put an older checkpoint's name into .*latest"
-    ):
+    with pytest.raises(ResumeError, match=r"000000008.*\. Put an older checkpoint's name into .*latest"):
         load(saved / "000000008")
 
 
 @pytest.mark.parametrize("values", [[], {"version": VERSION}, {"version": VERSION, "step": 8, "seed": 1}])
 def test_an_incomplete_position_is_refused(values: Any, saved: Path) -> None:
     (saved / "000000008" / "state.json").write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(ResumeError, match="000000008 cannot be read"):
+    with pytest.raises(ResumeError, match=r"000000008/state\.json (is damaged|contains a list)"):
         load(saved / "000000008")
 
 

@@ -165,7 +165,7 @@ def test_a_misspelt_assumption_is_refused(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_missing_deepspeed_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     axes = '[set]\n"engine.deepspeed" = "zero9.json"\n[grid]\n"batch.mono_share" = [0.0, 1.0]\n'
-    assert "zero9.json is not a file" in refused(capsys, write_study(tmp_path, axes=axes))
+    assert "zero9.json does not exist" in refused(capsys, write_study(tmp_path, axes=axes))
 
 
 def test_wrong_resources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,10 @@
 """Build of a shard folder from a recipe: on all cores, all or nothing, resumable, and always the same bytes."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hbdist.data.build.parallel_layout import PARTS, TextsTask, align, select_group, write_language
 from hbdist.data.build.readers import files_of
@@ -28,6 +26,7 @@ from hbdist.data.shards.groups import Group, Texts
 from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Manifest
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import sha256
+from hbdist.utils.json_toml import read_json_object
 from hbdist.utils.workers import Progress, map_in_pool, silent
 
 
@@ -223,9 +222,9 @@ def _load_existing(root: Path) -> Manifest | None:
 def _datasets_of_earlier_version(root: Path) -> set[str]:
     """Return the datasets of a folder whose manifest an earlier version wrote; empty if there is no such manifest."""
     try:
-        values: Any = json.loads((root / FILE).read_text(encoding="utf-8"))
+        values = read_json_object(root / FILE)
         return set(values["licences"]) if values["version"] < VERSION else set()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, KeyError, TypeError):
         return set()
 
 

@@ -1,7 +1,6 @@
 """Recipe of a shard folder: TOML that names its sources and groups, checked before anything is built."""
 
 import os
-import tomllib
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +14,7 @@ from hbdist.data.shards.manifest import VALIDATION
 from hbdist.data.sources.files import Document
 from hbdist.data.sources.rows import FieldName, Names
 from hbdist.errors import ConfigError
+from hbdist.utils.json_toml import read_toml
 
 
 def _several(value: Any) -> Any:
@@ -227,17 +227,9 @@ class Recipe(Section):
         Raises:
             ConfigError: the recipe does not exist, or a key or value in it is wrong.
         """
+        values = read_toml(path, missing="Give the path of a recipe, such as shards/recipes/demo.toml.")
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
             return cls.model_validate(values, context={"folder": path.parent})
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise ConfigError(
-                f"{path} is not a file; expected a recipe. Give the path of one, such as shards/recipes/demo.toml."
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{path} is not valid TOML: {error}. Strings need quotes; true and false do not."
-            ) from None
         except ValidationError as error:
             raise ConfigError(f"{path}: {explain(error, cls)}") from None
 

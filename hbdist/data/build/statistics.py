@@ -8,6 +8,7 @@ from typing import Self
 
 from hbdist.errors import DataError
 from hbdist.utils.files import write_atomically
+from hbdist.utils.json_toml import read_json_object
 
 STATISTICS = "statistics.json"
 ALIKE_SHARE = 0.05
@@ -90,10 +91,10 @@ class Statistics:
         Raises:
             DataError: there are none, or they are damaged.
         """
+        values = read_json_object(root / STATISTICS, remedy="Build the folder again.")
         try:
-            values = json.loads((root / STATISTICS).read_text(encoding="utf-8"))
             return cls({language: LanguageSize(**size) for language, size in values["languages"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{root / STATISTICS} cannot be read: {error}; expected the statistics of a build. Build the folder again."
             ) from None

@@ -18,6 +18,7 @@ from hbdist.data.shards.manifest import FILE
 from hbdist.data.sources.rows import SourceUnavailableError
 from hbdist.errors import HbdistError
 from hbdist.utils.files import sha256
+from hbdist.utils.json_toml import read_json_object
 from hbdist.utils.workers import Result
 
 WORK = ".build"
@@ -49,7 +50,7 @@ class Workspace:
         record = self.partial / WORK / "records" / f"{name}.json"
         adapter = TypeAdapter(kind)
         try:
-            values = json.loads(record.read_text(encoding="utf-8"))
+            values = read_json_object(record)
             if all(sha256(self.partial / path) == digest for path, digest in values["files"].items()):
                 return adapter.validate_python(values["result"])
         except (OSError, ValueError, KeyError):

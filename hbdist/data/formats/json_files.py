@@ -1,29 +1,15 @@
-"""JSON files and JSON lines, plain or gzipped."""
+"""Files of JSON lines, plain or gzipped."""
 
-import gzip
-import json
-import zlib
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hbdist.data.formats.lines import REMEDY, numbered_lines
 from hbdist.errors import DataError
+from hbdist.utils.parse import a_json, json_value
 
 Record = TypeVar("Record")
-
-
-def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
-    """Return the content of a JSON file, decompressed if its name ends in .gz.
-
-    Raises:
-        DataError: the file cannot be read, or is not JSON.
-    """
-    try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}. {remedy}") from None
 
 
 def json_object(line: str, texts: Sequence[str] = ()) -> dict[str, Any]:
@@ -35,9 +21,9 @@ def json_object(line: str, texts: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ValueError: the line is not a JSON object, or a text is missing.
     """
-    values = json.loads(line)
+    values = json_value(line)
     if not isinstance(values, dict):
-        raise ValueError(f"found a {type(values).__name__}")
+        raise ValueError(f"found {a_json(values)}")
     for name in texts:
         if not isinstance(values.get(name), str):
             raise ValueError(f"found no text under {name} among {', '.join(values) or 'no fields'}")
@@ -76,7 +62,7 @@ def as_identifier(value: Any, name: str) -> str | None:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueError(f"found {name} = {repr(value)[:60]}, which is neither a text nor a whole number")
+    raise ValueError(f"found {name} = {reprlib.repr(value)}, which is neither a text nor a whole number")
 
 
 def required_identifier(values: Mapping[str, Any], name: str) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hbdist.errors import DataError
+from hbdist.utils.json_toml import REMEDY
 
 BLANK_LINE = "blank line"
-REMEDY = "Mend the file, fetch it again, or give another one."
 
 
 def byte_lines(path: Path, *, remedy: str = REMEDY) -> Iterator[tuple[int, bytes]]:

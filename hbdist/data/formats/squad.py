@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hbdist.data.formats.json_files import read_json
 from hbdist.data.formats.lines import REMEDY
 from hbdist.errors import DataError
+from hbdist.utils.json_toml import read_json
 
 
 def read_paragraphs(path: Path, *, remedy: str = REMEDY) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -18,7 +18,7 @@ def read_paragraphs(path: Path, *, remedy: str = REMEDY) -> Iterator[tuple[str, 
     Raises:
         DataError: the file cannot be read as JSON.
     """
-    for a, article in enumerate(read_json(path, remedy=remedy)["data"]):
+    for a, article in enumerate(read_json(path, remedy=remedy, strict=False)["data"]):
         for p, paragraph in enumerate(article["paragraphs"]):
             yield f"{a}.{p}", paragraph
 

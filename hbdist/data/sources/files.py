@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from hbdist.data.formats.json_files import json_records, read_json
+from hbdist.data.formats.json_files import json_records
 from hbdist.data.formats.lines import BLANK_LINE, REMEDY, byte_lines, numbered_lines
 from hbdist.data.formats.squad import read_paragraphs, squad_errors
 from hbdist.data.sources.rows import EXPECTED, ParseRow, Record, Row, identifier, text_at
 from hbdist.errors import DataError
+from hbdist.utils.json_toml import read_json
 
 NO_ANSWER = "no answer"
 NO_SENTENCE = "no sentence holds the answer"
@@ -40,7 +41,7 @@ def read_json_or_jsonl(path: Path, parse: ParseRow) -> Iterator[Record]:
     if not start.startswith(b"["):
         yield from read_jsonl(path, parse)
         return
-    for number, values in enumerate(read_json(path, remedy=_FIELDS_REMEDY), 1):
+    for number, values in enumerate(read_json(path, remedy=_FIELDS_REMEDY, strict=False), 1):
         try:
             if not isinstance(values, dict):
                 raise ValueError(f"found a {type(values).__name__}")

@@ -13,7 +13,9 @@ from shutil import copyfileobj
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.download.sources import DataSource, RemoteFile
 from hbdist.utils.files import atomic_file, sha256, write_atomically
+from hbdist.utils.json_toml import read_json_object
 from hbdist.utils.leftovers import remove_leftovers
+from hbdist.utils.parse import a_json
 
 CHECKSUMS = "fetched.json"
 """File in a data set's folder that records the checksums of what was fetched."""
@@ -174,10 +176,8 @@ def _unpack(folder: Path, file: RemoteFile) -> dict[str, str]:
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:
-    path = folder / CHECKSUMS
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["sha256"])
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: {error!r}. Delete it; checksums are then recorded anew.") from None
+    path, remedy = folder / CHECKSUMS, "Delete it; checksums are then recorded anew."
+    digests = read_json_object(path, remedy=remedy, default={"sha256": {}}).get("sha256")
+    if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+        raise DataError(f"{path} is damaged: sha256 is {a_json(digests)}; expected an object of texts. {remedy}")
+    return digests

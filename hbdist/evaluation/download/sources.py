@@ -1,6 +1,5 @@
 """Published files of the benchmarks: their addresses, checksums and licences, and their paths in a task's folder."""
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any
 
 from hbdist.errors import ConfigError
 from hbdist.evaluation.tasks import miracl
+from hbdist.utils.json_toml import read_text, read_toml
 
 BEIR = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 MIRACL_FILE = 500_000
@@ -59,7 +59,7 @@ def find_source(name: str) -> DataSource:
 @cache
 def _checksums() -> dict[str, str]:
     """Return data set and path in its folder → SHA-256, in hex, of the file as published."""
-    lines = Path(__file__).with_name("checksums.sha256").read_text(encoding="utf-8").splitlines()
+    lines = read_text(Path(__file__).with_name("checksums.sha256")).splitlines()
     return {path: digest for digest, path in (line.split() for line in lines)}
 
 
@@ -91,5 +91,5 @@ def _beir(name: str) -> DataSource:
     return DataSource(f"beir-{name}", "each data set has its own: see github.com/beir-cellar/beir", lambda _: [archive])
 
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLE = read_toml(Path(__file__).with_suffix(".toml"))
 SOURCES = {name: _read_source(name, values) for name, values in _TABLE.items()}

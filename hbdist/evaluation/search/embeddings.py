@@ -23,6 +23,7 @@ from hbdist.evaluation.search.settings import Precision
 from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.utils.files import write_atomically
+from hbdist.utils.json_toml import read_json_object
 from hbdist.utils.leftovers import remove_leftovers
 
 IN_MEMORY_BYTES = 256 << 20
@@ -172,4 +173,4 @@ def list_stored(folder: Path) -> Iterator[tuple[Path, dict[str, Any], int]]:
     """Yield each set of embeddings stored in a folder: its own folder, its description, and its size in bytes."""
     for about in sorted(folder.glob(f"*/{ABOUT}")):
         size = sum(path.stat().st_size for path in about.parent.glob("part-*.npy"))
-        yield about.parent, json.loads(about.read_text(encoding="utf-8")), size
+        yield about.parent, read_json_object(about, remedy="Delete its folder; it is made again."), size

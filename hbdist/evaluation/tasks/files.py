@@ -1,13 +1,13 @@
 """Lookup of the files of a task, plain or gzipped; the tables that ship with hbdist."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.errors import DataError
+from hbdist.utils.json_toml import read_toml
 
-TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_name("tables.toml").read_text(encoding="utf-8"))
+TABLES: dict[str, Any] = read_toml(Path(__file__).with_name("tables.toml"))
 """Counts, language codes and templates of the tasks; the file has their legends."""
 
 

@@ -23,6 +23,7 @@ from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Corpus
 from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
+from hbdist.utils.json_toml import read_text
 
 NAME = "miracl"
 DEFAULT_FOLDER = Path("data/miracl")
@@ -146,7 +147,7 @@ def _subset_name(folder: Path, candidates: Corpus) -> str:
     if not incomplete:
         return ""
     path = folder / SUBSET
-    name = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    name = read_text(path, default="", remedy=f"Write the subset's name (one word) into it. {_REMEDY}").strip()
     if not re.fullmatch(r"[\w.+-]+", name):
         listed = ", ".join(f"{language} {count:,} of {PASSAGES[language]:,}" for language, count in incomplete.items())
         raise DataError(

@@ -21,11 +21,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from hbdist.data.formats.json_files import read_json
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
+from hbdist.utils.json_toml import read_json
 
 NAME = "wikihop"
 DEFAULT_FOLDER = Path("data/wikihop")
@@ -95,7 +95,7 @@ def question(relation: str, subject: str) -> str:
 
 def _read_samples(path: Path) -> tuple[list[_Sample], list[str]]:
     """Return the samples and the distinct passages of all of them."""
-    document: Any = read_json(path, remedy=_REMEDY)
+    document: Any = read_json(path, remedy=_REMEDY, strict=False)
     samples: list[_Sample] = []
     index_of_text: dict[str, int] = {}
     try:

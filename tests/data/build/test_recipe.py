@@ -110,7 +110,7 @@ def test_a_recipe_needs_a_folder_to_build(tmp_path: Path) -> None:
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.toml is not a file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
         build(tmp_path / "nowhere.toml")
 
 
