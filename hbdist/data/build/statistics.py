@@ -6,18 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from hbdist.data.shards.alike import ALIKE_SHARE, ALIKE_WARNING
 from hbdist.errors import DataError
 from hbdist.utils.files import write_atomically
 from hbdist.utils.json_toml import read_json_object
 
 STATISTICS = "statistics.json"
-ALIKE_SHARE = 0.05
-"""Share of cross-lingual pairs with the same text in both languages above which a build and a check warn: 3 of the 66,400 pairs
-of shards/recipes/demo.toml are such."""
-ALIKE_WARNING = (
-    "warning: so many texts that are the same in two languages are seldom translations. Check that each file is in its own"
-    " language and was translated."
-)
 
 
 @dataclass(frozen=True)

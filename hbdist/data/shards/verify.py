@@ -4,11 +4,12 @@ A remote folder is downloaded shard by shard. It is not searched for files that 
 store can list its files.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hbdist.data.shards.alike import TextDigests, alike_share, describe_alike
 from hbdist.data.shards.cache import CACHE_GB, Cache
 from hbdist.data.shards.manifest import FILE, VALIDATION, Manifest
 from hbdist.data.shards.remote import Remote
@@ -29,6 +30,8 @@ class CheckReport:
     """Samples with hard negatives of each group that has shards, or of each language of a parallel layout."""
     shards_without_crc: int
     """Number of shards that were built before samples had checksums."""
+    alike: Mapping[str, float]
+    """Data set → share of its samples whose two texts are also those of a sample in other languages."""
 
     @property
     def shards(self) -> int:
@@ -63,6 +66,7 @@ class CheckReport:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
             lines.append(f"left out of {dataset}: {counts or 'nothing'}")
         lines.append(f"hard negatives: {self._negatives()}")
+        lines += describe_alike(self.alike)
         if self.shards_without_crc:
             lines.append(
                 f"{self.shards_without_crc:,} shards were built before samples had checksums: bytes that change on the disk"
@@ -109,7 +113,11 @@ def check(
             "Build it again with `hbdist build RECIPE`."
         )
     with_negatives = {str(part): result.with_negatives for part, result in zip(parts, results, strict=True)}
-    return CheckReport(manifest, with_negatives, sum(result.shards_without_crc for result in results))
+    texts: dict[str, list[TextDigests]] = defaultdict(list)
+    for part, result in zip(parts, results, strict=True):
+        texts[part.shard_set.dataset].append(result.texts)
+    alike = {dataset: alike_share(digests) for dataset, digests in texts.items()}
+    return CheckReport(manifest, with_negatives, sum(result.shards_without_crc for result in results), alike)
 
 
 def _find_unlisted_tars(manifest: Manifest) -> Iterator[str]:

@@ -6,7 +6,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hbdist.data.shards.alike import TextDigests, limit_of
 from hbdist.data.shards.cache import Cache, open_file
 from hbdist.data.shards.groups import Group, Shard, ShardSet, Texts, View
 from hbdist.data.shards.manifest import Manifest
@@ -33,6 +34,8 @@ class Part:
     views: tuple[Group, ...]
     """Groups that are views of the shard set, if it is a language's texts: it must have their rows."""
     cache: Cache
+    digest_limit: int = 0
+    """Limit of the digests of texts that are kept; see `TextDigests`."""
 
     def __str__(self) -> str:
         return self.shard_set.name
@@ -48,14 +51,20 @@ def split_into_parts(manifest: Manifest, cache: Cache) -> Iterator[Part]:
         if group.view:
             for set_number in set(manifest.text_sets(group)):
                 views[set_number].append(group)
+    stored, samples = Counter[str](), Counter[str]()
+    for shard_set in manifest.shard_sets:
+        stored[shard_set.dataset] += bool(shard_set.shards)
+        samples[shard_set.dataset] += sum(shard_set.shards.rows)
     for set_number, shard_set in enumerate(manifest.shard_sets):
-        yield Part(manifest.root, shard_set, tuple(views[set_number]), cache)
+        limit = limit_of(samples[shard_set.dataset], stored[shard_set.dataset])
+        yield Part(manifest.root, shard_set, tuple(views[set_number]), cache, limit)
 
 
 @dataclass
 class PartReport:
     """Result of checking a part."""
 
+    texts: TextDigests
     problems: list[str] = field(default_factory=list)
     """One sentence for each difference from the manifest."""
     with_negatives: int = 0
@@ -70,7 +79,7 @@ def check_part(part: Part) -> PartReport:
     Raises:
         StoreError: a remote store does not answer.
     """
-    shard_set, report = part.shard_set, PartReport()
+    shard_set, report = part.shard_set, PartReport(TextDigests(part.digest_limit))
     if isinstance(shard_set, Group) and shard_set.view:
         report.problems += [f"{shard_set.view.path}: {problem}" for problem in _check_view(part, shard_set.view)]
         return report
@@ -157,10 +166,11 @@ def _check_samples(
         for row in rows.tolist():
             if (found := next(members, None)) is None:
                 raise ValueError(f"the tar ends, the manifest has {shard.rows} rows")
-            entry, negatives = _entry(*found, shard_set, row)
+            entry, sample = _entry(*found, shard_set, row)
             if (stored := entries[row - first].item()) != entry[: len(stored)]:
                 raise ValueError(f"the index has {stored} as offset, size, lengths and CRC, the tar {entry}")
-            with_negatives += negatives
+            with_negatives += bool(sample.negatives)
+            report.texts.add(sample.query, sample.document)
         row += 1
         if next(members, None):
             raise ValueError(f"the tar has more rows, the manifest only {shard.rows} rows")
@@ -189,8 +199,8 @@ def _members(tar: BufferedReader) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 
 def _entry(
     member: tarfile.TarInfo, payload: bytes, shard_set: ShardSet, row: int
-) -> tuple[tuple[int, int, int, int, int], bool]:
-    """Return the entry that the index should have for a sample, and whether the sample has hard negatives.
+) -> tuple[tuple[int, int, int, int, int], Pair | LanguageSample]:
+    """Return the entry that the index should have for a sample, and the sample.
 
     Raises:
         ValueError: the sample is not one of this shard set and row.
@@ -204,4 +214,4 @@ def _entry(
         if (pair.query_lang, pair.document_lang) != (shard_set.query_lang, shard_set.document_lang):
             raise ValueError(f"a pair of {pair.query_lang}-{pair.document_lang}")
     lengths = member.size, len(sample.query), len(sample.document)
-    return (member.offset_data, *lengths, zlib.crc32(payload)), bool(sample.negatives)
+    return (member.offset_data, *lengths, zlib.crc32(payload)), sample

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 from shard_sources import parallel, row
 
 from hbdist.data.build.build import build
-from hbdist.data.build.statistics import ALIKE_WARNING, STATISTICS, Statistics
+from hbdist.data.build.statistics import STATISTICS, Statistics
+from hbdist.data.shards.alike import ALIKE_WARNING, TextDigests, alike_share, limit_of
+from hbdist.data.shards.verify import check
 
 
 def statistics(folder: Path, **more: int) -> Statistics:
@@ -42,3 +45,36 @@ def test_translations_and_folders_of_earlier_versions_have_no_such_line(tmp_path
         del size["alike"]
     (folder / STATISTICS).write_text(json.dumps(values))
     assert "in both languages" not in Statistics.load(folder).text()
+
+
+@pytest.mark.parametrize("layout", ["pairs", "parallel"])
+def test_a_check_finds_copies_among_the_samples_themselves(tmp_path: Path, layout: str) -> None:
+    path = parallel(tmp_path, {one: [row(n, "en") for n in range(4)] for one in ("en", "de")})
+    path.write_text(f'{path.read_text()}\nlayout = "{layout}"\n')
+    folder = build(path, tmp_path / "out", workers=1).folder
+    (folder / STATISTICS).unlink()
+    text = check(folder, workers=1).text()
+    assert "the same query and document under several languages: 100.00% of the rows of p" in text
+    assert ALIKE_WARNING in text
+
+
+@pytest.mark.parametrize("layout", ["pairs", "parallel"])
+def test_a_check_of_translations_has_no_such_line(tmp_path: Path, layout: str) -> None:
+    path = parallel(tmp_path, {one: [row(n, one) for n in range(4)] for one in ("en", "de")})
+    path.write_text(f'{path.read_text()}\nlayout = "{layout}"\n')
+    assert "under several languages" not in check(build(path, tmp_path / "out", workers=1).folder, workers=1).text()
+
+
+def test_a_sample_of_a_large_data_set_gives_the_same_share() -> None:
+    def digests(numbers: range, limit: int) -> TextDigests:
+        made = TextDigests(limit)
+        for number in numbers:
+            made.add(f"query {number}", f"document {number}")
+        return made
+
+    parts = range(20_000), range(10_000, 30_000)
+    assert alike_share([digests(part, limit_of(40_000, parts=2)) for part in parts]) == 0.5
+    sampled = [digests(part, limit_of(2**26, parts=2)) for part in parts]
+    assert 2000 < len(sampled[0].kept) < 3000
+    assert abs(alike_share(sampled) - 0.5) < 0.03
+    assert not digests(range(10), limit_of(10, parts=1)).kept
