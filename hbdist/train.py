@@ -49,6 +49,8 @@ def train(config: Config) -> Outcome:
         run.announce(Plan.of(config, manifest, ranks=engine.world, zero=engine.zero), manifest, engine.hardware)
 
         encoder = Encoder.load(config.model)
+        for note in encoder.notes:
+            run.say(note)
         rates = engine.broadcast_object(measure_token_rates(manifest, encoder.tokenize))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
         done, state = run.resume(checkpoint)

@@ -37,6 +37,13 @@ def evaluate(
     fixed_language: Annotated[
         str | None, Option(help="Language of the tokens with --language-token fixed. Default: en.")
     ] = None,
+    max_tokens: Annotated[
+        int | None,
+        Option(min=4, help="Tokens after which texts are cut. Default: as exported, or the model's own length."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, Option("--trust-remote-code", help="Run code that comes with the model (auto_map). Read it first.")
+    ] = False,
     vectors: Annotated[
         Path | None, Option(help="Folder for candidates' vectors. Default: only those of large pools are kept.")
     ] = None,
@@ -73,6 +80,8 @@ def evaluate(
                 document_prefix=document_prefix,
                 language_token=language_token,
                 fixed_language=fixed_language,
+                max_tokens=max_tokens,
+                trust_remote_code=trust_remote_code,
             )
             if fixed_language is not None and settings.language_token != "fixed":
                 raise ConfigError(
@@ -80,7 +89,9 @@ def evaluate(
                 )
         if ranks.is_main:
             prefixes = f"{settings.query_prefix!r} and {settings.document_prefix!r}"
-            print(f"{model}: {settings.pooling} pooling, prefixes {prefixes}")
+            tokens = sorted({settings.max_query_tokens, settings.max_document_tokens})
+            cut = f"texts of up to {' and '.join(map(str, tokens))} tokens"
+            print(f"{model}: {settings.pooling} pooling, prefixes {prefixes}, {cut}")
         search = SearchSettings(vectors, precision, keep, approximate)
         with Bar(f"{task} {model}") as bar:
             scores = _score(out, chosen, settings, search, ranks, bar)
@@ -117,7 +128,7 @@ def _score(
     cut = [sum(encoder.cut[kind] for encoder in loaded) for kind in ("query", "document")]
     queries, documents = ranks.all_reduce_sum(np.array(cut)).tolist()
     if ranks.is_main and queries + documents:
-        print(f"truncated to the model's limit: {queries:,} queries, {documents:,} candidates")
+        print(f"cut at the model's length: {queries:,} queries, {documents:,} candidates")
     return scores
 
 

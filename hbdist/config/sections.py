@@ -60,6 +60,8 @@ class ModelSection(Section):
     """M2M100 and NLLB: the token of each text's own language, the token of fixed_language for all, or none."""
     fixed_language: str = "en"
     """Language of all language tokens with language_token = "fixed"."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model (auto_map in its config.json). It can do anything that you can: read it first."""
 
 
 class BatchSection(Section):

@@ -8,7 +8,7 @@ Q queries · C candidates of the pool · D dimensions
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,7 @@ def evaluate(
     *,
     model: str,
     fingerprint: str = "",
+    max_tokens: Mapping[str, int] | None = None,
     ranks: ProcessGroup | None = None,
     search: SearchSettings | None = None,
     progress: StageProgress | None = None,
@@ -72,6 +73,7 @@ def evaluate(
         model: name of the model, for the record.
         fingerprint: fingerprint of its contents (see `model_fingerprint`), for the record and for keeping embeddings, which
             are deleted without one.
+        max_tokens: number of tokens after which a "query" and a "document" are cut, for the record.
         ranks: the ranks that share the work; None: this process alone.
         search: storage of the embeddings, and the index; by default search is exact.
 
@@ -92,6 +94,7 @@ def evaluate(
             "model": model,
             "model_fingerprint": fingerprint,
             "task_fingerprint": task.fingerprint,
+            "max_tokens": dict(max_tokens) if max_tokens else None,
             "search": search.record(),
             **_describe(task),
             **summarise(result.ranking, task),
@@ -204,7 +207,14 @@ def evaluate_to(
         if ranks.is_main:
             make_folder(out)
     evaluation = evaluate(
-        encoder, task, model=settings.name, fingerprint=fingerprint, ranks=ranks, search=search, progress=progress
+        encoder,
+        task,
+        model=settings.name,
+        fingerprint=fingerprint,
+        max_tokens={"query": settings.max_query_tokens, "document": settings.max_document_tokens},
+        ranks=ranks,
+        search=search,
+        progress=progress,
     )
     evaluation = replace(evaluation, scores=evaluation.scores | {"chosen_on": chosen_on(settings.name)})
     if ranks.is_main:
@@ -217,8 +227,8 @@ def model_fingerprint(settings: ModelSection) -> str:
 
     If the model is not a folder, its name is used instead of the files. Markdown and hidden files do not count.
     """
-    folder = Path(settings.name)
-    used = settings.model_dump(mode="json", exclude={"dropout", "name"} if folder.is_dir() else {"dropout"})
+    folder, without_effect = Path(settings.name), {"dropout", "trust_remote_code"}
+    used = settings.model_dump(mode="json", exclude=without_effect | ({"name"} if folder.is_dir() else set()))
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []:
         if path.suffix != ".md" and not path.name.startswith("."):

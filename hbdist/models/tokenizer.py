@@ -6,9 +6,10 @@ B texts of one forward pass · L tokens, padded
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import torch
+from tokenizers import normalizers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -74,11 +75,22 @@ class Tokenize:
 
     def _token(self, language: str | None) -> int | None:
         """Return the language token that `model.language_token` gives a text in this language; None for "drop"."""
-        tokens, mode, name = self.language_tokens, self.settings.language_token, self.settings.name
+        tokens, name = self.language_tokens, self.settings.name
         assert tokens is not None
-        if mode == "drop":
-            return None
-        wanted = self.settings.fixed_language if mode == "fixed" else language
+        match self.settings.language_token:
+            case "drop":
+                return None
+            case "fixed":
+                wanted: str | None = self.settings.fixed_language
+                remedy = f"model.fixed_language = {wanted!r} must be one of the supported languages."
+            case "keep":
+                wanted = language
+                remedy = (
+                    "Leave the language out (data.languages, --languages), or use the model without a token per language:"
+                    ' model.language_token = "fixed" or "drop".'
+                )
+            case _:
+                assert_never(self.settings.language_token)
         if wanted is None:
             raise ConfigError(
                 f'{name} needs the language of each text (model.language_token = "keep"), but no languages are given for'
@@ -86,12 +98,6 @@ class Tokenize:
             )
         code = tokens.code(wanted)
         if code is None:
-            remedy = (
-                f"model.fixed_language = {wanted!r} must be one of the supported languages."
-                if mode == "fixed"
-                else "Leave the language out (data.languages, --languages), or use the model without a token per language:"
-                ' model.language_token = "fixed" or "drop".'
-            )
             raise ConfigError(
                 f"{name} has no token for the language {wanted}; it supports {len(tokens.ids)} languages, the closest"
                 f" by name {', '.join(tokens.nearest(wanted))}. {remedy}"
@@ -123,6 +129,23 @@ class Tokenize:
     def _truncate(self, texts: list[str], limit: int, **options: Any) -> list[list[int]]:
         output = self.tokenizer(texts, truncation=True, max_length=limit, return_attention_mask=False, **options)
         return list(output["input_ids"])
+
+
+def lower_case(tokenizer: Any, name: str) -> None:
+    """Make a tokenizer lower-case texts first, as sentence-transformers does for a model with do_lower_case.
+
+    It becomes a part of the tokenizer, and so of the tokenizer.json that is exported.
+
+    Raises:
+        ConfigError: the tokenizer of the model `name` is not one of the library tokenizers, which alone can be changed.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError(
+            f"{name} has do_lower_case = true with a {type(tokenizer).__name__}, which is not supported. Use another model."
+        )
+    own = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
 
 
 def pad(ids: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:

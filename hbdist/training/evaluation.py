@@ -26,8 +26,7 @@ from hbdist.evaluation.output import write_scores
 from hbdist.evaluation.scores import SETTINGS
 from hbdist.evaluation.tasks.registry import load_task
 from hbdist.evaluation.tasks.task import NO_CANDIDATE, RetrievalTask
-from hbdist.models.backbone import position_limit
-from hbdist.models.encoder import MOST_TOKENS, Encoder, encode_ids, encoding_chunk_tokens
+from hbdist.models.encoder import Encoder, encode_ids, encoding_chunk_tokens, exported_length
 from hbdist.models.tokenizer import TextKind, Tokenize, make_chunks, pad
 
 BIAS = ("rank_distance", "same_language_share@10")
@@ -70,7 +69,13 @@ class TrainingEvaluation:
         encoder = TrainingEncoder(model, self.encoder, self.engine)
         model.eval()
         try:
-            result = evaluate(encoder, task, model=f"{folder} after step {step}", ranks=self.ranks)
+            result = evaluate(
+                encoder,
+                task,
+                model=f"{folder} after step {step}",
+                max_tokens=dict.fromkeys(("query", "document"), encoder.max_tokens),
+                ranks=self.ranks,
+            )
         finally:
             model.train()
         scores = result.scores | {"chosen_on": (self.criterion.task or None) if self.criterion else None}
@@ -102,9 +107,9 @@ class TrainingEncoder:
 
     def __init__(self, model: nn.Module, encoder: Encoder, engine: Engine) -> None:
         self.model, self.engine, self.dimensions = model, engine, encoder.dimensions
-        # Texts are cut as in `hbdist evaluate`, where they may be longer than in training.
-        limit = min(MOST_TOKENS, position_limit(encoder.backbone) or MOST_TOKENS)
-        limits = {"max_query_tokens": limit, "max_document_tokens": limit}
+        # Texts are cut as in the exported model, where a query may be as long as a document.
+        self.max_tokens = exported_length(encoder.settings)
+        limits = {"max_query_tokens": self.max_tokens, "max_document_tokens": self.max_tokens}
         self.tokenize = Tokenize(encoder.tokenize.tokenizer, encoder.settings.model_copy(update=limits))
         self.cut = 0
         """Number of this rank's texts that have been cut so far."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hbdist.config.config import Config
 from hbdist.config.criterion import Criterion
-from hbdist.models.encoder import Encoder
+from hbdist.models.encoder import Encoder, exported_length
 from hbdist.models.pretrained import CHOSEN_FILE, MODULES, SETTINGS_FILE, selection_record
 from hbdist.utils.templates import environment
 
@@ -91,7 +91,7 @@ def sentence_transformers_files(encoder: Encoder) -> dict[str, Any]:
         **({SETTINGS_FILE: own} if encoder.tokenize.language_tokens else {}),
         "modules.json": modules,
         "sentence_bert_config.json": {
-            "max_seq_length": max(settings.max_query_tokens, settings.max_document_tokens),
+            "max_seq_length": exported_length(settings),
             "do_lower_case": False,
         },
         "1_Pooling/config.json": {
@@ -105,6 +105,7 @@ def sentence_transformers_files(encoder: Encoder) -> dict[str, Any]:
             "prompts": {"query": settings.query_prefix, "document": settings.document_prefix},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
+            **({"truncate_dim": encoder.truncate_dim} if encoder.truncate_dim else {}),
         },
     }
 

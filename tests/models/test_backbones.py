@@ -308,7 +308,10 @@ def test_unsupported_modules_are_named(
     modules: list[str], message: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(models["labse"], tmp_path / "model")
-    content = [{"path": f"{index}_{kind}", "type": f"some.where.{kind}"} for index, kind in enumerate(modules)]
+    content = [
+        {"path": f"{index}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+        for index, kind in enumerate(modules)
+    ]
     (folder / "modules.json").write_text(json.dumps(content), encoding="utf-8")
     for load in (settings_of, lambda name: Encoder.load(ModelSection(name=name, pooling="cls"))):
         with pytest.raises(ConfigError, match=re.escape(message)):

@@ -205,7 +205,9 @@ def test_a_folder_without_saved_settings_gets_the_defaults(tiny_model: Path) -> 
 
 def test_saved_settings_are_used() -> None:
     shipped = ROOT / "models" / "me5-small-demo"
-    assert SavedSettings.read(shipped) == SavedSettings("mean", "query: ", "passage: ")
+    assert SavedSettings.read(shipped) == SavedSettings(
+        "mean", "query: ", "passage: ", max_query_tokens=512, max_document_tokens=512
+    )
     assert settings_of(str(shipped)).document_prefix == "passage: "
 
 

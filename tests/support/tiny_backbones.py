@@ -35,6 +35,24 @@ def make_xlm_r(folder: Path) -> Path:
     return folder
 
 
+def make_unused(kind: str, folder: Path, *, pieces: int = 76_000) -> Path:
+    """Make a LUKE, an XLM or a Longformer, which have parameters that the vector of a text does not depend on."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    own: dict[str, dict[str, Any]] = {
+        "luke": {"entity_vocab_size": 10, "entity_emb_size": 8, "max_position_embeddings": 130, **sizes},
+        "xlm": {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "n_langs": 3, "max_position_embeddings": 130},
+        "longformer": {"attention_window": 16, "max_position_embeddings": 130, **sizes},
+    }
+    name = {"luke": "Luke", "xlm": "XLM", "longformer": "Longformer"}[kind]
+    config = getattr(transformers, f"{name}Config")(vocab_size=pieces, pad_token_id=1, **own[kind])
+    save_random(getattr(transformers, f"{name}Model"), config, folder, seed=4)
+    for file in TOKENIZER:
+        shutil.copyfile(SHIPPED / file, folder / file)
+    return folder
+
+
 def make_labse(folder: Path, bert: Path, *layers: Any) -> Path:
     """Make a sentence-transformers BERT like LaBSE: [CLS], a dense layer with tanh (or the given layers), L2 norm."""
     import torch

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from launching import ROOT, TIMEOUT, command, environment, lines, outcome, train
 from whole_runs import main_here, train_here
 
@@ -99,6 +101,59 @@ def test_scores_in_training_equal_those_of_the_exported_model(
     assert [(line["step"], line["task"]) for line in written] == [(1, "xquad-r"), (2, "xquad-r")]
     assert written[1]["multilingual"] == kept["multilingual"]
     assert written[0]["multilingual"] != written[1]["multilingual"]
+
+
+def test_training_its_export_and_sentence_transformers_cut_texts_alike(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from hbdist.config.config import Config
+    from hbdist.distributed.engine import Engine
+    from hbdist.models.encoder import Encoder, settings_of
+    from hbdist.training.evaluation import TrainingEncoder
+    from hbdist.training.export import export
+    from hbdist.training.module import TrainingModule
+
+    lengths = {"max_query_tokens": 8, "max_document_tokens": 24}
+    values = {
+        "model": {"name": str(tiny_model), **lengths},
+        "data": {"shards": "none"},
+        "batch": {"size": 2},
+        "steps": 1,
+    }
+    config = Config.check(values, source="test")
+    encoder = Encoder.load(config.model).eval()
+    folder = str(export(encoder, tmp_path / "model", config, fingerprint="0", steps=1))
+    settings = settings_of(folder)
+    assert (settings.max_query_tokens, settings.max_document_tokens) == (24, 24)
+    texts = ["short", "of some more words " * 5, "a long text " * 300]
+    theirs = SentenceTransformer(folder, device="cpu")
+    module, engine = TrainingModule(encoder, config), Engine.start(config, environment={})
+    trained = TrainingEncoder(engine.prepare(module, torch.optim.SGD(module.parameters())).eval(), encoder, engine)
+    for kind, encode in (("query", theirs.encode_query), ("document", theirs.encode_document)):
+        exported_ND = Encoder.load_for_use(settings).encode(texts, kind)
+        np.testing.assert_allclose(trained.encode(texts, kind), exported_ND, atol=1e-5)
+        np.testing.assert_allclose(encode(texts, batch_size=1), exported_ND, atol=1e-5)
+    longer_ND = Encoder.load_for_use(settings_of(folder, max_tokens=100)).encode(texts, "document")
+    assert not np.allclose(longer_ND[2], exported_ND[2], atol=1e-3)
+    engine.stop()
+
+
+def test_scores_record_where_texts_were_cut_and_those_of_another_length_are_not_reused(
+    tiny_model: Path, sentences: str, tmp_path: Path
+) -> None:
+    from hbdist.evaluation.evaluate import evaluate_to
+    from hbdist.evaluation.search.settings import SearchSettings
+    from hbdist.evaluation.tasks.registry import load_task
+    from hbdist.models.encoder import Encoder, settings_of
+
+    task, search = load_task(sentences), SearchSettings(folder=tmp_path / "vectors")
+    maps = {}
+    for tokens in (None, 6):
+        settings = settings_of(str(tiny_model), max_tokens=tokens)
+        found = evaluate_to(tmp_path / "out", task, settings, load=Encoder.load_for_use, search=search)
+        assert found["max_tokens"] == dict.fromkeys(("query", "document"), tokens or 512)
+        maps[tokens] = numbers(found["cross_lingual"])
+    assert maps[None] != maps[6]
 
 
 ONE_RANK_WITHOUT_ROOM = """
