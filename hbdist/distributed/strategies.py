@@ -129,11 +129,9 @@ class DeepSpeedStrategy:
         return _check_norm(float(self.model.get_global_grad_norm())) if norm is None else norm
 
     def weights(self, *, keep: bool) -> Weights:
-        from deepspeed.utils import safe_get_full_fp32_param
-
         module, weights = self.model.module, {}
         for name, value in module.named_parameters(remove_duplicate=False):
-            full = safe_get_full_fp32_param(value) if self.stage == 3 else value.detach()
+            full = _gather(value) if self.stage == 3 else value.detach()
             if keep:
                 weights[name] = full.cpu()
         buffers = module.state_dict().items() if keep else ()
@@ -197,6 +195,18 @@ class DeepSpeedStrategy:
 
 Strategy = DDPStrategy | DeepSpeedStrategy
 """Strategy of an engine: both classes have the same attributes and methods."""
+
+
+def _gather(parameter: nn.Parameter) -> Tensor:
+    """Return a parameter in full at stage 3. A collective."""
+    from deepspeed.utils import safe_get_full_fp32_param
+    from deepspeed.zero import GatheredParameters
+
+    if parameter.requires_grad:
+        return safe_get_full_fp32_param(parameter)
+    # The optimizer has no copy of a frozen one.
+    with GatheredParameters([parameter]):
+        return parameter.detach().clone()
 
 
 def clip_gradients(model: nn.Module, limit: float) -> float:

@@ -357,7 +357,7 @@ def test_unused_parameters_train_on_two_processes(strategy: str, tiny_shards: Pa
     assert outcome(tmp_path / "run")["state"] == "done"
     before = load_file(folder / "model.safetensors")
     after = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert before.keys() == after.keys()
+    assert {name for name in before if not name.startswith("pooler.")} == after.keys()
     for name in (name for name in after if "w2e_query" in name):
         assert torch.equal(after[name], before[name])
 
