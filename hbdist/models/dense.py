@@ -17,6 +17,11 @@ from hbdist.errors import ConfigError, DataError
 from hbdist.models.pretrained import find_file, read_model_json, read_modules
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"Tanh": nn.Tanh, "Identity": nn.Identity}
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, AttributeError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
+"""Errors of libraries that read a layer whose files are damaged."""
 EMBEDDING = "sentence_embedding"
 """Name of a text's embedding in sentence-transformers."""
 
@@ -54,7 +59,9 @@ class Dense(nn.Module):
         config = read_model_json(name, f"{path}/config.json")
         if config is None:
             raise _damaged(name, path, "it has no config.json")
-        activation = config.get("activation_function", "torch.nn.modules.activation.Tanh").split(".")[-1]
+        if not isinstance(config, dict):
+            raise _damaged(name, path, "its config.json does not contain an object")
+        activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).split(".")[-1]
         for key, value, supported in (
             ("activation_function", activation, tuple(ACTIVATIONS)),
             ("module_input_name", config.get("module_input_name", EMBEDDING), (EMBEDDING,)),
@@ -71,7 +78,7 @@ class Dense(nn.Module):
                 (config["in_features"], config["out_features"]), bias=config.get("bias", True), activation=activation
             )
             layer.load_state_dict(_read_weights(name, path))
-        except (OSError, EOFError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             raise _damaged(name, path, " ".join(str(error).split()).rstrip(".")) from None
         return layer
 

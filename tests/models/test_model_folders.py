@@ -202,13 +202,15 @@ def test_a_pointer_of_git_lfs_is_named(file: str, folder: Path) -> None:
         assert f"{where} is a pointer of git-lfs" in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", ["cut", "array", "bytes", "deep"])
+JSON_FILES = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "sentence_bert_config.json"),
+    *("1_Pooling/config.json", "config_sentence_transformers.json", "hbdist.json"),
+)
+
+
 @pytest.mark.parametrize(
-    "file",
-    [
-        *("config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "sentence_bert_config.json"),
-        *("1_Pooling/config.json", "config_sentence_transformers.json", "hbdist.json"),
-    ],
+    ("file", "damage"),
+    [*((file, "cut") for file in JSON_FILES), *(("config.json", damage) for damage in ("array", "bytes", "deep"))],
 )
 def test_a_damaged_json_file_is_named(file: str, damage: str, folder: Path) -> None:
     content = (folder / file).read_bytes() if (folder / file).is_file() else b'{"language_token": "keep"}'
