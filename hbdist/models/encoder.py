@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         self.truncate_dim = truncate_dim
         """Number of dimensions that a vector keeps, the first ones; None: all."""
         self.notes: list[str] = []
-        """What a user should know about the model as it was loaded, a sentence each."""
+        """Facts about the loaded model that a user should know, a sentence each."""
         self.cut: Counter[TextKind] = Counter()
         """Number of texts that `encode` has truncated so far, by kind."""
 

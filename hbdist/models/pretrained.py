@@ -73,7 +73,7 @@ class SavedSettings:
 
 @dataclass(frozen=True)
 class VectorSettings:
-    """What a sentence-transformers model says about its vectors besides the keys of `[model]`."""
+    """Settings of a sentence-transformers model that change its vectors, besides the keys of `[model]`."""
 
     lower_case: bool = False
     """Texts are lower-cased before they are tokenised."""
