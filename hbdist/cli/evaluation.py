@@ -146,12 +146,14 @@ def _read_earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
 def _show(scores: dict[str, Any], out: Path, earlier: "tuple[dict[str, Any], PerQuery] | None") -> None:
     from hbdist.cli.score_tables import table
     from hbdist.evaluation.metrics.bootstrap import compare
-    from hbdist.evaluation.metrics.per_query import read_per_query
+    from hbdist.evaluation.metrics.per_query import check_same_clusters, read_per_query
 
     before, per_query = earlier or (None, None)
     change = None
     if before and per_query and before["task_fingerprint"] == scores["task_fingerprint"]:
-        change = compare([per_query], [read_per_query(out, scores["task_fingerprint"])])
+        now = read_per_query(out, scores["task_fingerprint"])
+        check_same_clusters(Path("--before"), per_query, out, now)
+        change = compare([per_query], [now])
     console.print(table(scores, before, change))
 
 

@@ -21,8 +21,10 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
         change: paired differences between the two, from `bootstrap.compare`.
     """
     sides = (before, scores) if before else (scores,)
-    unsure = change and not all(value["real"] for values in change.values() for value in values.values())
-    caption = render("scores.txt", scores=scores, before=before, change=change, unsure=unsure).rstrip("\n")
+    unsure = change and any(value["real"] is False for values in change.values() for value in values.values())
+    tested = any(setting in (scores.get("confidence") or {}) for setting in SETTINGS)
+    known = {"scores": scores, "before": before, "change": change, "unsure": unsure, "tested": tested}
+    caption = render("scores.txt", **known).rstrip("\n")
     title = f"{scores['task']} · {'before → after' if before else scores['model']}"
     shown = Table(title=title, caption=caption, caption_justify="left")
     for column in ("", *SETTINGS):
@@ -89,15 +91,23 @@ def _change(value: dict[str, Any] | None, digits: int) -> str:
     """Return a difference with its interval; a difference that is not significant is called none."""
     if value is None:
         return NO_NUMBER
-    mean = f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference"
-    return f"{mean} ({_bounds((value['low'], value['high']), digits, '+')})"
+    if value["real"] is None:
+        return f"{_mean(value, digits)} (not tested)"
+    return f"{_mean(value, digits)} ({_bounds((value['low'], value['high']), digits, '+')})"
+
+
+def _mean(value: dict[str, Any], digits: int) -> str:
+    """Return a difference, or that there is none that could be told from zero."""
+    return "no difference" if value["real"] is False else f"{value['mean']:+,.{digits}f}"
 
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """Return the result of `comparison.compare_folders` as a table for the terminal."""
     sides = ("before", "after")
-    unsure = not all(value["real"] for metrics in comparison["changes"].values() for value in metrics.values())
-    caption = render("comparison.txt", comparison=comparison, sides=sides, unsure=unsure).rstrip("\n")
+    unsure = any(value["real"] is False for metrics in comparison["changes"].values() for value in metrics.values())
+    tested = any(value["low"] is not None for metrics in comparison["changes"].values() for value in metrics.values())
+    known = {"comparison": comparison, "sides": sides, "unsure": unsure, "tested": tested}
+    caption = render("comparison.txt", **known).rstrip("\n")
     shown = Table(title=f"{comparison['task']} · before → after", caption=caption, caption_justify="left")
     for column in ("", "before", "after", "change", "95 %", "p"):
         shown.add_column(column, justify="right" if column else "left")
@@ -107,8 +117,11 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
             shown.add_row(
                 f"{setting.replace('_', '-')} {metric_label(metric)}",
                 *(f"{value[side]:,.{digits}f}" for side in sides),
-                f"{value['mean']:+,.{digits}f}" if value["real"] else "no difference",
-                _bounds((value["low"], value["high"]), digits, "+"),
-                f"{value['p']:.4f}",
+                _mean(value, digits),
+                *(
+                    ("not tested", NO_NUMBER)
+                    if value["real"] is None
+                    else (_bounds((value["low"], value["high"]), digits, "+"), f"{value['p']:.4f}")
+                ),
             )
     return shown

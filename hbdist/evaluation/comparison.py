@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hbdist.errors import DataError
-from hbdist.evaluation.metrics.bootstrap import DRAWS, LEVEL, compare
-from hbdist.evaluation.metrics.per_query import read_per_query
+from hbdist.evaluation.metrics.bootstrap import DRAWS, LEVEL, compare, count_clusters, without_interval
+from hbdist.evaluation.metrics.per_query import check_same_clusters, read_per_query
 from hbdist.evaluation.scores import describe_cut, read_scores
 
 CONDITIONS = ("task", "note", "cut", "counts", "task_fingerprint")
@@ -27,7 +25,9 @@ def compare_folders(before: Sequence[Path], after: Sequence[Path]) -> dict[str, 
 
     Returns:
         `before` and `after` (folder, model and model_fingerprint of each seed), what all share (CONDITIONS), `level`,
-        `draws`, `clusters`, and `changes`: {"multilingual": {"map": {the fields of bootstrap.Difference}}, …}.
+        `draws`, `clusters` (number of groups of questions), `largest_cluster` (share of the queries in the largest),
+        `no_interval` (setting → why it has none), and `changes`: {"multilingual": {"map": {the fields of
+        bootstrap.Difference}}, …}.
 
     Raises:
         DataError: a folder is named twice, has no evaluation, or one of another task, cut or search; or two seeds of a
@@ -44,6 +44,9 @@ def compare_folders(before: Sequence[Path], after: Sequence[Path]) -> dict[str, 
     _check_models_differ(folders[:split], scores[:split])
     _check_models_differ(folders[split:], scores[split:])
     queries = [read_per_query(folder, scores[0]["task_fingerprint"]) for folder in folders]
+    for folder, one in zip(folders, queries, strict=True):
+        check_same_clusters(folders[0], queries[0], folder, one)
+    clusters = count_clusters(queries[0].cluster_Q)
     models = [
         {"folder": str(folder), "model": one["model"], "model_fingerprint": one["model_fingerprint"]}
         for folder, one in zip(folders, scores, strict=True)
@@ -54,7 +57,9 @@ def compare_folders(before: Sequence[Path], after: Sequence[Path]) -> dict[str, 
         **{key: scores[0].get(key) for key in CONDITIONS},
         "level": LEVEL,
         "draws": DRAWS,
-        "clusters": len(np.unique(queries[0].cluster_Q)),
+        "clusters": clusters.count,
+        "largest_cluster": clusters.largest,
+        "no_interval": without_interval(queries[0]),
         "changes": compare(queries[:split], queries[split:]),
     }
 

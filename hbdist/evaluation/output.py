@@ -3,17 +3,18 @@
 import gzip
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hbdist.errors import ConfigError
-from hbdist.evaluation.metrics.per_query import write_per_query
+from hbdist.errors import ConfigError, DataError
+from hbdist.evaluation.metrics.bootstrap import confidence
+from hbdist.evaluation.metrics.per_query import read_per_query, write_per_query
 from hbdist.evaluation.metrics.retrieval import Ranking
-from hbdist.evaluation.metrics.summary import collect_positions
+from hbdist.evaluation.metrics.summary import collect_positions, query_clusters
 from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.utils.files import write_atomically
 from hbdist.utils.leftovers import remove_leftovers
@@ -28,6 +29,8 @@ class Evaluation:
 
     scores: dict[str, Any]
     ranking: Ranking
+    removal: Mapping[str, Ranking] = field(default_factory=dict)
+    """Name of a language removal → ranking after it."""
 
 
 def make_folder(out: Path) -> None:
@@ -48,7 +51,8 @@ def make_folder(out: Path) -> None:
 
 
 def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> None:
-    """Write multilingual.run.trec, qrels.trec (".gz" if long), ranks.npz and, last, scores.json; each one atomically.
+    """Write multilingual.run.trec, qrels.trec (".gz" if long), ranks.npz, the same after each language removal
+    (ranks-demean.npz, ranks-lir.npz) and, last, scores.json; each one atomically.
 
     The run file has the first hundred candidates of the multilingual pool. Its scores have all digits of a float32, so that
     trec_eval orders them in the same way.
@@ -68,8 +72,29 @@ def write_scores(out: Path, evaluation: Evaluation, task: RetrievalTask) -> None
     ]
     _write_lines(out / "multilingual.run.trec", run, ranking.top_QK.size)
     _write_lines(out / "qrels.trec", qrels, len(qrels))
-    write_per_query(out, collect_positions(ranking, task), evaluation.scores["task_fingerprint"])
-    text = json.dumps(evaluation.scores, indent=2, ensure_ascii=False, allow_nan=False)
+    for removal, ranked in {"": ranking, **evaluation.removal}.items():
+        write_per_query(out, collect_positions(ranked, task), task.fingerprint, removal)
+    _write_json(out, evaluation.scores)
+
+
+def renew_intervals(out: Path, scores: dict[str, Any], task: RetrievalTask) -> dict[str, Any] | None:
+    """Return scores of an earlier version with today's groups of questions and intervals, and write them to `out`.
+
+    Earlier versions grouped all questions that share a relevant passage, which made their intervals wrong on many tasks.
+    Nothing is encoded or ranked again. None if the positions are missing or damaged: the task has to be evaluated anew.
+    """
+    try:
+        queries = replace(read_per_query(out, task.fingerprint), cluster_Q=query_clusters(task))
+    except DataError:
+        return None
+    write_per_query(out, queries, task.fingerprint)
+    scores = scores | {"confidence": confidence(queries)}
+    _write_json(out, scores)
+    return scores
+
+
+def _write_json(out: Path, scores: dict[str, Any]) -> None:
+    text = json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(out / "scores.json", text + "\n")
 
 

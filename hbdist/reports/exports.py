@@ -8,13 +8,9 @@ from typing import Any
 from hbdist.evaluation.scores import BASELINES
 from hbdist.reports.render import render
 from hbdist.reports.results import Results, RunResult
+from hbdist.reports.study_page import legend
 from hbdist.reports.table import Table
 from hbdist.runs.record import Scores
-
-LEGEND = (
-    "Bold: the best of the grid. ≈: not distinguishable from it, since the 95 % interval of the difference contains zero. †:"
-    " without training, and better than all of the grid. In brackets: the 95 % interval, over questions and seeds."
-)
 
 FACTS = ("seed", "state", "steps", "pairs_seen", "tokens_seen", "hours", "processes", "peak_bytes")
 """Columns of results.csv between the axes and the measured numbers."""
@@ -70,9 +66,9 @@ def _untrained(results: Results) -> dict[str, dict[str, Scores]]:
 
 def report_markdown(results: Results, tables: Sequence[Table]) -> str:
     """Return all tables as Markdown, below the study's question."""
-    return render("report.md", study=results.study, results=results, tables=tables, legend=LEGEND)
+    return render("report.md", study=results.study, results=results, tables=tables, legend=legend("In brackets"))
 
 
 def report_latex(results: Results, tables: Sequence[Table]) -> str:
     """Return each table as a `table` environment with the rules of the package booktabs."""
-    return render("report.tex", study=results.study, tables=tables, legend=LEGEND)
+    return render("report.tex", study=results.study, tables=tables, legend=legend("In brackets"))

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from hbdist.evaluation.scores import split_pair
 from hbdist.reports.render import TEMPLATES
-from hbdist.reports.table import show
+from hbdist.reports.row import show
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2933")
 MARKERS = "o^sDvPX"

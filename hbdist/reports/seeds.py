@@ -16,10 +16,10 @@ from hbdist.errors import DataError
 from hbdist.evaluation.scores import SETTINGS, split_pair
 from hbdist.runs.record import Scores
 from hbdist.studies.schema import Measure
-from hbdist.studies.study import Measured
+from hbdist.studies.study import Measured, StudyRun
 
 if TYPE_CHECKING:  # both load torch
-    from hbdist.evaluation.metrics.bootstrap import Difference
+    from hbdist.evaluation.metrics.bootstrap import SeedSpread
     from hbdist.evaluation.metrics.per_query import PerQuery, Values
 
 FROM_POSITIONS = re.compile(r"(map|mrr)(@\d+)?|(ndcg|recall|precision)@\d+")
@@ -41,7 +41,8 @@ class Estimate:
     mean: float
     low: float | None = None
     high: float | None = None
-    """95 % confidence interval over questions and seeds; None if the number does not follow from per-query scores."""
+    """95 % confidence interval over questions and seeds; None if the number does not follow from per-query scores, or the
+    task has too few questions."""
 
 
 class PerQueryFiles:
@@ -51,20 +52,32 @@ class PerQueryFiles:
         self.measure = measure
         self.remarks: dict[str, None] = {}
         """Sentences about missing or unusable files, each once."""
-        self._read: dict[Path, PerQuery | None] = {}
+        self._read: dict[tuple[Path, str], PerQuery | None] = {}
+        self._first: tuple[Path, PerQuery] | None = None
 
-    def read(self, model: Measured, scores: Scores) -> "PerQuery | None":
-        """Return the per-query scores of one model; None, with a remark, if there are none."""
-        from hbdist.evaluation.metrics.per_query import read_per_query
+    def read(self, model: Measured, scores: Scores, removal: str = "") -> "PerQuery | None":
+        """Return the per-query scores of one model; None, with a remark, if there are none.
 
+        Args:
+            removal: name of a language removal, for the scores of the model after it.
+        """
         folder = model.evaluation(self.measure)
-        if folder not in self._read:
+        if (folder, removal) not in self._read:
             try:
-                self._read[folder] = read_per_query(folder, scores["task_fingerprint"])
+                self._read[folder, removal] = self._comparable(folder, scores["task_fingerprint"], removal)
             except DataError as error:
                 self.remarks[f"No interval for {model.name} on {self.measure.name}: {error}"] = None
-                self._read[folder] = None
-        return self._read[folder]
+                self._read[folder, removal] = None
+        return self._read[folder, removal]
+
+    def _comparable(self, folder: Path, task_fingerprint: str, removal: str) -> "PerQuery":
+        """Return what is in the file, if it groups the questions as the first file does."""
+        from hbdist.evaluation.metrics.per_query import check_same_clusters, read_per_query
+
+        queries = read_per_query(folder, task_fingerprint, removal)
+        self._first = self._first or (folder, queries)
+        check_same_clusters(*self._first, folder, queries)
+        return queries
 
 
 class Column:
@@ -72,49 +85,59 @@ class Column:
 
     def __init__(self, files: PerQueryFiles, name: str) -> None:
         self.files, self.name = files, name
-        self._values: dict[Path, Values | None] = {}
+        self._values: dict[tuple[Path, str], Values | None] = {}
 
     def number(self, scores: Scores) -> float | None:
         """Return the number of this column in scores.json; None if it has none."""
         return self.files.measure.number(scores, self.name)
 
-    def estimate(self, models: Sequence[Scored]) -> Estimate | None:
-        """Return the mean and the interval over the models that have the number; None if none of them has it."""
+    def numbers(self, models: Sequence[Scored]) -> np.ndarray:
+        """Return the numbers of the models that have one: float64 [R]."""
+        return np.array([number for _, scores in models if (number := self.number(scores)) is not None])
+
+    def spread(self, points: Sequence[Sequence[Scored]]) -> "SeedSpread | None":
+        """Return the spread between seeds, over all points of the grid; None if each has a single seed."""
+        from hbdist.evaluation.metrics.bootstrap import seed_spread
+
+        return seed_spread([number_R for models in points if len(number_R := self.numbers(models))])
+
+    def estimate(self, models: Sequence[Scored], spread: "SeedSpread | None", removal: str = "") -> Estimate | None:
+        """Return the mean and the interval over the models that have the number; None if none of them has it.
+
+        Args:
+            models: the same model with several seeds.
+            spread: spread between seeds.
+            removal: name of the language removal of which the scores are.
+        """
         from hbdist.evaluation.metrics.bootstrap import interval
 
-        numbers = [number for _, scores in models if (number := self.number(scores)) is not None]
-        if not numbers:
+        number_R = self.numbers(models)
+        if not len(number_R):
             return None
-        mean, values = float(np.mean(numbers)), self._values_of(models)
+        values = self.values(models, removal)
         if values is None:
-            return Estimate(mean)
-        pooled = interval(values)
-        return Estimate(mean, pooled.low, pooled.high)
+            return Estimate(float(number_R.mean()))
+        # A model without training has no seed that could have been another.
+        pooled = interval(values, spread=spread if any(isinstance(model, StudyRun) for model, _ in models) else None)
+        return Estimate(float(number_R.mean()), pooled.low, pooled.high)
 
-    def difference(self, before: Sequence[Scored], after: Sequence[Scored]) -> "Difference | None":
-        """Return after minus before on the same questions; None if a model lacks values per query."""
-        from hbdist.evaluation.metrics.bootstrap import difference
-
-        first, second = self._values_of(before), self._values_of(after)
-        return difference(first, second) if first and second else None
-
-    def _values_of(self, models: Sequence[Scored]) -> "list[Values] | None":
+    def values(self, models: Sequence[Scored], removal: str = "") -> "list[Values] | None":
         """Return the values per query of all models that have the number; None if one of them has no such values."""
         known = []
         for model, scores in models:
             if self.number(scores) is None:
                 continue
-            folder = model.evaluation(self.files.measure)
-            if folder not in self._values:
-                self._values[folder] = self._checked(model, scores)
-            known.append(self._values[folder])
+            key = model.evaluation(self.files.measure), removal
+            if key not in self._values:
+                self._values[key] = self._checked(model, scores, removal)
+            known.append(self._values[key])
         values = [one for one in known if one]
         return values if values and len(values) == len(known) else None
 
-    def _checked(self, model: Measured, scores: Scores) -> "Values | None":
+    def _checked(self, model: Measured, scores: Scores, removal: str) -> "Values | None":
         """Return the values of a model's queries if their mean is the number in its scores.json."""
         path, number = self.files.measure.columns[self.name], self.number(scores)
-        per_query = self.files.read(model, scores) if follows_from_positions(path) else None
+        per_query = self.files.read(model, scores, removal) if follows_from_positions(path) else None
         if per_query is None or number is None:
             return None
         pairs = scores["by_pair"]

@@ -10,8 +10,9 @@ from hbdist.reports import plots
 from hbdist.reports.plots import Curve, Spot, Spread
 from hbdist.reports.render import Chart
 from hbdist.reports.results import Results
+from hbdist.reports.row import Row, show
 from hbdist.reports.seeds import DISTANCE
-from hbdist.reports.table import CROSS, MONO, SHARE, Row, Table, label_of, show
+from hbdist.reports.table import CROSS, MONO, SHARE, Table, label_of
 from hbdist.studies.study import StudySpec
 
 CAPTIONS = {

@@ -7,8 +7,9 @@ from typing import Any
 from hbdist.reports.provenance import cost_table, environment_facts, single_commands, study_commands
 from hbdist.reports.render import render
 from hbdist.reports.results import Results
+from hbdist.reports.row import show
 from hbdist.reports.study_charts import charts
-from hbdist.reports.table import Table, show
+from hbdist.reports.table import Table
 from hbdist.studies.study import StudySpec
 from hbdist.utils.json_toml import read_text
 
@@ -23,6 +24,7 @@ def study_page(results: Results, tables: Sequence[Table]) -> str:
         results=results,
         tables=tables,
         submit_command=f"hbdist study submit {shlex.quote(str(study.argument))}",
+        legend=legend("Below a number"),
         headlines=list(filter(None, map(headline, tables))),
         **_setting(study, tables),
         chosen_by=", ".join(table.measure.name for table in tables if table.best),
@@ -35,6 +37,11 @@ def study_page(results: Results, tables: Sequence[Table]) -> str:
     )
 
 
+def legend(where: str) -> str:
+    """Return what the marks and intervals mean; `where` says where the interval is printed."""
+    return render("legend.txt", where=where).rstrip("\n")
+
+
 def headline(table: Table) -> str:
     """Return what the primary column of a table shows, in sentences; "" if no point has a number there."""
     best, column = table.best, table.measure.primary
@@ -42,7 +49,14 @@ def headline(table: Table) -> str:
         return ""
     tied = [row.label for row in table.points if row.marks.get(column) == "tied"]
     beaten = [row.label for row in table.untrained if row.marks.get(column) == "beats"]
-    shown = {"table": table, "best": best, "column": column, "cell": table.cell(best, column)}
+    shown = {
+        "table": table,
+        "best": best,
+        "column": column,
+        "cell": table.cell(best, column),
+        "tested": best.marks.get(column) == "best",
+        "rising": table.measure.direction(column) > 0,
+    }
     return render("headline.txt", **shown, tied=tied, beaten=beaten).rstrip("\n")
 
 

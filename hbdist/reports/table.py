@@ -1,25 +1,22 @@
 """Tables of a study: a row per point of the grid, seeds pooled, with the best point and those that tie with it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hbdist.evaluation.scores import BASELINES
+from hbdist.reports.grid_comparison import GridComparison
 from hbdist.reports.results import Results, Untuned
-from hbdist.reports.seeds import DISTANCE, Column, Estimate, PerQueryFiles, Scored
+from hbdist.reports.row import Mark, Row, show
+from hbdist.reports.seeds import DISTANCE, Column, PerQueryFiles
 from hbdist.runs.record import Scores
 from hbdist.studies.schema import Measure
-from hbdist.studies.study import Baseline
 
 if TYPE_CHECKING:  # it loads torch
     from hbdist.evaluation.metrics.bootstrap import Difference
 
 MONO, CROSS, SHARE = "monolingual.map", "cross_lingual.map", "bias.same_language_share@10"
 """Numbers of scores.json that have charts of their own, whether or not the study has columns for them."""
-
-Mark = Literal["best", "tied", "beats"]
-"""best: the best point. tied: the confidence interval of the difference to the best contains zero. beats: a model without
-training that is better than all points."""
 
 
 class Cell(NamedTuple):
@@ -38,32 +35,6 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One point of the grid, or one model without training."""
-
-    label: str
-    values: Mapping[str, Any]
-    """Axis → value; empty for a model without training."""
-    scored: Sequence[Scored]
-    """Runs that have scores, one per seed; or the model without training."""
-    wanted: int
-    """Number of runs that the study wants of this point."""
-    baseline: Baseline
-    """Untuned model that the point began with, or that it is."""
-    numbers: dict[str, Estimate] = field(default_factory=dict)
-    """Column → its number, if known."""
-    marks: dict[str, Mark] = field(default_factory=dict)
-    """Column → mark of its number."""
-
-    def heads(self, axes: Iterable[str]) -> list[str]:
-        """Return the cells that name the row: a value per axis and the number of seeds, or the model's name."""
-        if not self.values:
-            return [self.label, *("" for _ in axes)]
-        missing = f" of {self.wanted}" if len(self.scored) < self.wanted else ""
-        return [*(show(self.values[axis]) for axis in axes), f"{len(self.scored)}{missing}"]
-
-
-@dataclass(frozen=True)
 class Table:
     """Results of a study by one measure."""
 
@@ -74,14 +45,14 @@ class Table:
     points: tuple[Row, ...]
     untrained: tuple[Row, ...]
     """Untuned models, each followed by the same model with the language removed from its embeddings."""
+    best: Row | None
+    """Best point by the primary column, whether or not it can be told from the others."""
     gain: "Difference | None"
-    """Difference between the best point and the model that it began with, in the primary column."""
+    """Difference between the best point and the model that it began with, in the primary column, by a test of all points
+    together."""
+    untested: Mapping[str, str]
+    """Column without marks → the reason, as a sentence."""
     remarks: tuple[str, ...]
-
-    @property
-    def best(self) -> Row | None:
-        """Best point by the primary column."""
-        return next((row for row in self.points if row.marks.get(self.measure.primary) == "best"), None)
 
     @property
     def chosen_on(self) -> list[str]:
@@ -120,30 +91,28 @@ def label_of(values: Mapping[str, Any]) -> str:
     return ", ".join(value if isinstance(value, str) else f"{axis} {show(value)}" for axis, value in values.items())
 
 
-def show(value: Any) -> str:
-    """Return a value of an axis as text."""
-    if isinstance(value, tuple):
-        return "+".join(map(show, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
 def _table(results: Results, own: Measure) -> Table:
     charted = [path for path in (MONO, CROSS, DISTANCE, SHARE) if path not in own.columns.values()]
     measure = own.model_copy(update={"columns": own.columns | {path: path for path in charted}})
     points, untuned = _points(results, own), _untuned(results.untuned[own.name])
-    untrained = tuple(line for row in untuned for line in (row, *_without_language(row, measure)))
+    untrained = [line for row in untuned for line in (row, *_without_language(row, measure))]
     files = PerQueryFiles(measure)
-    gain = None
+    best, gain, untested = None, None, {}
     for name in measure.columns:
         column = Column(files, name)
-        for row in (*points, *untuned):
-            if estimate := column.estimate(row.scored):
+        spread = column.spread([row.scored for row in points])
+        for row in (*points, *untrained):
+            if estimate := column.estimate(row.scored, spread, row.removal):
                 row.numbers[name] = estimate
-        best = _mark(points, untrained, column)
-        if best and name == measure.primary:
-            before = [row for row in untuned if row.baseline == best.baseline]
-            gain = column.difference(before[0].scored, best.scored) if before else None
-    return Table(measure, tuple(own.columns), tuple(points), untrained, gain, tuple(files.remarks))
+        comparison = GridComparison(points, untrained, column)
+        comparison.mark()
+        if comparison.reason and name in own.columns:
+            untested[name] = comparison.reason
+        if name == measure.primary:
+            best, gain = comparison.best, comparison.gain()
+    return Table(
+        measure, tuple(own.columns), tuple(points), tuple(untrained), best, gain, untested, tuple(files.remarks)
+    )
 
 
 def _points(results: Results, measure: Measure) -> list[Row]:
@@ -167,30 +136,10 @@ def _without_language(untuned: Row, measure: Measure) -> list[Row]:
     model, scores = untuned.scored[0]
     rows = []
     for name, words in BASELINES.items():
-        changed: Scores = (scores.get("removal") or {}).get(name) or {}
-        numbers = {
-            column: Estimate(value)
-            for column in measure.columns
-            if (value := measure.number(changed, column)) is not None
-        }
-        if numbers:
-            rows.append(Row(f"{untuned.label}, {words}", {}, [(model, changed)], 1, untuned.baseline, numbers))
+        removed: Scores = (scores.get("removal") or {}).get(name) or {}
+        # The keys that say which task it is are those of the untuned model.
+        changed = {key: scores[key] for key in ("task_fingerprint", "by_pair")} | removed
+        if any(measure.number(changed, column) is not None for column in measure.columns):
+            label = f"{untuned.label}, {words}"
+            rows.append(Row(label, {}, [(model, changed)], 1, untuned.baseline, removal=name))
     return rows
-
-
-def _mark(points: Sequence[Row], untrained: Sequence[Row], column: Column) -> Row | None:
-    """Mark the best point, the points that tie with it, and models without training that are better; return the best."""
-    name, sign = column.name, column.files.measure.direction(column.name)
-    known = [row for row in points if name in row.numbers]
-    if not known or not sign:
-        return None
-    best = max(known, key=lambda row: sign * row.numbers[name].mean)
-    best.marks[name] = "best"
-    for row in known:
-        change = column.difference(best.scored, row.scored) if row is not best else None
-        if change and not change.real:
-            row.marks[name] = "tied"
-    for row in untrained:
-        if name in row.numbers and sign * (row.numbers[name].mean - best.numbers[name].mean) > 0:
-            row.marks[name] = "beats"
-    return best

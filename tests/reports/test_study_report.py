@@ -28,13 +28,16 @@ from made_studies import (
 
 from hbdist.cli import main
 from hbdist.errors import ConfigError, DataError
-from hbdist.evaluation.metrics.bootstrap import difference, interval
+from hbdist.evaluation.metrics.bootstrap import draw_scores, interval, seed_spread
 from hbdist.evaluation.metrics.per_query import Values, read_per_query, values_of
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, metrics
+from hbdist.evaluation.metrics.simultaneous import Grid
 from hbdist.reports.exports import report_latex, report_markdown
+from hbdist.reports.grid_comparison import GridComparison
 from hbdist.reports.render import LATEX, escape_latex, escape_markdown, render
 from hbdist.reports.report import report_on, study_report
 from hbdist.reports.results import Results, RunResult
+from hbdist.reports.seeds import Column, PerQueryFiles
 from hbdist.reports.study_page import headline
 from hbdist.reports.table import Table, make_tables
 from hbdist.studies.api import Study
@@ -145,17 +148,22 @@ def test_results_csv_has_the_numbers_of_scores_json_to_the_last_digit(whole):
 def test_a_cell_is_the_mean_over_seeds_and_the_interval_of_the_pooled_seeds(whole):
     study = Study.load(whole)
     table, (measure,) = table_of(study), study.measures
+
+    def values(point, setting, metric):
+        return [values_of(read_per_query(run.evaluation(measure), "same"), setting, metric) for run in point]
+
     for row, point in zip(table.points, study.points(), strict=True):
-        per_query = [read_per_query(run.evaluation(measure), "same") for run in point]
         for column, setting, metric in (
             ("mAP_cross", "cross_lingual", "map"),
             ("recall", "multilingual", "recall@10"),
             ("rank distance", "multilingual", "rank_distance"),
         ):
-            pooled = interval([values_of(one, setting, metric) for one in per_query])
-            estimate = row.numbers[column]
+            spread = seed_spread([draw_scores(values(one, setting, metric), 1).score_R for one in study.points()])
+            assert spread is not None
+            assert spread.freedom == 4
+            estimate, pooled = row.numbers[column], interval(values(point, setting, metric), spread=spread)
             assert estimate.mean == pytest.approx(pooled.mean)
-            assert (estimate.low, estimate.high) == (pooled.low, pooled.high)
+            assert (estimate.low, estimate.high) == pytest.approx((pooled.low, pooled.high))
         assert row.numbers["cosine"].low is None, "a cosine does not follow from ranks"
         html = (whole / "report.html").read_text()
         number, _, bounds = table.cell(row, "mAP_cross")
@@ -183,12 +191,16 @@ def test_the_best_point_is_bold_and_ties_with_it_are_marked(study):
 
 def test_the_gain_is_over_the_model_that_the_best_point_began_with(study):
     table, (measure,) = table_of(study), study.measures
-    best = next(runs for runs in study.points() if level_of(runs[0]) == max(map(level_of, study.runs)))
+    levels = [level_of(runs[0]) for runs in study.points()]
 
     def values(models):
         return [values_of(read_per_query(one.evaluation(measure), "same"), "cross_lingual", "map") for one in models]
 
-    assert table.gain == difference(values([study.baselines[0]]), values(best))
+    grid = Grid([*map(values, study.points()), values([study.baselines[0]])], without_seed=[4])
+    together = grid.compare([(4, point) for point in range(4)])
+    assert table.gain == together[levels.index(max(levels))]
+    (alone,) = grid.compare([(4, levels.index(max(levels)))])
+    assert table.gain.high - table.gain.low > alone.high - alone.low
     assert table.gain.real
     assert f"Change from the untuned model: {table.gain.mean:+.3g}" in headline(table)
 
@@ -232,7 +244,7 @@ numbers = st.floats(0, 1, width=32)
 
 @given(st.lists(st.tuples(numbers, numbers, numbers), min_size=8, max_size=8), st.sets(st.integers(0, 7), max_size=7))
 @settings(max_examples=40)
-def test_bold_is_the_highest_mean_or_the_lowest_if_low_is_good(whole, drawn, unscored):
+def test_the_best_is_the_highest_mean_or_the_lowest_if_low_is_good(whole, drawn, unscored):
     study = Study.load(whole)
     base = made_scores(made_per_query(0.5, 0, languages=2, questions=4), ("de", "en"))
     found = []
@@ -251,9 +263,10 @@ def test_bold_is_the_highest_mean_or_the_lowest_if_low_is_good(whole, drawn, uns
             for place in range(0, 8, 2)
             if not {place, place + 1} <= unscored
         }
-        bold = [2 * place for place, row in enumerate(table.points) if row.marks.get(column) == "best"]
-        assert len(bold) == 1
-        assert means[bold[0]] == pytest.approx(pick(means.values()), abs=1e-12)
+        best = GridComparison(table.points, table.untrained, Column(PerQueryFiles(table.measure), column)).best
+        (place,) = (2 * place for place, row in enumerate(table.points) if row is best)
+        assert means[place] == pytest.approx(pick(means.values()), abs=1e-12)
+    assert not any(row.marks for row in table.points), "without scores per question, nothing is tested"
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 1000), st.integers(1, 3), st.integers(2, 20))
@@ -269,6 +282,33 @@ def test_an_interval_contains_its_mean(tmp_path_factory, level, seed, seeds, que
     for estimate in table_of(study).points[0].numbers.values():
         if estimate.low is not None:
             assert estimate.low - 1e-9 <= estimate.mean <= estimate.high + 1e-9
+
+
+def test_with_one_seed_a_point_nothing_is_marked_and_the_report_says_so(tmp_path):
+    study = write_study(tmp_path / "made", STUDY.replace("seeds = [0, 1]", "seeds = [0]"))
+    (measure,) = study.measures
+    for run in study.runs:
+        write_run(run, steps=2)
+        score(run.evaluation(measure), level_of(run), seed=run.seed)
+    table = table_of(study)
+    assert not any(row.marks for row in table.points)
+    assert table.best is not None
+    assert table.gain is None
+    sentences = headline(table)
+    assert f"the highest by mAP_cross is {table.best.label}" in sentences
+    assert "each point has one seed" in sentences
+    assert "each point has one seed" in report_markdown(Results.read(study), [table])
+    assert "each point has one seed" in Page(study_report(study).read_text()).words
+
+
+def test_with_too_few_questions_nothing_is_marked_and_the_reason_is_stated(study):
+    (measure,) = study.measures
+    for run in study.runs:
+        score(run.evaluation(measure), level_of(run), seed=run.seed, questions=12)
+    table = table_of(study)
+    assert not any(row.marks for row in table.points)
+    assert "11 groups of questions are too few" in headline(table)
+    assert all(row.numbers["mAP_cross"].low is None for row in table.points)
 
 
 def test_a_partial_study_has_a_report_that_says_what_is_missing(study):
@@ -369,7 +409,7 @@ def test_a_number_of_one_language_or_pair_has_an_interval_of_its_own_queries(tmp
     (measure,), run = study.measures, study.runs[0]
     write_run(run, steps=2)
     languages = ("ar", "de", "sw")
-    scores = score(run.evaluation(measure), 0.5, seed=seed, languages=languages, questions=12)
+    scores = score(run.evaluation(measure), 0.5, seed=seed, languages=languages, questions=24)
     table = table_of(study)
     assert not table.remarks
     estimate = table.points[0].numbers["mAP <mono>"]
@@ -383,6 +423,7 @@ def test_a_number_of_one_language_or_pair_has_an_interval_of_its_own_queries(tmp
             kept.relevant_language_QR[rows] == languages.index(of[3:]), kept.own_QR[rows], NO_POSITION
         )
     plain = Values(metrics(position_QR, [metric])[metric], np.zeros(rows.sum()), kept.cluster_Q[rows])
+    assert estimate.low is not None
     assert (estimate.low, estimate.high) == (interval([plain]).low, interval([plain]).high)
 
 

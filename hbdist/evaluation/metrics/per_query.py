@@ -21,6 +21,11 @@ from hbdist.utils.files import write_atomically
 FILE = "ranks.npz"
 
 
+def file_name(removal: str = "") -> str:
+    """Return the name of the file with the positions; `removal` is the name of a language removal, if they are after one."""
+    return f"ranks-{removal}.npz" if removal else FILE
+
+
 @dataclass(frozen=True)
 class PerQuery:
     """Positions of the relevant candidates of each query, and its language and cluster. Arrays of int64 unless said
@@ -49,6 +54,8 @@ class Values:
     part_V: np.ndarray
     """Number of the language, or the pair of languages, over which macro means are taken."""
     cluster_V: np.ndarray
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    """Smallest and largest possible value of the metric."""
 
 
 def values_of(queries: PerQuery, setting: str, metric: str = "map") -> Values:
@@ -60,40 +67,50 @@ def values_of(queries: PerQuery, setting: str, metric: str = "map") -> Values:
         if metric == "rank_distance":
             distance_Q = rank_distance(queries.pool_QR)
             known_Q = ~np.isnan(distance_Q)
-            return Values(distance_Q[known_Q], queries.language_Q[known_Q], queries.cluster_Q[known_Q])
+            known = (distance_Q[known_Q], queries.language_Q[known_Q], queries.cluster_Q[known_Q])
+            return Values(*known, bounds=(1, np.inf))
         return _values(queries, queries.pool_QR, metric, queries.language_Q)
     languages = np.unique(queries.relevant_language_QR[queries.own_QR != NO_POSITION]).tolist()
-    parts = [Values(np.empty(0), *np.empty((2, 0), dtype=np.int64))]
+    parts = [(np.empty(0), *np.empty((2, 0), dtype=np.int64))]
     for language in languages:
         selected_Q = (queries.language_Q == language) == (setting == "monolingual")
         selected_QR = selected_Q[:, None] & (queries.relevant_language_QR == language)
         position_QR = np.where(selected_QR, queries.own_QR, NO_POSITION)
-        parts.append(_values(queries, position_QR, metric, queries.language_Q * (max(languages) + 1) + language))
-    return Values(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Values)))
+        one = _values(queries, position_QR, metric, queries.language_Q * (max(languages) + 1) + language)
+        parts.append((one.value_V, one.part_V, one.cluster_V))
+    value_V, part_V, cluster_V = map(np.concatenate, zip(*parts, strict=True))
+    return Values(value_V, part_V, cluster_V, bounds=(0, 1))
 
 
 def _values(queries: PerQuery, position_QR: np.ndarray, metric: str, part_Q: np.ndarray) -> Values:
     """Return the metric of the queries that have a relevant candidate."""
     known_Q = (position_QR != NO_POSITION).any(axis=1)
-    return Values(metrics(position_QR[known_Q], [metric])[metric], part_Q[known_Q], queries.cluster_Q[known_Q])
+    value_V = metrics(position_QR[known_Q], [metric])[metric]
+    return Values(value_V, part_Q[known_Q], queries.cluster_Q[known_Q], bounds=(0, 1))
 
 
-def write_per_query(out: Path, queries: PerQuery, task_fingerprint: str) -> Path:
+def write_per_query(out: Path, queries: PerQuery, task_fingerprint: str, removal: str = "") -> Path:
     """Write `out`/ranks.npz atomically; equal positions give equal bytes."""
     buffer = io.BytesIO()
     arrays = {field.name: np.asarray(getattr(queries, field.name)) for field in fields(PerQuery)}
     np.savez_compressed(buffer, allow_pickle=False, task_fingerprint=np.array(task_fingerprint), **arrays)
-    write_atomically(out / FILE, buffer.getvalue())
-    return out / FILE
+    path = out / file_name(removal)
+    write_atomically(path, buffer.getvalue())
+    return path
 
 
-def read_per_query(out: Path, task_fingerprint: str) -> PerQuery:
+def read_per_query(out: Path, task_fingerprint: str, removal: str = "") -> PerQuery:
     """Return the positions of an evaluation of this task.
+
+    Args:
+        out: folder of the evaluation.
+        task_fingerprint: fingerprint of the task.
+        removal: name of a language removal, for the positions after it; by default nothing is removed.
 
     Raises:
         DataError: the file is missing, damaged, or of another task.
     """
-    path = out / FILE
+    path = out / file_name(removal)
     advice = "Evaluate that model again, with the same task and cuts, into a folder of its own."
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -102,9 +119,24 @@ def read_per_query(out: Path, task_fingerprint: str) -> PerQuery:
             metric = str(file["metric"]) if "metric" in file else PerQuery.metric  # an earlier version wrote none
             queries = PerQuery(**arrays, metric=metric)
     except FileNotFoundError:
-        raise DataError(f"{out} has no {FILE}, without which two evaluations cannot be compared. {advice}") from None
+        raise DataError(
+            f"{out} has no {path.name}, without which two evaluations cannot be compared. {advice}"
+        ) from None
     except (OSError, ValueError, KeyError, BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}. Delete the folder. {advice}") from None
     if found != task_fingerprint:
         raise DataError(f"{path} is of another task, or of the same task with another cut. {advice}")
     return queries
+
+
+def check_same_clusters(first: Path, queries: PerQuery, other: Path, others: PerQuery) -> None:
+    """Check that two evaluations of a task group its questions in the same way.
+
+    Raises:
+        DataError: they do not; one is of an earlier version.
+    """
+    if not np.array_equal(queries.cluster_Q, others.cluster_Q):
+        raise DataError(
+            f"{first} and {other} group the questions of their task differently: one is of an earlier version of hbdist."
+            " Repeat both commands `hbdist evaluate` with the same --out; nothing is encoded again."
+        )

@@ -3,7 +3,7 @@
 Q queries · C candidates · R relevant candidates of a query, padded · N questions · L languages · D dimensions
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -89,7 +89,7 @@ def measure_more_bias(ranking: Ranking, task: RetrievalTask, map_by_language: Ma
 
 def collect_positions(ranking: Ranking, task: RetrievalTask) -> PerQuery:
     """Return what is kept of each query: the positions in the settings that the task has."""
-    cluster, language_Q = cluster_questions(task), language_numbers(task.query_slices)
+    language_Q = language_numbers(task.query_slices)
     relevant_language_QR = relevant_languages(task)
     same_QR = language_Q[:, None] == relevant_language_QR
     has = {setting: setting in task.settings for setting in SETTINGS}
@@ -97,7 +97,7 @@ def collect_positions(ranking: Ranking, task: RetrievalTask) -> PerQuery:
     graded = task.metrics[0].startswith("ndcg") and task.relevant_grade.max() > 1
     return PerQuery(
         language_Q,
-        np.array([cluster[query.id] for query in task.queries], dtype=np.int64),
+        query_clusters(task),
         np.where(has["multilingual"], ranking.pool_QR, NO_POSITION),
         np.where(np.where(same_QR, has["monolingual"], has["cross_lingual"]), ranking.language_QR, NO_POSITION),
         relevant_language_QR,
@@ -106,11 +106,15 @@ def collect_positions(ranking: Ranking, task: RetrievalTask) -> PerQuery:
 
 
 def cluster_questions(task: RetrievalTask) -> dict[str, int]:
-    """Return the cluster number of each question id: questions with an answer in the same paragraph, also through others.
+    """Return the cluster number of each question id. The translations of a question have the same id, so the same cluster.
 
-    The translations of a question have the same id and are in its cluster. XQuAD-R's clusters are its 240 paragraphs.
+    Where candidates are the sentences of paragraphs, questions with an answer in the same paragraph are one cluster, also
+    through others: XQuAD-R's clusters are its 240 paragraphs. Elsewhere each question is a cluster. (Chained by shared
+    answers, the judgements of TREC-COVID would be a single cluster, and those of Climate-FEVER one of 93 %.)
     """
-    first_question: dict[Hashable, str] = {}
+    if isinstance(task.candidates, Corpus) or not any(candidate.sentence for candidate in task.candidates):
+        return {question: number for number, question in enumerate(task.relevance)}
+    first_question: dict[tuple[str, int], str] = {}
     parent = {question: question for question in task.relevance}
 
     def root(question: str) -> str:
@@ -118,13 +122,19 @@ def cluster_questions(task: RetrievalTask) -> dict[str, int]:
             parent[question] = question = parent[parent[question]]
         return question
 
-    for question, candidates in task.relevance.items():
-        for index in candidates:
-            # The candidates of a corpus on disk are whole passages.
-            paragraph = index if isinstance(task.candidates, Corpus) else task.candidates[index][:2]
+    for question, indices in task.relevance.items():
+        for index in indices:
+            candidate = task.candidates[index]
+            paragraph = candidate.language, candidate.paragraph
             parent[root(question)] = root(first_question.setdefault(paragraph, question))
     numbers: dict[str, int] = {}
     return {question: numbers.setdefault(root(question), len(numbers)) for question in task.relevance}
+
+
+def query_clusters(task: RetrievalTask) -> np.ndarray:
+    """Return the cluster number of each query: int64 [Q]."""
+    cluster = cluster_questions(task)
+    return np.array([cluster[query.id] for query in task.queries], dtype=np.int64)
 
 
 def align_questions(query_QD: np.ndarray, ranking: Ranking, task: RetrievalTask) -> dict[str, Any] | None:
@@ -145,24 +155,29 @@ def find_question_rows(task: RetrievalTask) -> np.ndarray:
     return row_NL
 
 
-def score_without_language(
+def rank_without_language(
     query_QD: np.ndarray, candidate_CD: np.ndarray, task: RetrievalTask, *, rank: RankEmbeddings
-) -> dict[str, dict[str, Any]]:
-    """Return the main scores after the language is removed from the embeddings, by each baseline without training.
+) -> dict[str, Ranking]:
+    """Return the ranking after the language is removed from the embeddings, by each baseline without training.
 
     The baselines are fitted to the candidates without labels. For a language without candidates nothing can be fitted: its
     queries are left unchanged.
     """
     query_language_Q, language_C = language_numbers(task.query_slices), language_numbers(task.candidate_slices)
     fitted_Q = np.isin(query_language_Q, language_C)
-    scores = {}
+    rankings = {}
     for name, fit in REMOVALS.items():
         remove = fit(candidate_CD, language_C)
         changed_QD = query_QD.copy()
         changed_QD[fitted_Q] = remove(query_QD[fitted_Q], query_language_Q[fitted_Q])
-        summary = summarise(rank(changed_QD, remove(candidate_CD, language_C)), task)
-        scores[name] = {part: summary[part] for part in (*SETTINGS, "bias")}
-    return scores
+        rankings[name] = rank(changed_QD, remove(candidate_CD, language_C))
+    return rankings
+
+
+def summarise_removal(ranking: Ranking, task: RetrievalTask) -> dict[str, Any]:
+    """Return what scores.json has of a ranking without language."""
+    summary = summarise(ranking, task)
+    return {part: summary[part] for part in (*SETTINGS, "bias")}
 
 
 def language_numbers(slices: Mapping[str, slice]) -> np.ndarray:

@@ -11,8 +11,9 @@ from hbdist.evaluation.metrics.summary import (
     collect_positions,
     find_question_rows,
     measure_more_bias,
-    score_without_language,
+    rank_without_language,
     summarise,
+    summarise_removal,
 )
 from hbdist.evaluation.search.in_memory import rank_in_memory
 from hbdist.evaluation.tasks.task import Candidate, Query, RetrievalTask
@@ -61,6 +62,14 @@ def test_the_clusters_of_xquad_r_are_its_240_paragraphs():
     assert len(set(zip(found.values(), paragraph.values(), strict=True))) == 240
 
 
+def test_without_paragraphs_each_question_is_a_cluster_whatever_answers_they_share(task):
+    """Chained by the passages that they share, TREC-COVID's questions were one cluster and every difference was real."""
+    passages = tuple(one._replace(paragraph=n, sentence=0) for n, one in enumerate(task.candidates))
+    shared = {question: (*indices, 0) for question, indices in task.relevance.items()}
+    found = cluster_questions(RetrievalTask("made", task.languages, task.queries, passages, shared))
+    assert len(set(found.values())) == QUESTIONS
+
+
 def test_clusters_join_through_questions_that_share_an_answer_with_both(task):
     linked = {**task.relevance, "q0": (0, 2)}
     found = cluster_questions(RetrievalTask("made", task.languages, task.queries, task.candidates, linked))
@@ -97,7 +106,8 @@ def test_bias_and_alignment_show_the_accents_and_the_baselines_remove_them(task,
     assert found is not None
     assert found["language_probe"] > 0.9
     assert found["consistency"]["lists@10"] < found["consistency"]["neighbours@10"]
-    removed = score_without_language(*vectors, task, rank=lambda *changed: rank_in_memory(*changed, task))
+    rankings = rank_without_language(*vectors, task, rank=lambda *changed: rank_in_memory(*changed, task))
+    removed = {name: summarise_removal(ranking, task) for name, ranking in rankings.items()}
     for scores in removed.values():
         assert scores["multilingual"]["map"] > before["multilingual"]["map"] + 0.2
         assert scores["bias"]["rank_distance"] < 0.7 * before["bias"]["rank_distance"]
