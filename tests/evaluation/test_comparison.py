@@ -43,7 +43,7 @@ def evaluate_noisy(task: RetrievalTask, out: Path, noise: float, seed: int) -> P
 
 @pytest.fixture(scope="module")
 def task() -> RetrievalTask:
-    return load_xquad_r().cut(languages=["en", "th"], questions=12)
+    return load_xquad_r().cut(languages=["en", "th"], questions=24)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_difference_is_between_means_over_seeds_and_draws_both_questions_and_s
         assert change["before"] == pytest.approx(interval(sides[0]).mean)
     assert found["changes"]["multilingual"]["map"]["real"]
     assert [one["model"] for one in found["after"]] == ["noise-0.2-0", "noise-0.2-1"]
-    assert found["cut"] == {"languages": ["en", "th"], "questions": 12}
+    assert found["cut"] == {"languages": ["en", "th"], "questions": 24}
 
 
 def test_the_command_shows_the_differences_and_writes_them(folders, tmp_path, capsys):

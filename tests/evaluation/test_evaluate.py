@@ -236,9 +236,36 @@ def test_long_trec_files_are_compressed_and_leave_no_old_ones_beside(tmp_path, t
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "multilingual.run.trec.gz",
         "qrels.trec.gz",
+        "ranks-demean.npz",
+        "ranks-lir.npz",
         "ranks.npz",
         "scores.json",
     ]
+
+
+def test_positions_after_language_removal_give_the_scores_after_it(tmp_path, task):
+    evaluation = evaluate(HashEncoder(), task, model="hash")
+    write_scores(tmp_path, evaluation, task)
+    for removal in ("demean", "lir"):
+        values = values_of(read_per_query(tmp_path, task.fingerprint, removal), "multilingual")
+        means = [values.value_V[values.part_V == part].mean() for part in np.unique(values.part_V)]
+        assert np.mean(means) == pytest.approx(evaluation.scores["removal"][removal]["multilingual"]["map"])
+
+
+def test_scores_of_an_earlier_version_get_intervals_over_todays_groups_without_encoding(tmp_path, task):
+    settings = ModelSection(name="hash")
+    new = evaluate_to(tmp_path, task, settings, load=lambda _: HashEncoder())
+    kept = read_per_query(tmp_path, task.fingerprint)
+    write_per_query(tmp_path, replace(kept, cluster_Q=np.zeros_like(kept.cluster_Q)), task.fingerprint)
+    old = new | {"confidence": {"level": 0.95, "draws": 10_000, "clusters": 1, "multilingual": {"map": [0.1, 0.1]}}}
+    (tmp_path / "scores.json").write_text(json.dumps(old))
+
+    def load(_):
+        raise AssertionError("encoded again")
+
+    assert evaluate_to(tmp_path, task, settings, load=load) == new
+    assert json.loads((tmp_path / "scores.json").read_text()) == new
+    np.testing.assert_array_equal(read_per_query(tmp_path, task.fingerprint).cluster_Q, kept.cluster_Q)
 
 
 @pytest.fixture
