@@ -101,7 +101,7 @@ def test_the_command_says_that_seeds_of_one_model_do_not_differ(folders, capsys)
 def test_another_task_or_cut_is_refused(task, folders, tmp_path, capsys):
     other = evaluate_noisy(task.cut(questions=3), tmp_path, 0.2, 0)
     message = refused(capsys, *folders["noisy"], "--with", other)
-    assert "(24 queries)" in message
+    assert "(48 queries)" in message
     assert "(6 queries); expected the same" in message
 
 

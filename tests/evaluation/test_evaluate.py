@@ -20,7 +20,7 @@ from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError, DataError
 from hbdist.evaluation.evaluate import evaluate, evaluate_to, model_fingerprint
 from hbdist.evaluation.metrics.bootstrap import compare
-from hbdist.evaluation.metrics.per_query import read_per_query, values_of
+from hbdist.evaluation.metrics.per_query import read_per_query, values_of, write_per_query
 from hbdist.evaluation.output import write_scores
 from hbdist.evaluation.scores import METRICS, SETTINGS
 from hbdist.evaluation.tasks.task import RetrievalTask
