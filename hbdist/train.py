@@ -17,6 +17,7 @@ from hbdist.errors import HbdistError
 from hbdist.models.encoder import Encoder
 from hbdist.runs.plan import Plan
 from hbdist.runs.run import REPORT_GRACE_S, Outcome, Run
+from hbdist.training.data_checks import check_data
 from hbdist.training.export import export
 from hbdist.training.loader import Batches, measure_token_rates
 from hbdist.training.metrics import StepMeter
@@ -46,7 +47,10 @@ def train(config: Config) -> Outcome:
             run.say(f"{run.folder} is done already")
             engine.stop()
             return Outcome.done("done already")
+        notes = check_data(config, manifest, rank=engine.rank, world=engine.world)
         run.announce(Plan.of(config, manifest, ranks=engine.world, zero=engine.zero), manifest, engine.hardware)
+        for note in notes:
+            run.say(note)
 
         encoder = Encoder.load(config.model)
         for note in encoder.notes:

@@ -92,7 +92,7 @@ FREE_ON_RESUME = (
     *("run.", "checkpoint.", "evaluation.", "engine.deepspeed"),
     *("validation.every", "validation.patience", "validation.keep"),
     *("loss.chunk_tokens", "loss.gradient_cache"),
-    *("data.shards", "data.workers", "data.cache_gb", "data.on_error"),
+    *("data.shards", "data.workers", "data.cache_gb", "data.on_error", "data.timeout_s"),
 )
 """Keys and sections that may change when a run resumes: none of them changes its results beyond rounding (and, with dropout,
 which units drop out). The manifest's fingerprint, not the folder's name, proves that the data are the same."""

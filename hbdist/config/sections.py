@@ -37,6 +37,8 @@ class DataSection(Section):
     """Gigabytes of remote shards (s3://, gs://, https://) kept in $HBDIST_CACHE/shards (~/.cache/hbdist/shards)."""
     workers: int = Field(0, ge=0)
     """Processes per rank that read and tokenise ahead; 0: the training process does it itself."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Seconds without a batch from the workers after which the run ends and says what they do."""
 
 
 class ModelSection(Section):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hbdist.config.config import Config
-from hbdist.data.batching.schedule import Schedule, deal_to_ranks
+from hbdist.data.batching.schedule import Schedule, deal_to_rank
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import ShardReader
 from hbdist.errors import ConfigError
@@ -52,7 +52,7 @@ class TextLengths:
 
     def _step(self, schedule: Schedule, step: int) -> StepTokens:
         tokens = estimate_tokens(self.reader, self.manifest, schedule.batch(step), self.token_rates)
-        dealt, model = deal_to_ranks(tokens.sum(axis=0), self.ranks)[0], self.config.model
+        dealt, model = deal_to_rank(tokens.sum(axis=0), 0, self.ranks), self.config.model
         query_B, document_B = np.ceil(tokens[:, dealt]).astype(np.int64)
         return (
             query_B.clip(SHORTEST, model.max_query_tokens),

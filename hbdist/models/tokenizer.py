@@ -6,18 +6,22 @@ B texts of one forward pass · L tokens, padded
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, assert_never
 
+import numpy as np
 import torch
 from tokenizers import normalizers
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from hbdist.config.sections import ModelSection
 from hbdist.errors import ConfigError
 from hbdist.models.language_tokens import LanguageTokens
 
 TextKind = Literal["query", "document"]
+
+PROBE = 64
+"""Number of different words with which it is found out how a tokenizer truncates."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,27 @@ class Tokenize:
         # Truncating in the tokenizer keeps the special token at the end; one extra token shows which texts are too long.
         ids = self._truncate(prefixed, limit + 1)
         too_long = [index for index, one in enumerate(ids) if len(one) > limit]
-        if too_long:
+        if self._tokens_after is not None:
+            for index in too_long:
+                del ids[index][limit - self._tokens_after]
+        elif too_long:
             shorter = self._truncate([prefixed[index] for index in too_long], limit)
             for index, one in zip(too_long, shorter, strict=True):
                 ids[index] = one
         return ids, len(too_long)
+
+    @cached_property
+    def _tokens_after(self) -> int | None:
+        """Number of special tokens after a text, if a truncated text less its last token is the text truncated by one more;
+        None if this tokenizer truncates in another way, and each length needs a call of its own."""
+        probe = " ".join(map(str, range(PROBE)))
+        longer, shorter = (self._truncate([probe], limit)[0] for limit in (PROBE // 2, PROBE // 2 - 1))
+        if len(longer) != PROBE // 2 or len(set(longer)) < PROBE // 4:  # too few different tokens to show anything
+            return None
+        for after in range(4):
+            if longer[: len(shorter) - after] + longer[len(longer) - after :] == shorter:
+                return after
+        return None
 
     def _truncate(self, texts: list[str], limit: int, **options: Any) -> list[list[int]]:
         output = self.tokenizer(texts, truncation=True, max_length=limit, return_attention_mask=False, **options)
@@ -150,10 +170,21 @@ def lower_case(tokenizer: Any, name: str) -> None:
 
 def pad(ids: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
     """Return token ids padded on the right, and their attention mask: two int64 [B, L]."""
-    rows = [torch.tensor(one, dtype=torch.int64) for one in ids]
-    input_ids_BL = pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
-    attention_mask_BL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return input_ids_BL, attention_mask_BL
+    return pad_flat(*flatten(ids), pad_token_id)
+
+
+def flatten(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the token ids of all texts one after another, int32 [tokens], and the tokens of each text, int64 [B]."""
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    return np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
+
+
+def pad_flat(ids: np.ndarray, lengths: np.ndarray, pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Return what `pad` does, of texts that are one after another in a flat array."""
+    mask_BL = np.arange(lengths.max()) < lengths[:, None]
+    input_ids_BL = np.full(mask_BL.shape, pad_token_id, np.int64)
+    input_ids_BL[mask_BL] = ids
+    return torch.from_numpy(input_ids_BL), torch.from_numpy(mask_BL.astype(np.int64))
 
 
 def make_chunks(ids: Sequence[Sequence[int]], chunk_tokens: int) -> list[list[int]]:

@@ -7,28 +7,40 @@ each rank reads only its own.
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from hbdist.config.config import Config
 from hbdist.data.batching.hard_negatives import draw_hard_negatives
-from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_ranks
+from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_rank
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import Pair, ShardReader
-from hbdist.errors import DataError
+from hbdist.errors import DataError, HbdistError
 from hbdist.loss.masks import NO_IDENTITY
 from hbdist.loss.shapes import IDENTITIES
-from hbdist.models.tokenizer import Tokenize, make_chunks, pad
-from hbdist.runs.signals import ignore_stop_signals
-from hbdist.training.batch import BatchCounts, Chunk, RankBatch
+from hbdist.models.tokenizer import Tokenize
+from hbdist.training.batch import BatchCounts, FlatBatch, FlatTexts, RankBatch
+from hbdist.training.read_ahead import read_ahead
 
 SAMPLE_ROWS = 32
 """Number of rows of a group on which token rates are measured."""
 MAX_REPORTED = 10
 """Number of skipped pairs per rank whose errors are printed; all are counted."""
+
+
+class Share(NamedTuple):
+    """A rank's share of a global batch, before anything of it is read."""
+
+    batch: GlobalBatch
+    dealt: np.ndarray
+    """Indexes of this rank's pairs in the global batch: int64."""
+    pools: dict[str, int]
+    """Number of pairs of each language pair in the global batch."""
+    repeats: int
+    """Number of pairs of the global batch that repeat an earlier one."""
 
 
 class Batches(Dataset[RankBatch]):
@@ -58,29 +70,29 @@ class Batches(Dataset[RankBatch]):
         groups = [manifest.groups[number] for pool in pools for number in pool.groups]
         tokenize.check(language for group in groups for language in (group.query_lang, group.document_lang))
         self.reader = ShardReader(manifest, cache_gb=config.data.cache_gb)
+        self._first_row = np.cumsum([0, *(group.rows for group in manifest.groups)])
 
     def from_step(self, start: int) -> Iterator[RankBatch]:
-        """Yield the batches from step `start` to the end of the run, read ahead by `data.workers` processes."""
-        workers = self.config.data.workers
-        items = DataLoader(
-            _ErrorsAsItems(self),
-            batch_size=None,
-            sampler=range(start, self.config.steps),
-            num_workers=workers,
-            # A forked copy of a process with running threads (torch, NCCL) can hang.
-            multiprocessing_context="spawn" if workers else None,
-            worker_init_fn=ignore_stop_signals,
-        )
+        """Yield the batches from step `start` to the end of the run, read ahead by `data.workers` processes.
+
+        Raises:
+            DataError: as `__getitem__`.
+            RuntimeError: a worker was killed, or is stuck.
+        """
+        steps, data = range(start, self.config.steps), self.config.data
+        batches: Iterator[FlatBatch | HbdistError] = map(self.flat, steps)
+        if data.workers:
+            batches = read_ahead(_ErrorsAsItems(self), steps, workers=data.workers, timeout_s=data.timeout_s)
         reported = 0
-        for item in items:
-            if isinstance(item, DataError):
-                raise item
-            for error in item.counts.unreadable[: MAX_REPORTED - reported]:
+        for batch in batches:
+            if isinstance(batch, HbdistError):
+                raise batch
+            for error in batch.counts.unreadable[: MAX_REPORTED - reported]:
                 print(
-                    f"step {item.step + 1}, rank {self.rank}: a pair is skipped. {error}", file=sys.stderr, flush=True
+                    f"step {batch.step + 1}, rank {self.rank}: a pair is skipped. {error}", file=sys.stderr, flush=True
                 )
                 reported += 1
-            yield item
+            yield batch.cut(self.tokenize.pad_token_id)
 
     def __getitem__(self, step: int) -> RankBatch:
         """Return this rank's share of a global batch.
@@ -88,49 +100,88 @@ class Batches(Dataset[RankBatch]):
         Raises:
             DataError: a shard is damaged or missing, or no pair of this rank can be read.
         """
+        return self.flat(step).cut(self.tokenize.pad_token_id)
+
+    def share(self, step: int) -> Share:
+        """Plan a global batch and deal it: what every rank does for the whole batch, however many ranks there are.
+
+        Raises:
+            DataError: an index is damaged or missing.
+        """
         batch = self.schedule.batch(step)
         lengths = estimate_tokens(self.reader, self.manifest, batch, self.token_rates).sum(axis=0)
-        dealt = deal_to_ranks(lengths, self.world)[self.rank]
+        of_groups = np.bincount(batch.group, minlength=len(self.manifest.groups))
+        pools: Counter[str] = Counter()
+        for number in np.flatnonzero(of_groups).tolist():
+            pools[self.manifest.groups[number].pair] += int(of_groups[number])
+        rows = np.sort(self._first_row[batch.group] + batch.row)
+        repeats = int(np.count_nonzero(rows[1:] == rows[:-1]))
+        return Share(batch, deal_to_rank(lengths, self.rank, self.world), dict(pools), repeats)
+
+    def flat(self, step: int) -> FlatBatch:
+        """Return this rank's share of a global batch without tensors, as `__getitem__` does with them."""
+        batch, dealt, pools, repeats = self.share(step)
         pairs, unreadable = self._read(batch.group[dealt], batch.row[dealt])
         dealt = np.delete(dealt, list(unreadable))
         if not pairs:
             raise DataError(
                 f"Step {step + 1}, rank {self.rank}: no pair can be read. {next(iter(unreadable.values()))}"
             )
-        hard = self.config.loss.hard_negatives
-        turns = [f"{batch.group[index]}/{batch.row[index]}/{batch.epoch[index]}" for index in dealt]
-        negatives = [
-            negative
-            for pair, turn in zip(pairs, turns, strict=True)
-            for negative in draw_hard_negatives(pair, hard, key=f"{self.config.seed}/negatives of {turn}")
-        ]
-        groups = [self.manifest.groups[number] for number in batch.group[dealt]]
-        queries, documents = [pair.query for pair in pairs], [pair.document for pair in pairs]
-        languages = [group.document_lang for group in groups]
-        negative_languages = [language for language in languages for _ in range(hard)]
-        query_ids, queries_cut = self.tokenize(queries, "query", [group.query_lang for group in groups])
-        document_ids, documents_cut = self.tokenize(documents + negatives, "document", languages + negative_languages)
-        query_chunks, document_chunks = self._chunks(query_ids), self._chunks(document_ids)
-        block_B = torch.from_numpy(batch.block[dealt])
-        return RankBatch(
-            step=batch.step,
-            query_chunks=query_chunks,
-            document_chunks=document_chunks,
-            identity_BI=torch.tensor([_identities(pair) for pair in pairs]),
-            block_B=block_B,
-            negative_identity_NI=torch.tensor([_text_identity(text) for text in negatives]).reshape(-1, IDENTITIES),
-            negative_block_N=block_B.repeat_interleave(hard),
+        negatives = self._draw_negatives(batch, dealt, pairs)
+        place_M = np.flatnonzero(np.array(negatives, bool))
+        of_places = [(negatives[place], place // self.config.loss.hard_negatives) for place in place_M.tolist()]
+        queries, documents, truncated = self._tokens(batch.group[dealt], pairs, of_places)
+        return FlatBatch(
+            batch.step,
+            queries,
+            documents,
+            identity_BI=np.array([_identities(pair) for pair in pairs], np.int64),
+            block_B=batch.block[dealt],
+            negative_identity_NI=np.array([*map(_text_identity, negatives)], np.int64).reshape(-1, IDENTITIES),
+            negative_place_M=place_M,
             counts=BatchCounts(
-                pools=dict(Counter(self.manifest.groups[group].pair for group in batch.group)),
+                pools=pools,
                 mono_share=float(batch.mono.mean()),
-                repeats=len(batch) - len(set(zip(batch.group.tolist(), batch.row.tolist(), strict=True))),
-                tokens=sum(map(len, query_ids)) + sum(map(len, document_ids)),
-                padded_tokens=sum(chunk.input_ids_BL.numel() for chunk in query_chunks + document_chunks),
-                truncated=queries_cut + documents_cut,
+                repeats=repeats,
+                tokens=len(queries.ids) + len(documents.ids),
+                padded_tokens=queries.padded_tokens + documents.padded_tokens,
+                truncated=truncated,
+                negatives=len(place_M),
                 unreadable=tuple(unreadable.values()),
             ),
             ids=self._ids(batch) if self.config.run.log_batches and self.rank == 0 else None,
         )
+
+    def _tokens(
+        self, groups: np.ndarray, pairs: Sequence[Pair], negatives: Sequence[tuple[str, int]]
+    ) -> tuple[FlatTexts, FlatTexts, int]:
+        """Return the tokens of queries and of documents, and the number of truncated texts. The hard negatives, given as
+        (text, index of its pair), follow the pairs' own documents."""
+        queries, documents = [pair.query for pair in pairs], [pair.document for pair in pairs]
+        languages = [self.manifest.groups[number].document_lang for number in groups]
+        languages += [languages[index] for _, index in negatives]
+        query_ids, queries_cut = self.tokenize(
+            queries, "query", [self.manifest.groups[number].query_lang for number in groups]
+        )
+        document_ids, documents_cut = self.tokenize(documents + [text for text, _ in negatives], "document", languages)
+        chunk_tokens = self.config.loss.chunk_tokens
+        return (
+            FlatTexts.of(query_ids, chunk_tokens),
+            FlatTexts.of(document_ids, chunk_tokens),
+            queries_cut + documents_cut,
+        )
+
+    def _draw_negatives(self, batch: GlobalBatch, dealt: np.ndarray, pairs: Sequence[Pair]) -> list[str]:
+        """Return the hard negatives of each pair, one after another; an empty text for each that the data lack."""
+        hard = self.config.loss.hard_negatives
+        if not hard:
+            return []
+        turns = [f"{batch.group[index]}/{batch.row[index]}/{batch.epoch[index]}" for index in dealt]
+        return [
+            negative
+            for pair, turn in zip(pairs, turns, strict=True)
+            for negative in draw_hard_negatives(pair, hard, key=f"{self.config.seed}/negatives of {turn}")
+        ]
 
     def _read(self, groups: np.ndarray, rows: np.ndarray) -> tuple[list[Pair], dict[int, str]]:
         """Return the readable pairs, and the error message of each unreadable one by index (`data.on_error = "skip"`).
@@ -144,28 +195,22 @@ class Batches(Dataset[RankBatch]):
         errors = {index: str(item) for index, item in enumerate(items) if isinstance(item, DataError)}
         return [item for item in items if isinstance(item, Pair)], errors
 
-    def _chunks(self, ids: list[list[int]]) -> list[Chunk]:
-        return [
-            Chunk(*pad([ids[index] for index in indices], self.tokenize.pad_token_id), torch.tensor(indices))
-            for indices in make_chunks(ids, self.config.loss.chunk_tokens)
-        ]
-
     def _ids(self, batch: GlobalBatch) -> list[str]:
         pairs, unreadable = self._read(batch.group, batch.row)
         groups = np.delete(batch.group, list(unreadable))
         return [f"{self.manifest.groups[g].name}/{pair.id}" for g, pair in zip(groups, pairs, strict=True)]
 
 
-class _ErrorsAsItems(Dataset[RankBatch | DataError]):
+class _ErrorsAsItems(Dataset[FlatBatch | HbdistError]):
     """Batches with bad input as an item: an error raised in a worker would arrive as a traceback without its rank."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
 
-    def __getitem__(self, step: int) -> RankBatch | DataError:
+    def __getitem__(self, step: int) -> FlatBatch | HbdistError:
         try:
-            return self.batches[step]
-        except DataError as error:
+            return self.batches.flat(step)
+        except HbdistError as error:
             return error
 
 
@@ -173,12 +218,9 @@ def estimate_tokens(
     reader: ShardReader, manifest: Manifest, batch: GlobalBatch, token_rates: Mapping[str, float]
 ) -> np.ndarray:
     """Return the approximate number of tokens of each pair's query and document, from their characters: float64 [2, G]."""
-    tokens = np.empty((2, len(batch)))
-    for number in np.unique(batch.group):
-        members, group = batch.group == number, manifest.groups[number]
-        query, document = reader.lengths(int(number), batch.row[members])
-        tokens[:, members] = query * token_rates[group.query_lang], document * token_rates[group.document_lang]
-    return tokens
+    # 0 for languages that are in no batch.
+    rates = [[token_rates.get(lang, 0.0) for lang in (one.query_lang, one.document_lang)] for one in manifest.groups]
+    return np.stack(reader.lengths(batch.group, batch.row)) * np.array(rates)[batch.group].T
 
 
 def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, float]:

@@ -41,11 +41,11 @@ class StepMeter:
         """Return the metrics of this update over all ranks, with the keys of metrics.jsonl."""
         counts = batch.counts
         sums = (parts.loss.detach(), parts.correct, parts.candidates, parts.masked, parts.suspected)
-        own_counts = (counts.tokens, counts.padded_tokens, counts.truncated, len(counts.unreadable))
+        own_counts = (counts.tokens, counts.padded_tokens, counts.truncated, len(counts.unreadable), counts.negatives)
         # NCCL and gloo both add float64; float32 would round counts above 2^24.
         own = torch.tensor([*map(float, sums), *own_counts], dtype=torch.float64, device=self.device)
         total = all_reduce_sum(own).tolist()
-        loss, correct, candidates, masked, suspected, tokens, padded, truncated, skipped = total
+        loss, correct, candidates, masked, suspected, tokens, padded, truncated, skipped, negatives = total
         size = self.config.batch.size - int(skipped)
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
@@ -61,6 +61,7 @@ class StepMeter:
             "lr": lr,
             "pairs": size,
             "skipped": int(skipped),
+            "negatives": int(negatives),
             "tokens": int(tokens),
             "padding": padded / tokens - 1,
             "temperature": temperature,

@@ -102,8 +102,10 @@ class ContrastiveStep:
         """Return this rank's sums, and the loss whose gradient it contributes to that of the global batch's mean loss."""
         queries = len(batch.query_chunks)
         query_BD = restore_order(batch.query_chunks, vectors[:queries])
-        document_BD, negative_ND = restore_order(batch.document_chunks, vectors[queries : len(batch.chunks)]).split(
-            [len(batch.block_B), len(batch.negative_block_N)]
+        documents_D = restore_order(batch.document_chunks, vectors[queries : len(batch.chunks)])
+        document_BD, negative_ND = (
+            documents_D[: len(batch.block_B)],
+            batch.place_negatives(documents_D[len(batch.block_B) :]),
         )
         self.temperature = float(tau.detach() if isinstance(tau, Tensor) else tau)
         identity_BI, block_B = batch.identity_BI.to(self.device), batch.block_B.to(self.device)

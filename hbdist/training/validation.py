@@ -16,6 +16,7 @@ from hbdist.distributed.collectives import all_reduce_sum
 from hbdist.distributed.engine import Engine
 from hbdist.errors import ConfigError
 from hbdist.models.tokenizer import Tokenize
+from hbdist.training.data_checks import check_files
 from hbdist.training.loader import Batches, measure_token_rates
 from hbdist.training.step import ContrastiveStep
 
@@ -38,8 +39,11 @@ class Validation:
         self.sets: dict[str, Batches] = {}
         for location in held_out_shards(config) if settings.every else ():
             manifest = Manifest.load(location)
-            rates = engine.broadcast_object(measure_token_rates(manifest, tokenize))
             set_config = validation_config(config, manifest, filtered=not settings.shards)
+            for note in check_files(set_config, manifest, rank=engine.rank, world=engine.world):
+                if engine.is_main:
+                    print(note, flush=True)
+            rates = engine.broadcast_object(measure_token_rates(manifest, tokenize))
             self.sets[set_name(location)] = Batches(
                 set_config, manifest, tokenize, token_rates=rates, rank=engine.rank, world=engine.world
             )

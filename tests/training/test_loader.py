@@ -87,7 +87,7 @@ def rows_of(batch: RankBatch) -> list[tuple[Any, ...]]:
 
 def same(one: RankBatch, other: RankBatch) -> bool:
     """Return True if both batches are equal bit for bit."""
-    tensors = ("identity_BI", "block_B", "negative_identity_NI", "negative_block_N")
+    tensors = ("identity_BI", "block_B", "negative_identity_NI", "negative_block_N", "negative_place_M")
     chunks = [(batch.query_chunks + batch.document_chunks) for batch in (one, other)]
     return (
         (one.step, one.counts, one.ids) == (other.step, other.counts, other.ids)
@@ -198,10 +198,16 @@ def hard_negatives(batches: Batches, step: int) -> dict[str, list[str]]:
     pairs, hard = pairs_of(batches, step), batches.config.loss.hard_negatives
     _, documents = tokens_of(batch)
     tokenizer, prefix = batches.tokenize.tokenizer, batches.tokenize.settings.document_prefix.strip()
-    texts = [
+    encoded = [
         tokenizer.decode(ids, skip_special_tokens=True).removeprefix(prefix).strip() for ids in documents[len(pairs) :]
     ]
-    assert len(texts) == hard * len(pairs) == len(batch.negative_identity_NI) == len(batch.negative_block_N)
+    assert hard * len(pairs) == len(batch.negative_identity_NI) == len(batch.negative_block_N)
+    assert batch.negative_place_M is not None
+    texts = [""] * (hard * len(pairs))
+    for place, text in zip(batch.negative_place_M.tolist(), encoded, strict=True):
+        texts[place] = text
+    assert batch.counts.negatives == len(encoded)
+    assert all(encoded), "empty texts are not encoded"
     return {pair.id: texts[index * hard : (index + 1) * hard] for index, pair in enumerate(pairs)}
 
 

@@ -17,7 +17,7 @@ from hbdist.training.batch import BatchCounts, RankBatch
 from hbdist.training.metrics import StepMeter
 
 METRICS = {
-    *("temperature", "suspected", "exchanged_bytes", "skipped"),
+    *("temperature", "suspected", "exchanged_bytes", "skipped", "negatives"),
     *("step", "loss", "loss_above_chance", "accuracy", "grad_norm", "lr", "pairs", "tokens", "padding", "masked"),
     *("repeats", "truncated", "mono_share", "groups", "seconds", "data_seconds", "peak_bytes"),
 }
@@ -63,6 +63,7 @@ def test_metrics_of_a_handmade_case_are_exact() -> None:
         "suspected": 0.0,
         "exchanged_bytes": 0,
         "skipped": 0,
+        "negatives": 0,
         "pairs": 4,
         "tokens": 80,
         "padding": 0.25,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_ranks
+from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_rank
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import Pair, ShardReader
 
@@ -55,7 +55,7 @@ class HybridBatchSampler:
         while self.steps is None or self.step < self.steps:
             batch = self.schedule.batch(self.step)
             lengths = self.lengths(batch) if self.lengths else np.zeros(len(batch))
-            of_rank = deal_to_ranks(lengths, self.world)[self.rank]
+            of_rank = deal_to_rank(lengths, self.rank, self.world)
             self.step += 1
             yield list(zip(batch.group[of_rank].tolist(), batch.row[of_rank].tolist(), strict=True))
 

@@ -138,10 +138,23 @@ class Schedule:
         return self._kinds.count_before(step).tolist()
 
 
-def deal_to_ranks(lengths: np.ndarray, world: int) -> list[np.ndarray]:
-    """Return the indexes of the pairs of each rank: dealt longest first, in alternating direction, so that the ranks'
-    counts differ by one at most and their tokens little. `lengths` are those of the pairs, [G]."""
-    by_length = np.argsort(-lengths, kind="stable")
-    turn, column = np.divmod(np.arange(len(lengths)), world)
-    owner = np.where(turn % 2 == 0, column, world - 1 - column)
-    return [np.sort(by_length[owner == rank]) for rank in range(world)]
+def deal_to_rank(lengths: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """Return the indexes of one rank's pairs, ascending: pairs are dealt longest first, in alternating direction, so that the
+    ranks' counts differ by one at most and their tokens little. `lengths` are those of the pairs, [G]."""
+    by_length = longest_first(lengths)
+    turn = np.arange(-(-len(lengths) // world))
+    position = turn * world + np.where(turn % 2 == 0, rank, world - 1 - rank)
+    return np.sort(by_length[position[position < len(lengths)]])
+
+
+def longest_first(lengths: np.ndarray) -> np.ndarray:
+    """Compute `np.argsort(-lengths, kind="stable")`, several times as fast for a million: int64 [G].
+
+    NumPy's fast sorts are not stable. So equal lengths are put into the order of their indexes by a second sort.
+    """
+    order = np.argsort(-lengths)
+    in_order = lengths[order]
+    run = np.zeros(len(order), np.int64)
+    np.cumsum(in_order[1:] != in_order[:-1], out=run[1:])
+    key = run * len(order)
+    return np.sort(key + order) - key

@@ -19,17 +19,19 @@ from numpy.typing import NDArray
 
 from hbdist.data.shards.cache import CACHE_GB, Cache
 from hbdist.data.shards.groups import Group
+from hbdist.data.shards.length_table import LengthTable
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.open_files import OpenFiles
 from hbdist.data.shards.remote import Remote, StoreError
 from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair, has_crc
 from hbdist.errors import ConfigError, DataError
+from hbdist.utils.processes import raise_open_files_limit
 
 __all__ = ["Pair", "ShardReader"]
 
-OPEN_SHARDS = 256
-"""Number of shards, and of views, that a reader keeps open. A shard takes two file descriptors and a view one, of the
-1024 that a process has by default."""
+OPEN_SHARDS = 8_192
+"""Most shards, and most views, that a reader keeps open; fewer if the process may not have four times as many open files. A
+shard takes two file descriptors and a view one."""
 
 _DAMAGES = (OSError, ValueError, RecursionError)
 """Exceptions that damaged files raise; the last one for JSON of a thousand brackets."""
@@ -53,37 +55,47 @@ class ShardReader:
     """Pairs of a shard folder, local or remote. Opens shards when they are needed; can be pickled and forked.
 
     Args:
-        open_shards: number of shards, and of views, that stay open.
+        open_shards: number of shards, and of views, that stay open; unset: as many as the limit of open files allows.
         cache_gb: gigabytes that remote shards may take on this machine, those of other processes included.
     """
 
-    def __init__(self, manifest: Manifest, *, open_shards: int = OPEN_SHARDS, cache_gb: float = CACHE_GB) -> None:
+    def __init__(self, manifest: Manifest, *, open_shards: int | None = None, cache_gb: float = CACHE_GB) -> None:
         self.manifest = manifest
         self.open_shards = open_shards
         self.cache_gb = cache_gb
 
-    def lengths(self, group: int, rows: Ints) -> tuple[Ints, Ints]:
-        """Return the characters of the queries and of the documents of these rows of a group of the manifest.
+    def lengths(self, groups: Ints | int, rows: Ints) -> tuple[Ints, Ints]:
+        """Return the characters of the queries and of the documents of pairs (group, row); one group may be for all rows.
 
-        Rows are counted within the group, over its shards in order. Only indexes are opened or fetched.
+        Rows are counted within the group, over its shards in order. Only indexes are opened or fetched, each once.
 
         Raises:
             DataError: an index is missing or damaged.
         """
         row_P = np.asarray(rows, np.int64)
-        chars_2P = np.empty((2, len(row_P)), np.int64)
-        sets, source_P = self._sources(group, row_P)
-        for set_number in dict.fromkeys(sets):
-            for _, number, positions, inside in self._by_shard(np.full_like(source_P, set_number), source_P):
+        group_P = np.broadcast_to(np.asarray(groups, np.int64), row_P.shape)
+        assert not len(row_P) or (row_P.min() >= 0 and (row_P < self._rows_of_groups[group_P]).all()), "rows outside"
+        source_P = row_P.copy()
+        for positions in _of_views(group_P, self._sets_of_groups):
+            _, source_P[positions] = self._sources(int(group_P[positions[0]]), row_P[positions])
+
+        def fill(set_S: Ints, row_S: Ints) -> None:
+            for set_number, number, positions, _ in self._by_shard(set_S, row_S):
                 try:
-                    entries = self._index(set_number, number)[inside]
+                    entries = self._index(set_number, number)
                 except _DAMAGES as error:
+                    wanted = np.flatnonzero(
+                        (self._sets_of_groups[group_P] == set_number).any(axis=1) & (source_P == row_S[positions[0]])
+                    )[0]
                     fault = _Fault(error, self._path(set_number, number))
-                    raise self._explain(fault, group, int(row_P[positions[0]])) from None
-                for side, column in enumerate(("query_chars", "document_chars")):
-                    if sets[side] == set_number:
-                        chars_2P[side, positions] = entries[column]
-        return chars_2P[_QUERY], chars_2P[_DOCUMENT]
+                    raise self._explain(fault, int(group_P[wanted]), int(row_P[wanted])) from None
+                self._lengths.put(set_number, self.manifest.shard_sets[set_number].first_row(number), entries)
+
+        set_2P = self._sets_of_groups[group_P].T
+        query_P2 = self._lengths.get(set_2P[_QUERY], source_P, fill)
+        whole = np.array_equal(*set_2P)
+        document_P2 = query_P2 if whole else self._lengths.get(set_2P[_DOCUMENT], source_P, fill)
+        return query_P2[:, _QUERY].astype(np.int64), document_P2[:, _DOCUMENT].astype(np.int64)
 
     def read(self, groups: Ints, rows: Ints) -> list[Pair]:
         """Return the pairs (group, row) in the order requested; the same pair may be requested more than once.
@@ -226,7 +238,10 @@ class ShardReader:
         where = f"{root / fault.path} (wanted: row {row} of {self.manifest.groups[group].name})"
         if isinstance(error, DataError):
             return DataError(f"{where}: {error}")
-        what = f"is missing ({error.filename})" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
+        what = f"is damaged: {error}"
+        if isinstance(error, OSError):
+            missing = isinstance(error, FileNotFoundError)
+            what = f"is missing ({error.filename})" if missing else f"cannot be read: {error}"
         local_copy = ""
         if isinstance(root, Remote):
             local_copy = f" If the check finds nothing, delete the local copies in {self._cache.folder}."
@@ -241,11 +256,34 @@ class ShardReader:
 
     @cached_property
     def _open_files(self) -> OpenFiles:
-        return OpenFiles(self.manifest, self._cache, self.open_shards)
+        limit = self.open_shards or min(OPEN_SHARDS, max(1, raise_open_files_limit() // 4))
+        return OpenFiles(self.manifest, self._cache, limit)
+
+    @cached_property
+    def _lengths(self) -> LengthTable:
+        return LengthTable(self.manifest.shard_sets)
+
+    @cached_property
+    def _rows_of_groups(self) -> Ints:
+        return np.array([group.rows for group in self.manifest.groups], np.int64)
+
+    @cached_property
+    def _sets_of_groups(self) -> Ints:
+        """Shard sets of the queries and of the documents of each group: [groups, 2]."""
+        numbered = enumerate(self.manifest.groups)
+        sets = [self.manifest.text_sets(group) if group.view else (number, number) for number, group in numbered]
+        return np.array(sets, np.int64).reshape(-1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the arguments alone: file descriptors mean nothing in another process."""
         return {"manifest": self.manifest, "open_shards": self.open_shards, "cache_gb": self.cache_gb}
+
+
+def _of_views(group_P: Ints, set_G2: Ints) -> Iterator[Ints]:
+    """Yield the positions of the pairs of each group that is a view."""
+    positions = np.flatnonzero(set_G2[group_P, 0] != group_P)
+    order = positions[np.argsort(group_P[positions], kind="stable")]
+    return _runs(order, group_P[order])
 
 
 def _runs(values: Ints, labels: Ints) -> Iterator[Ints]:

@@ -4,11 +4,14 @@ A store's settings (endpoint, proxy, profile) are those of fsspec and of the sto
 and configuration files.
 """
 
+import asyncio
 import importlib.util
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hbdist.errors import ConfigError, DataError
 
@@ -19,6 +22,10 @@ FIRST_WAIT = 0.5
 """Seconds before the second attempt; the wait doubles before each further one."""
 TIMEOUT, SLOWEST = 30.0, 200_000
 """Time limit of an attempt: TIMEOUT seconds, plus the time that the file takes at SLOWEST bytes per second."""
+CONCURRENT = 16
+"""Number of files whose size is asked for at the same time."""
+MISSING = -1
+"""Size of a file that does not exist."""
 UNKNOWN_SIZE = 16 << 20
 """Bytes assumed for a file of unknown size."""
 TRANSIENT = {408, 425, 429}
@@ -72,6 +79,26 @@ class Remote:
             )
         raise failure
 
+    def sizes(self, paths: Sequence[str]) -> list[int | None]:
+        """Return the size of each file of this folder: −1 if it does not exist, None if the store does not tell. At most
+        CONCURRENT requests are under way at a time, one for each file.
+
+        Raises:
+            StoreError: the store denies access.
+        """
+        addresses = [self / path for path in paths]
+        found = _infos([address.url for address in addresses])
+        sizes: list[int | None] = []
+        for address, info in zip(addresses, found, strict=True):
+            if isinstance(info, dict):
+                sizes.append(info.get("size"))
+                continue
+            permanent = address._permanent_error(info)
+            if isinstance(permanent, StoreError):
+                raise permanent
+            sizes.append(None if permanent is None else MISSING)
+        return sizes
+
     def _permanent_error(self, error: Exception) -> DataError | None:
         """Return the error to raise if the same request would fail again."""
         status = _status(error)
@@ -116,6 +143,26 @@ def _download(url: str, *, seconds: float) -> bytes:
     # Requested each time: fsspec keeps one file system per process, and makes a new one after a fork.
     system, path = url_to_fs(url)
     return sync(system.loop, system._cat_file, path, timeout=seconds)
+
+
+def _infos(urls: Sequence[str]) -> list[dict[str, Any] | Exception]:
+    """Return what the store says about each file without sending it, or why it does not."""
+    from fsspec.asyn import sync
+    from fsspec.core import url_to_fs
+
+    async def ask_all() -> list[Any]:
+        free = asyncio.Semaphore(CONCURRENT)
+
+        async def ask(path: str) -> Any:
+            async with free:
+                return await asyncio.wait_for(system._info(path), TIMEOUT)
+
+        return await asyncio.gather(*(ask(url_to_fs(url)[1]) for url in urls), return_exceptions=True)
+
+    if not urls:
+        return []
+    system, _ = url_to_fs(urls[0])
+    return list(sync(system.loop, ask_all))
 
 
 def _status(error: Exception) -> int | None:

@@ -17,7 +17,7 @@ from plain_schedule import plain_batch
 from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.batching.decks import DEAL
 from hbdist.data.batching.mixture import plan_mixture
-from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_ranks
+from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_rank, longest_first
 from hbdist.data.shards.groups import Group
 from hbdist.utils.philox import random_words
 
@@ -66,10 +66,20 @@ def test_a_step_has_the_same_rows_in_whatever_order_steps_are_computed(
 
 @given(seed=st.integers(0, 99), lengths=st.lists(st.integers(1, 500), min_size=1, max_size=60), world=st.integers(1, 9))
 def test_ranks_only_slice_the_batch(seed: int, lengths: list[int], world: int) -> None:
-    dealt = deal_to_ranks(np.array(lengths, dtype=float), world)
+    dealt = [deal_to_rank(np.array(lengths, dtype=float), rank, world) for rank in range(world)]
     assert sorted(np.concatenate(dealt).tolist()) == list(range(len(lengths)))
     counts = [len(part) for part in dealt]
     assert max(counts) - min(counts) <= 1
+
+
+@given(lengths=st.lists(st.floats(0, 1e6) | st.integers(0, 5).map(float), max_size=200), world=st.integers(1, 9))
+def test_pairs_are_dealt_as_a_plain_stable_sort_deals_them(lengths: list[float], world: int) -> None:
+    by_length = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    assert longest_first(np.array(lengths)).tolist() == by_length
+    snake = [*range(world), *reversed(range(world))]
+    for rank in range(world):
+        own = [index for turn, index in enumerate(by_length) if snake[turn % (2 * world)] == rank]
+        assert deal_to_rank(np.array(lengths), rank, world).tolist() == sorted(own)
 
 
 def test_ranks_get_about_as_many_tokens_each() -> None:
@@ -80,7 +90,7 @@ def test_ranks_get_about_as_many_tokens_each() -> None:
         return max(sums) / min(sums) - 1
 
     unsorted = [np.arange(rank, 256, 8) for rank in range(8)]
-    assert spread(deal_to_ranks(lengths, 8)) < spread(unsorted) / 3
+    assert spread([deal_to_rank(lengths, rank, 8) for rank in range(8)]) < spread(unsorted) / 3
 
 
 def repeating(**batch: Any) -> dict[str, Any]:
