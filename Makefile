@@ -9,7 +9,7 @@ DEMO_RUN ?= runs/demo
 DEMO_TRAIN ?= steps=12
 DEMO_EVALUATE ?= --languages en,ar,zh,de,el --questions 50
 
-.PHONY: demo demo-full slurm-demo test test-all lint mutants faults bench install clean
+.PHONY: demo demo-full slurm-demo test test-all lint mutants faults soak bench install clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -63,6 +63,10 @@ mutants: install
 FAULTS ?= --minutes 30
 faults: install
 	$(BIN)/python tests/faults/campaign.py $(FAULTS)
+
+# 20,000 tiny steps on two processes, half an hour or more; memory, descriptors, threads, CPU time and files must not grow.
+soak: install
+	$(BIN)/python tests/faults/soak.py
 
 PEERS := benchmarks/.cache/peers
 
