@@ -35,7 +35,7 @@ from processes import adopt_orphans, alive_descendants, kill  # noqa: E402
 from trial import SCENARIOS, Scenario, Skipped, Trial  # noqa: E402
 from verdict import Fault  # noqa: E402
 
-for module in ("kills", "disks", "altered", "stops", "elastic", "commands"):
+for module in ("kills", "starts", "disks", "altered", "stops", "elastic", "commands"):
     __import__(module)
 
 TRIAL_S = 600

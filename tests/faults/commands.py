@@ -1,11 +1,12 @@
 """Commands that are killed: shard building, evaluation, reports."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from injection import at_change, die
+from injection import ERRORS, at_change, die, fail_with
 from kills import struck
 from material import Way, evaluation_words
 from processes import alive_descendants, kill
@@ -87,6 +88,37 @@ def kill_a_report_at_a_change(trial: Trial) -> str:
         trial.check_done(Way())
 
     return _kill_at_change_and_repeat(trial, ["report", str(trial.run)], 2, check)
+
+
+@scenario("failing disk", share=2)
+def command_whose_write_fails(trial: Trial) -> str:
+    """Let a change of a file fail while shards are built, a model is evaluated or a report is written; then repeat it."""
+    shutil.copytree(trial.material.reference(Way()) / "run", trial.run)
+    shards, scores = trial.place / "shards", trial.place / "scores"
+    words = {
+        "build": ["build", str(trial.material.recipe), "--out", str(shards), "--workers", "1"],
+        "evaluate": evaluation_words(trial.material, trial.run / "model", scores),
+        "report": ["report", str(trial.run)],
+    }
+    changes = {"build": 140, "evaluate": 8, "report": 2}
+    name, error = trial.rng.choice(list(words)), trial.rng.choice(ERRORS)
+    number, for_ever = trial.rng.randint(1, changes[name]), trial.rng.random() < 0.5
+    trial.details |= {"command": name, "change": number, "error": os.strerror(error), "for ever": for_ever}
+    act, report = fail_with(error), trial.folder / "struck"
+    start = trial.start_command(words[name], lambda _: at_change(trial.place, number, act, report, for_ever=for_ever))
+    status = trial.wait(start)
+    trial.wait_until_gone(start)
+    if status:
+        trial.check_refused(start, status)
+    again = trial.start_command(words[name])
+    if status := trial.wait(again):
+        raise Fault(f"repeated, it ended with status {status}: {again.output.strip()[-400:]}")
+    if name == "build":
+        _check_equal(shards, trial.material.shards)
+    if name == "evaluate" and scores_of(scores) != scores_of(trial.material.outputs() / "scores"):
+        raise Fault("other scores than the undisturbed evaluation's")
+    trial.check_nothing_left()
+    return "equal" if struck(trial) else "missed"
 
 
 def _check_equal(out: Path, reference: Path) -> None:

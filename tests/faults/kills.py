@@ -173,25 +173,3 @@ def orphans_end(trial: Trial) -> str:
     trial.wait_until_gone(start, since=hurt)
     trial.details["steps after"] = trial.steps_done() - before
     return "equal" if hurt else "missed"
-
-
-@scenario("kill at a random moment")
-def start_again_at_once(trial: Trial) -> str:
-    """Kill the launcher, and start again at once and as often as it takes: ranks that live on must not join or write."""
-    way = Way(2)
-    trial.details["way"] = way.name
-    start = trial.start(way)
-    hurt = at_random(trial, way, start, "launcher")
-    refusals = 0
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        again = trial.start(way)
-        status = trial.wait(again)
-        if status == 0:
-            break
-        trial.check_refused(again, status, named="being worked on|outcome|gone")
-        refusals += 1
-    trial.details["refusals"] = refusals
-    trial.wait_until_gone(again, since=hurt)
-    result = trial.check_done(way)
-    return result if hurt else "missed"

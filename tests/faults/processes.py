@@ -134,12 +134,22 @@ def kill(*pids: int) -> None:
 
 
 def start_run(
-    folder: Path, arguments: Sequence[str], *, ranks: int, variables: Mapping[str, str], prepare: Prepare | None = None
+    folder: Path,
+    arguments: Sequence[str],
+    *,
+    ranks: int,
+    variables: Mapping[str, str],
+    prepare: Prepare | None = None,
+    port: int = 0,
 ) -> Start:
-    """Fork a launcher that trains on this many ranks. `folder` is where logs and process ids go."""
+    """Fork a launcher that trains on this many ranks, at a free port unless one is given.
+
+    Args:
+        folder: where logs and process ids go.
+    """
     start = _new_start(folder, ranks)
     script = str(ROOT / "hbdist/train.py")
-    port = _free_port()
+    port = port or free_port()
 
     def rank_process(rank: int) -> None:
         of_rank = {} if ranks == 1 else _variables_of(rank, ranks, port)
@@ -203,7 +213,8 @@ def _variables_of(rank: int, ranks: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nothing listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

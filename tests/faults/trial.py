@@ -42,7 +42,13 @@ class Trial:
         return self.place / "run"
 
     def start(
-        self, way: Way, *overrides: str, prepare: Prepare | None = None, truly: bool = False, launch: str = "two"
+        self,
+        way: Way,
+        *overrides: str,
+        prepare: Prepare | None = None,
+        truly: bool = False,
+        launch: str = "two",
+        port: int = 0,
     ) -> Start:
         """Start the run, by the campaign's own launcher or truly by `accelerate launch`."""
         of_way = [] if truly and launch != "two" else way.overrides
@@ -53,7 +59,12 @@ class Trial:
             )
         else:
             start = start_run(
-                self.folder / "starts", arguments, ranks=way.ranks, variables=self.variables, prepare=prepare
+                self.folder / "starts",
+                arguments,
+                ranks=way.ranks,
+                variables=self.variables,
+                prepare=prepare,
+                port=port,
             )
         start.run_folder = self.run
         return start
