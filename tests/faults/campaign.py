@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import os
+import platform
 import random
 import re
 import shutil
@@ -17,7 +18,9 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +195,29 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def summary(results: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Return what was found, for a file beside the code: counts by family, the worst times, the versions."""
+    families: dict[str, Counter[str]] = {}
+    for line in results:
+        families.setdefault(line["family"], Counter())[line["result"]] += 1
+    slowest = {
+        family: max(line.get("gone_s", 0) for line in results if line["family"] == family) for family in families
+    }
+    packages = ("torch", "accelerate", "deepspeed", "transformers", "numpy")
+    return {
+        "code": digest_of_code(),
+        "seed": seed,
+        "trials": len(results),
+        "results": {family: dict(sorted(counts.items())) for family, counts in sorted(families.items())},
+        "seconds_until_gone": dict(sorted(slowest.items())),
+        "largest_difference_after_a_switch": max((line.get("differs", 0) for line in results), default=0),
+        "faults": [line for line in results if line["result"] in ("FAULT", "ERROR")],
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
 def main() -> int:
     """Run the campaign; return 0 if no trial found a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -204,11 +230,14 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folders of trials without a fault")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/faults", help="folder for runs and results")
     parser.add_argument("--out", type=Path, help="results; default: results.jsonl in the work folder")
+    parser.add_argument("--summary", type=Path, help="JSON file for counts by family")
     arguments = parser.parse_args()
     arguments.work = arguments.work.absolute()
     arguments.out = arguments.out or arguments.work / "results.jsonl"
     results = campaign(arguments)
     print(table(results))
+    if arguments.summary:
+        arguments.summary.write_text(json.dumps(summary(results, arguments.seed), indent=1) + "\n", encoding="utf-8")
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
