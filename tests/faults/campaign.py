@@ -41,6 +41,7 @@ from verdict import Fault  # noqa: E402
 for module in ("kills", "starts", "disks", "altered", "stops", "elastic", "commands"):
     __import__(module)
 
+LAUNCHER = "--like-torchrun"
 TRIAL_S = 600
 """Seconds after which a trial counts as hanging, whatever it waits for."""
 
@@ -218,8 +219,16 @@ def summary(results: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     }
 
 
+def look_like_a_launcher() -> None:
+    """Start anew with a launcher's name among the arguments: ranks know by it that their parent is one, and end with it."""
+    if LAUNCHER not in sys.argv:
+        os.execv(sys.executable, [sys.executable, *sys.argv, LAUNCHER])
+    sys.argv.remove(LAUNCHER)
+
+
 def main() -> int:
     """Run the campaign; return 0 if no trial found a fault."""
+    look_like_a_launcher()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="no trial begins after this many minutes")
     parser.add_argument("--trials", type=int, default=10**9, help="most trials")
