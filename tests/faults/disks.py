@@ -71,7 +71,7 @@ def limited_file_size(trial: Trial) -> str:
     def prepare(_rank: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
-    refused = _check_failed_start(trial, way, named="large|limit", prepare=prepare)
+    refused = _check_failed_start(trial, way, named="large|limit|cannot be written", prepare=prepare)
     return trial.finish(way) if refused else "missed"
 
 
