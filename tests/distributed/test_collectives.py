@@ -8,7 +8,18 @@ import torch.distributed as dist
 from ranks import on_ranks
 from torch import Tensor
 
-from hbdist.distributed.collectives import all_reduce_sum, combine_columns, gather_rows, row_counts, world_size
+from hbdist.distributed.collectives import (
+    all_reduce_max,
+    all_reduce_sum,
+    broadcast_object,
+    combine_columns,
+    gather_rows,
+    row_counts,
+    scale_for_averaging,
+    traffic,
+    world_size,
+)
+from hbdist.distributed.collectives import rank as rank_of_process
 
 WORLD = 3
 COUNTS = {
@@ -59,13 +70,16 @@ def everything() -> dict[str, Any]:
         start, end = sum(counts[:rank]), sum(counts[: rank + 1])
         own_BD = rows(counts, 4)[start:end].requires_grad_()
         known = row_counts(len(own_BD), own_BD.device)
+        before = traffic()
         gathered_GD = gather_rows(own_BD, known)
+        received = traffic() - before
         loss(gathered_GD, rank, counts).backward()
         numbers_GI = torch.arange(sum(counts) * 3).reshape(-1, 3) + 2**60
         found[name] = {
             "counts": known,
             "gathered": gathered_GD.detach(),
             "gradient": own_BD.grad,
+            "received": (received, traffic() - before - received),
             "vector": gather_rows(rows(counts)[start:end], known),
             "int64": gather_rows(numbers_GI[start:end], known),
         }
@@ -75,7 +89,20 @@ def everything() -> dict[str, Any]:
     found["bfloat16"] = gathered_GD.dtype, halves_BD.grad
     numbers = torch.tensor([1.5, 2.0**53 - 1 if rank == 0 else 0.0, float(rank)], dtype=torch.float64)
     added = all_reduce_sum(numbers.requires_grad_())
+    before, pair = traffic(), dist.new_group([0, 1])
+    combine_columns(partials()[rank])
     found |= {
+        "rank": rank_of_process(),
+        "received for columns": traffic() - before,
+        "largest": all_reduce_max(torch.tensor([rank, -rank])),
+        "broadcast": broadcast_object({"from": rank}),
+        "of two": (
+            all_reduce_max(torch.tensor(rank), pair).item(),
+            all_reduce_sum(torch.tensor(rank + 1), pair).item(),
+            broadcast_object(rank, pair),
+            world_size(pair),
+        ),
+        "scaled": scale_for_averaging(torch.tensor(6.0), [3, 1, 2]).item(),
         "columns": combine_columns(partials()[rank]),
         "empty columns": combine_columns(torch.full((2, COLUMNS), -torch.inf)),
         "sum": added,
@@ -134,6 +161,37 @@ def test_sums_are_over_all_ranks_and_have_no_gradient(found: list[dict[str, Any]
         assert found[rank]["numbers"][2] == rank  # the input is unchanged
 
 
+@pytest.mark.parametrize("case", COUNTS)
+def test_a_gather_and_its_gradient_receive_the_padded_rows_of_the_others(
+    case: str, found: list[dict[str, Any]]
+) -> None:
+    padded = max(COUNTS[case]) * 4 * 8
+    for rank in range(WORLD):
+        assert found[rank][case]["received"] == ((WORLD - 1) * padded, (WORLD - 1) * padded)
+
+
+def test_combining_columns_receives_two_numbers_of_each_column_in_each_of_two_rings(
+    found: list[dict[str, Any]],
+) -> None:
+    for rank in range(WORLD):
+        assert found[rank]["received for columns"] == round(COLUMNS * 8 * 4 * (WORLD - 1) / WORLD)
+
+
+def test_the_largest_is_over_all_ranks_and_an_object_is_that_of_rank_0(found: list[dict[str, Any]]) -> None:
+    for rank in range(WORLD):
+        assert found[rank]["rank"] == rank
+        assert found[rank]["largest"].tolist() == [WORLD - 1, 0]
+        assert found[rank]["broadcast"] == {"from": 0}
+
+
+def test_a_group_of_two_leaves_the_third_rank_alone(found: list[dict[str, Any]]) -> None:
+    assert [one["of two"] for one in found] == [(1, 3, 0, 2), (1, 3, 0, 2), (2, 3, 2, -1)]
+
+
+def test_a_loss_is_scaled_by_the_ranks_over_the_rows_of_all(found: list[dict[str, Any]]) -> None:
+    assert [one["scaled"] for one in found] == [6 * WORLD / 6] * WORLD
+
+
 def test_every_rank_knows_the_world_size(found: list[dict[str, Any]]) -> None:
     assert [one["world"] for one in found] == [WORLD] * WORLD
 
@@ -145,3 +203,7 @@ def test_with_one_process_each_collective_is_the_identity() -> None:
     assert gather_rows(one_BD, [3]) is one_BD
     assert combine_columns(one_BD) is one_BD
     assert torch.equal(all_reduce_sum(one_BD), one_BD)
+    assert torch.equal(all_reduce_max(one_BD), one_BD)
+    assert broadcast_object(one_BD) is one_BD
+    assert rank_of_process() == 0
+    assert float(scale_for_averaging(torch.tensor(6.0), [4])) == 1.5

@@ -1,6 +1,7 @@
 """Contrastive loss over ranks, under real DDP, compared with a plain loss of the full batch on one process, in float64."""
 
 import inspect
+import re
 import textwrap
 from typing import Any
 
@@ -178,23 +179,88 @@ def test_vectors_are_not_normalised_on_request() -> None:
     torch.testing.assert_close(unnormalised, cross_entropy(query @ document.T, torch.arange(PAIRS)))
 
 
+OF_QUERY = "and query float32 [3, 4]"
+ONE_DOCUMENT = "give one document per query, with the same shape and type"
+K_NEGATIVES = "give the K hard negatives of each query, [B, K, D]"
+INT64 = "give int64 numbers, [B] or [B, I], with 0 for a document that has none"
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"query": torch.zeros(3)}, r"query is float32 \[3\]"),
-        ({"query": torch.zeros(3, 4, dtype=torch.int64)}, r"query is int64 \[3, 4\]; expected vectors"),
-        ({"document": torch.zeros(3, 5)}, r"document is float32 \[3, 5\] and query float32 \[3, 4\]"),
-        ({"document": torch.zeros(3, 4).bfloat16()}, "document is bfloat16"),
-        ({"negatives": torch.zeros(3, 4)}, r"negatives is float32 \[3, 4\]"),
-        ({"negatives": torch.zeros(2, 1, 4)}, r"hard negatives of each query, \[B, K, D\]"),
-        ({"identity": torch.zeros(3)}, r"identity is float32 \[3\] for 3 documents; give int64"),
-        ({"identity": torch.zeros(2, dtype=torch.int64)}, "for 3 documents"),
-        ({"temperature": 0}, "temperature is 0; give a number above 0"),
-        ({"temperature": torch.ones(2)}, r"temperature is float32 \[2\]"),
-        ({"query": torch.zeros(0, 4), "document": torch.zeros(0, 4)}, "no rank has a pair"),
+        ({"query": torch.zeros(3)}, "query is float32 [3]; expected vectors, floating point [B, D]"),
+        (
+            {"query": torch.zeros(3, 4, dtype=torch.int64)},
+            "query is int64 [3, 4]; expected vectors, floating point [B, D]",
+        ),
+        ({"document": torch.zeros(3, 5)}, f"document is float32 [3, 5] {OF_QUERY}; {ONE_DOCUMENT}"),
+        ({"document": torch.zeros(3, 4).bfloat16()}, f"document is bfloat16 [3, 4] {OF_QUERY}; {ONE_DOCUMENT}"),
+        ({"negatives": torch.zeros(3, 4)}, f"negatives is float32 [3, 4] {OF_QUERY}; {K_NEGATIVES}"),
+        ({"negatives": torch.zeros(2, 1, 4)}, f"negatives is float32 [2, 1, 4] {OF_QUERY}; {K_NEGATIVES}"),
+        ({"negatives": torch.zeros(3, 1, 5)}, f"negatives is float32 [3, 1, 5] {OF_QUERY}; {K_NEGATIVES}"),
+        ({"negatives": torch.zeros(3, 1, 4).double()}, f"negatives is float64 [3, 1, 4] {OF_QUERY}; {K_NEGATIVES}"),
+        ({"identity": torch.zeros(3)}, f"identity is float32 [3] for 3 documents; {INT64}"),
+        ({"identity": torch.zeros(2, dtype=torch.int64)}, f"identity is int64 [2] for 3 documents; {INT64}"),
+        (
+            {"identity": torch.zeros(3, 1, 1, dtype=torch.int64)},
+            f"identity is int64 [3, 1, 1] for 3 documents; {INT64}",
+        ),
+        ({"temperature": 0}, "temperature is 0; give a number above 0 (0.01 to 0.1 is usual)"),
+        ({"temperature": -0.1}, "temperature is -0.1; give a number above 0 (0.01 to 0.1 is usual)"),
+        (
+            {"temperature": torch.ones(2)},
+            "temperature is float32 [2]; give a number, or a tensor with one element",
+        ),
+        (
+            {"query": torch.zeros(0, 4), "document": torch.zeros(0, 4)},
+            "no rank has a pair; skip the empty batch on all ranks",
+        ),
     ],
 )
 def test_wrong_input_is_named(changed: dict[str, Any], sentence: str) -> None:
     given = {"query": torch.ones(3, 4), "document": torch.ones(3, 4)} | changed
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         contrastive_loss(given.pop("query"), given.pop("document"), **given)
+
+
+def test_what_is_small_is_not_refused() -> None:
+    one = torch.ones(1, 4)
+    loss = contrastive_loss(one, one, negatives=torch.zeros(1, 0, 4), identity=torch.zeros(1, 1, dtype=torch.int64))
+    assert float(loss) == 0
+    assert float(contrastive_loss(one, one, temperature=torch.tensor([1e-9]))) == 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tensors_are_made_on_the_device_of_the_vectors(case: str) -> None:
+    plain, elsewhere = encoder(), encoder()
+    expected = run(plain, CASES[case], slice(None), contrastive_loss)
+
+    def loss(*arguments: Any, **named: Any) -> Tensor:
+        with torch.device("meta"):  # a tensor made without a device would have no values
+            return contrastive_loss(*arguments, **named)
+
+    assert torch.equal(run(elsewhere, CASES[case], slice(None), loss), expected)
+    assert torch.equal(gradient(elsewhere), gradient(plain))
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    query, document, _, _ = texts()
+    expected = contrastive_loss(
+        *(query, document),
+        negatives=None,
+        temperature=0.05,
+        symmetric=False,
+        identity=None,
+        margin=None,
+        normalize=True,
+    )
+    assert torch.equal(contrastive_loss(query, document), expected)
+
+
+def test_a_hard_negative_with_the_text_of_a_document_still_counts() -> None:
+    query, document, negatives, _ = texts()
+    # Nothing is known of a hard negative: it has no identity, and is in the only block.
+    identity = torch.arange(1, PAIRS + 1)
+    known = contrastive_loss(query, document, negatives=negatives, identity=identity)
+    assert torch.equal(known, contrastive_loss(query, document, negatives=negatives))
+    assert known > contrastive_loss(query, document, identity=identity)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState, GradientState
 from mutmut.state import state
 
 _called: dict[str, set[str]] = defaultdict(set)
@@ -29,6 +30,8 @@ def pytest_configure() -> None:
     called = Path(tempfile.mkdtemp(), "called")
 
     def run_rank(rank: int, *rest: Any) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # of the process it was forked from
+        GradientState._reset_state()
         plain_rank(rank, *rest)
         with called.open("a", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in state()._stats)

@@ -146,7 +146,7 @@ def _parts(batch: BatchSection) -> dict[str, int]:
 
 
 def _block(batch: BatchSection, kind: str, part: int) -> int:
-    value = batch.mono_block if kind == "mono" else batch.cross_block
+    value = _setting(batch, kind)
     if value == "batch":
         return part
     block = int(value)
@@ -156,6 +156,10 @@ def _block(batch: BatchSection, kind: str, part: int) -> int:
             f' {" and ".join(map(str, nearest_divisors(part, block)))}; or "batch" for all {part} in one.'
         )
     return block
+
+
+def _setting(batch: BatchSection, kind: str) -> str | int:
+    return batch.mono_block if kind == "mono" else batch.cross_block
 
 
 def nearest_divisors(number: int, wanted: int) -> list[int]:
@@ -192,7 +196,8 @@ def _too_small(kinds: tuple[Kind, ...], small: tuple[str, ...], batch: BatchSect
     kind = max(kinds, key=lambda one: one.block - largest[one])
     key = f"batch.{kind.name}_block"
     block = max(divisor for divisor in range(1, max(1, largest[kind]) + 1) if kind.part % divisor == 0)
-    whole_step = batch.mix == "step" and all(one.block in (1, one.part) for one in kinds)
+    # A smaller batch helps only where no block has a number of its own, which might not divide it.
+    whole_step = batch.mix == "step" and all(_setting(batch, one.name) in ("batch", 1) for one in kinds)
     size = f"batch.size={largest[kind]}, " if whole_step and largest[kind] > 0 else ""
     language = "language" if kind.name == "mono" else "language pair"
     data_set = " and data set" * batch.one_dataset

@@ -67,8 +67,14 @@ def test_shares_inside_a_deal_are_within_binomial_error() -> None:
 def test_the_rarest_card_gets_a_larger_deal_or_an_error() -> None:
     assert deck([1, 1e-5]).sizes == DEAL
     assert deck([1, 1e-6]).sizes == 8 * DEAL
-    with pytest.raises(ConfigError, match="too small to be drawn"):
-        deck([1, 1e-9], "1/rarest")
+    assert deck([1, 1 / (1 << 24)], "largest").sizes == 1 << 24
+    with pytest.raises(ConfigError) as error:
+        deck([3, 1, 1e-9], "1/data sets of a/b")
+    assert str(error.value) == (
+        "The rarest of 3 choices (data sets of a/b) has a share of 2.5e-10, too small to be drawn even once in 16,777,216."
+        " Bring batch.mono_share nearer to 0.5, lower batch.language_exponent or batch.dataset_exponent, or leave the rarest"
+        " out of the mixture."
+    )
 
 
 def test_a_deck_of_many_cards_deals_them_all() -> None:
@@ -86,3 +92,37 @@ def test_equal_labels_are_adjacent_in_the_order(labels: list[tuple[int, int]], f
     assert all(len({labels[index] for index in run}) == 1 for run in runs)
     assert [index for run in runs for index in run] == order.tolist()
     assert first[order].tolist() == sorted(first.tolist())
+
+
+def test_a_deck_of_one_card_deals_it_at_every_time() -> None:
+    decks = Decks([[2.0], [1.0, 1.0]], ["one", "two"], deal=4)
+    assert decks.sizes.tolist() == [4, 4]
+    cards, turns = decks.draw(np.array([0, 7, 10**12]), 0)
+    assert (cards.tolist(), turns.tolist()) == ([0, 0, 0], [0, 7, 10**12])
+    assert decks.count_before(7).tolist() == [7]
+    assert decks.count_before(8, 1).tolist() == [4, 4]
+    assert decks.count_before(0, 1).tolist() == [0, 0]
+
+
+def test_a_draw_without_times_is_empty() -> None:
+    cards, turns = deck([1.0, 2.0]).draw(np.array([], dtype=np.int64))
+    assert (cards.tolist(), turns.tolist()) == ([], [])
+
+
+def test_draws_leave_the_times_unchanged_and_are_int64() -> None:
+    t = np.array([3, 1, 2])
+    for weights in ([1.0], [1.0, 2.0]):
+        cards, turns = deck(weights).draw(t)
+        assert (cards.dtype, turns.dtype) == (np.int64, np.int64)
+    assert t.tolist() == [3, 1, 2]
+
+
+def test_a_remainder_goes_to_the_largest_rest_and_of_equal_ones_to_the_first() -> None:
+    assert divide_by_weight([1, 1, 1], 5).tolist() == [2, 2, 1]
+    assert divide_by_weight([0.6, 0.6, 1.8], 5).tolist() == [1, 1, 3]
+    assert divide_by_weight([1] * 40, 59).tolist() == [2] * 19 + [1] * 21
+
+
+def test_decks_need_as_many_keys_as_weights() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        Decks([[1.0], [1.0]], ["one"])

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_groups import make_group
+from made_groups import MANIFEST, make_group
 from plain_schedule import plain_batch
 
+from hbdist.config.config import Config
 from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.batching.decks import DEAL
 from hbdist.data.batching.mixture import plan_mixture
@@ -91,6 +92,35 @@ def test_ranks_get_about_as_many_tokens_each() -> None:
 
     unsorted = [np.arange(rank, 256, 8) for rank in range(8)]
     assert spread([deal_to_rank(lengths, rank, 8) for rank in range(8)]) < spread(unsorted) / 3
+
+
+def test_pairs_are_dealt_longest_first_to_and_fro() -> None:
+    # Longest first: 3, 0, 4, 2, 1; of equally long ones, the first in the batch first.
+    dealt = deal_to_ranks(np.array([8, 1, 2, 9, 8]), 2)
+    assert [part.tolist() for part in dealt] == [[1, 2, 3], [0, 4]]
+    dealt = deal_to_ranks(np.zeros(50), 3)  # too many for a sort that happens to be stable
+    first = [index for index in range(50) if (index % 6) in (0, 5)]
+    assert [part.tolist() for part in dealt] == [
+        first,
+        [index for index in range(50) if (index % 6) in (1, 4)],
+        [index for index in range(50) if (index % 6) in (2, 3)],
+    ]
+    assert deal_to_ranks(np.array([5]), 2)[1].tolist() == []
+
+
+def test_the_schedule_of_a_run_is_that_of_its_config() -> None:
+    values = {
+        "steps": 1,
+        "seed": 3,
+        "data": {"shards": "x", "languages": ["de", "en"]},
+        "model": {"name": "x"},
+        "batch": {"size": 12, "one_dataset": True, "mono_share": 1},
+    }
+    config = Config.check(values, source="test")
+    made = Schedule.of(config, MANIFEST)
+    mixture = plan_mixture(MANIFEST.groups, config.batch, config.data)
+    expected = Schedule(MANIFEST.groups, mixture, seed=3, one_dataset=True)
+    assert [rows_of(made.batch(step)) for step in range(9)] == [rows_of(expected.batch(step)) for step in range(9)]
 
 
 def repeating(**batch: Any) -> dict[str, Any]:

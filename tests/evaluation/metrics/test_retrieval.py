@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trec import trec_means
 
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, Ranking, macro_mean, mean_metrics, metrics
+from hbdist.evaluation.scores import METRICS
 from hbdist.evaluation.search.in_memory import positions_of_relevant, rank_in_memory, top_candidates
 from hbdist.utils.progress import Progress
 
@@ -178,3 +179,48 @@ def test_progress_ends_at_the_number_of_queries(whole_numbers):
     calls: list[tuple[int, int]] = []
     whole_numbers.rank(16, progress=lambda *arguments: calls.append(arguments))
     assert calls == [(16, 37), (32, 37), (37, 37)]
+
+
+def test_metrics_are_float64_also_without_gains():
+    position_QR = np.array([[3, 1], [2, NO_POSITION]])
+    names = ["map", "map@2", "ndcg@2", "recall@2", "precision@2", "mrr", "mrr@2"]
+    found = metrics(position_QR, names)
+    assert {value_Q.dtype for value_Q in found.values()} == {np.dtype(np.float64)}
+    expected = {
+        "map": [(1 + 2 / 3) / 2, 1 / 2],
+        "map@2": [1 / 2, 1 / 2],
+        "ndcg@2": [1 / (1 + 1 / np.log2(3)), 1 / np.log2(3)],
+        "recall@2": [1 / 2, 1],
+        "precision@2": [1 / 2, 1 / 2],
+        "mrr": [1, 1 / 2],
+        "mrr@2": [1, 1 / 2],
+    }
+    for name, value_Q in found.items():
+        np.testing.assert_allclose(value_Q, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("position_QR", "name", "sentence"),
+    [
+        ([[1, NO_POSITION], [NO_POSITION] * 2], "map", "metrics of a query without relevant candidates are undefined"),
+        ([[1]], "recall", "recall needs a depth, as in recall@10"),
+        ([[1]], "bleu@4", "no metric is called bleu"),
+    ],
+)
+def test_a_metric_that_is_undefined_is_refused(position_QR, name, sentence):
+    with pytest.raises(AssertionError, match=f"^{sentence}$"):
+        metrics(np.array(position_QR), [name])
+
+
+def test_the_macro_mean_of_one_setting_is_its_score_and_of_none_nothing():
+    assert macro_mean(iter([{"map": 0.25, "mrr": 0.5}])) == {"map": 0.25, "mrr": 0.5}
+    assert macro_mean([]) == {}
+
+
+def test_means_are_over_the_queries_that_have_an_answer_with_their_own_gains():
+    position_QR, grade_QR = np.array([[2, 1], [NO_POSITION] * 2, [3, 5]]), np.array([[3, 1], [9, 9], [1, 2]])
+    found = mean_metrics(position_QR, ["ndcg@3"], grade_QR=grade_QR)
+    by_hand = metrics(position_QR[[0, 2]], ["ndcg@3"], grade_QR=grade_QR[[0, 2]])["ndcg@3"]
+    assert found == {"ndcg@3": pytest.approx(by_hand.mean())}
+    assert mean_metrics(position_QR[1:2], ["map"]) == {}
+    assert mean_metrics(position_QR[:1]).keys() == set(METRICS)
