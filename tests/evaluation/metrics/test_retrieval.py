@@ -8,9 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trec import trec_means
 
-from hbdist.evaluation.metrics.retrieval import NO_POSITION, Ranking, macro_mean, mean_metrics, metrics
+from hbdist.evaluation.metrics.retrieval import (
+    NEVER,
+    NO_POSITION,
+    Ranking,
+    macro_mean,
+    mean_metrics,
+    metrics,
+    with_absent,
+)
 from hbdist.evaluation.scores import METRICS
 from hbdist.evaluation.search.in_memory import positions_of_relevant, rank_in_memory, top_candidates
+from hbdist.evaluation.tasks.task import ABSENT, NO_CANDIDATE
 from hbdist.utils.progress import Progress
 
 
@@ -224,3 +233,17 @@ def test_means_are_over_the_queries_that_have_an_answer_with_their_own_gains():
     assert found == {"ndcg@3": pytest.approx(by_hand.mean())}
     assert mean_metrics(position_QR[1:2], ["map"]) == {}
     assert mean_metrics(position_QR[:1]).keys() == set(METRICS)
+
+
+def test_a_relevant_document_that_is_absent_counts_and_is_never_found():
+    position_QR = with_absent(np.array([[2, 7, 0], [5, 3, 1]]), np.array([[4, ABSENT, NO_CANDIDATE], [ABSENT] * 3]))
+    assert position_QR.tolist() == [[2, NEVER, 0], [NEVER] * 3]
+    found = metrics(position_QR, ["map", "ndcg@9", "recall@9", "precision@4", "mrr", "map@1"])
+    assert {name: value_Q.tolist() for name, value_Q in found.items()} == {
+        "map": [1 / 4, 0],
+        "ndcg@9": [pytest.approx(1 / np.log2(3) / (1 + 1 / np.log2(3))), 0],
+        "recall@9": [1 / 2, 0],
+        "precision@4": [1 / 4, 0],
+        "mrr": [1 / 2, 0],
+        "map@1": [0, 0],
+    }
