@@ -96,16 +96,13 @@ def test_ranks_get_about_as_many_tokens_each() -> None:
 
 def test_pairs_are_dealt_longest_first_to_and_fro() -> None:
     # Longest first: 3, 0, 4, 2, 1; of equally long ones, the first in the batch first.
-    dealt = deal_to_ranks(np.array([8, 1, 2, 9, 8]), 2)
-    assert [part.tolist() for part in dealt] == [[1, 2, 3], [0, 4]]
-    dealt = deal_to_ranks(np.zeros(50), 3)  # too many for a sort that happens to be stable
-    first = [index for index in range(50) if (index % 6) in (0, 5)]
-    assert [part.tolist() for part in dealt] == [
-        first,
-        [index for index in range(50) if (index % 6) in (1, 4)],
-        [index for index in range(50) if (index % 6) in (2, 3)],
-    ]
-    assert deal_to_ranks(np.array([5]), 2)[1].tolist() == []
+    lengths = np.array([8, 1, 2, 9, 8])
+    assert [deal_to_rank(lengths, rank, 2).tolist() for rank in range(2)] == [[1, 2, 3], [0, 4]]
+    assert deal_to_rank(np.array([5]), 1, 2).tolist() == []
+    # So many equal ones that no sort is stable by chance.
+    columns = [(0, 5), (1, 4), (2, 3)]
+    for rank, column in enumerate(columns):
+        assert deal_to_rank(np.zeros(50), rank, 3).tolist() == [index for index in range(50) if index % 6 in column]
 
 
 def test_the_schedule_of_a_run_is_that_of_its_config() -> None:
