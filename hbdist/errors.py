@@ -18,3 +18,18 @@ class DataError(HbdistError):
 
 class ResumeError(HbdistError):
     """Run folder whose run this config cannot continue."""
+
+
+class RunError(Exception):
+    """Failure that no change of the input explains, but whose message is the whole report all the same: status 1."""
+
+
+class NotFiniteError(RunError, FloatingPointError):
+    """Infinities or NaNs among the numbers of a run."""
+
+
+class WriteError(RunError, OSError):
+    """File that could not be written, because the disk is full or read-only."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hbdist.config.config import Config, describe, split_arguments
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.engine import Engine
-from hbdist.errors import HbdistError
+from hbdist.errors import HbdistError, RunError
 from hbdist.models.encoder import Encoder
 from hbdist.runs.plan import Plan
 from hbdist.runs.run import REPORT_GRACE_S, Outcome, Run
@@ -42,7 +42,7 @@ def train(config: Config) -> Outcome:
     run = Run(config, is_main=engine.is_main)
     with run.underway(engine):
         manifest = Manifest.load(config.data.shards)
-        checkpoint = run.find_checkpoint(engine, manifest)
+        checkpoints = run.find_checkpoints(engine, manifest)
         if engine.broadcast_object(run.finished()):
             run.say(f"{run.folder} is done already")
             engine.stop()
@@ -57,7 +57,7 @@ def train(config: Config) -> Outcome:
             run.say(note)
         rates = engine.broadcast_object(measure_token_rates(manifest, encoder.tokenize))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
-        done, state = run.resume(checkpoint)
+        done, state = run.resume(engine, checkpoints)
         monitor = TrainingMonitor(config, encoder, engine, run, manifest)
         module = TrainingModule(encoder, config)
         model = engine.prepare(module, make_optimizer(module, config.optimizer), state)
@@ -106,6 +106,9 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
         else:
             time.sleep(REPORT_GRACE_S)
         return 2
+    except RunError as error:
+        print(f"hbdist: {error}", file=sys.stderr, flush=True)
+        return 1
     except Exception:
         traceback.print_exc()
         return 1

@@ -34,7 +34,7 @@ def texts_of(path: Path) -> Iterator[str]:
     """Yield the texts of a file with their prefixes, in its order."""
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    for value in map(json.loads, text.splitlines()) if ".jsonl" in path.name else [json.loads(text)]:
+    for value in map(json.loads, filter(None, text.split("\n"))) if ".jsonl" in path.name else [json.loads(text)]:
         yield from _texts(value, "")
 
 

@@ -26,7 +26,7 @@ MADE_UP = 8
 def demo_texts() -> Iterable[str]:
     """Yield the queries of the demo's training data, in all its languages."""
     for path in sorted(DEMO.glob("*/*.jsonl.gz")):
-        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+        for line in gzip.decompress(path.read_bytes()).decode().rstrip("\n").split("\n"):
             yield json.loads(line)["query"]
 
 

@@ -13,7 +13,7 @@ import typer
 
 from hbdist.cli import data, evaluation, runs, studies  # noqa: F401  each adds its commands to the app
 from hbdist.cli.app import app
-from hbdist.errors import HbdistError
+from hbdist.errors import HbdistError, RunError
 
 REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks meet: launchers stop all ranks when the first one ends."""
@@ -41,6 +41,9 @@ def _run(arguments: list[str]) -> int:
     except HbdistError as error:
         print(f"hbdist: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"hbdist: {error}", file=sys.stderr)
+        return 1
     except typer.Abort:
         return 130
     except Exception as error:

@@ -22,6 +22,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from hbdist.config.config import Config
 from hbdist.distributed import collectives
 from hbdist.distributed.launcher import check_launcher, find_zero
+from hbdist.distributed.saved_state import check_state
 from hbdist.distributed.strategies import DDPStrategy, DeepSpeedStrategy, Saved, Strategy, Weights
 from hbdist.distributed.watchdog import Watchdog
 from hbdist.distributed.zero import Zero
@@ -119,10 +120,14 @@ class Engine:
         """Move the model to this rank's device, wrap it for gradient averaging and return the wrapped model.
 
         The state of a checkpoint to resume from is loaded into both, the model and AdamW over its parameters.
+
+        Raises:
+            ResumeError: the state is not that of this model.
         """
         model.train()
         saved: Saved = ({}, 0)
         if state is not None:
+            check_state(state, model)
             model.load_state_dict(state["model"])
             saved = state["moments"], state["updates"]
         arguments = (self._accelerator, model, optimizer, saved, self._max_grad_norm)

@@ -14,10 +14,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hbdist.distributed.saved_state import MOMENTS
 from hbdist.distributed.zero import Zero
-from hbdist.errors import ResumeError
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 NORM_BLOCK = 2**22
 """Number of gradient elements cast to float64 at once."""
 Weights = dict[str, Tensor]
@@ -39,7 +38,6 @@ class DDPStrategy:
         module.to(accelerator.device)  # in place: the optimizer's parameters move with it
         self.module, self.optimizer, self.max_grad_norm = module, optimizer, max_grad_norm
         moments, self.updates = saved
-        _check_names(moments, module)
         for name, parameter in module.named_parameters():
             if name in moments:
                 step = torch.tensor(float(self.updates), device=parameter.device)
@@ -96,7 +94,6 @@ class DeepSpeedStrategy:
     ) -> None:
         moments, self.updates = saved
         self.max_grad_norm, self.stage = limit, zero.stage
-        _check_names(moments, module)
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.lockstep = zero.every_backward_reduces and self.world > 1
         self.model, _ = accelerator.prepare(module, optimizer)
@@ -235,17 +232,6 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
 
 def _trained_parameters(module: nn.Module) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in module.named_parameters() if value.requires_grad]
-
-
-def _check_names(moments: Moments, module: nn.Module) -> None:
-    """Refuse moments of other parameters than the trained ones."""
-    trained = {name for name, _ in _trained_parameters(module)}
-    if moments and moments.keys() != trained:
-        unmatched = sorted(moments.keys() ^ trained)
-        raise ResumeError(
-            f"the checkpoint's optimizer has {len(moments)} parameters and the model has {len(trained)}; not in both is,"
-            f" for example, {unmatched[0]}. It is of another model: start a new run with run.folder=… ."
-        )
 
 
 def _set_lr(optimizer: Any, lr: float) -> None:

@@ -2,6 +2,9 @@
 
 The lock of a killed owner does not count: its process is looked up on its machine, its job in Slurm's queue; where neither is
 possible, the owner counts as dead when its last heartbeat is old.
+
+A living owner can be taken for dead (its machine slept, its file system was away), so that another start has its folder. It
+looks at every heartbeat, and before each checkpoint, whether the folder is still its own, and stops if it is not.
 """
 
 import json
@@ -15,6 +18,8 @@ from pathlib import Path
 from hbdist.errors import ConfigError, DataError, ResumeError
 from hbdist.utils.files import locked, write_atomically
 from hbdist.utils.leftovers import remove_leftovers
+from hbdist.errors import ConfigError, ResumeError
+from hbdist.utils.files import create, identity, locked, remove_unchanged
 from hbdist.utils.processes import machine_id, process_start
 from hbdist.utils.slurm import own_job, state_of
 from hbdist.utils.stored import read_stored_if_any
@@ -68,6 +73,8 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
+        self.owner = LockOwner.here()
+        self._taken_by: LockOwner | None = None
         self._released = threading.Event()
 
     @classmethod
@@ -78,16 +85,14 @@ class RunLock:
             ConfigError: the folder is not writable.
             ResumeError: another process that is still alive owns the folder.
         """
-        lock, claimed = cls(folder), False
+        lock = cls(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            while not claimed:
-                dead = refuse_while_locked(folder)  # may ask Slurm, which takes seconds
-                with locked(lock.path):
-                    if owner_of(folder) == dead:  # else another process was quicker
-                        write_atomically(lock.path, json.dumps(asdict(LockOwner.here())))
-                        claimed = True
-            remove_leftovers(folder, below=True)
+            while True:
+                seen = identity(lock.path)
+                refuse_while_locked(folder)  # may ask Slurm, which takes seconds
+                if lock._take(seen) and owner_of(folder) == lock.owner:
+                    break  # else another process was quicker
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be written: {error.strerror}. Set run.folder to a folder that this machine can write to."
@@ -98,15 +103,47 @@ class RunLock:
     def release(self) -> None:
         """Give up ownership; calling it twice does no harm."""
         self._released.set()
-        if owner_of(self.path.parent) == LockOwner.here():
+        if owner_of(self.path.parent) == self.owner:
             self.path.unlink(missing_ok=True)
+
+    def refuse_if_lost(self, *, look: bool = False) -> None:
+        """Check that the folder is still this process's: as known from the last heartbeat, or by a `look` at the file.
+
+        Raises:
+            ResumeError: another process has taken it over.
+        """
+        if look:
+            self._look()
+        if self._taken_by:
+            raise ResumeError(
+                f"{self.path.parent} has been taken over by {self._taken_by.name}, which took {self.owner.name} for dead (it"
+                " did not answer for a while). This start ends here and writes nothing more; the other one goes on."
+            )
+
+    def _take(self, seen: tuple[int, int] | None) -> bool:
+        """Put this owner into the place of the file that was seen, or of none; False if another process was quicker."""
+        with locked(self.path):
+            return (seen is None or remove_unchanged(self.path, seen)) and create(self.path, self._content)
+
+    @property
+    def _content(self) -> str:
+        return json.dumps(asdict(self.owner))
+
+    def _look(self) -> None:
+        try:
+            seen, found = identity(self.path), owner_of(self.path.parent)
+            if found and found != self.owner:
+                self._taken_by = found
+            elif not found:  # deleted or damaged by someone: nobody else owns it
+                self._take(seen)
+            else:
+                os.utime(self.path)
+        except OSError:
+            return  # a file system may be away for a while
 
     def _send_heartbeats(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
-            try:
-                os.utime(self.path)
-            except OSError:
-                continue  # a file system may be away for a while
+            self._look()
 
 
 def refuse_while_locked(folder: Path) -> LockOwner | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hbdist.errors import DataError, HbdistError
+from hbdist.errors import HbdistError, RunError
 from hbdist.utils.files import write_atomically
 from hbdist.utils.stored import read_stored_if_any
 
@@ -30,7 +31,8 @@ class Outcome:
 
     @classmethod
     def failed(cls, error: BaseException) -> "Outcome":
-        return cls("failed", 1, f"{type(error).__name__}: {error}")
+        message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        return cls("failed", 1, message)
 
     @classmethod
     def invalid(cls, error: HbdistError) -> "Outcome":

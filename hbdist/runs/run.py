@@ -8,39 +8,36 @@ evaluation.jsonl?  evaluation/step-000500/TASK/?  checkpoints/  model/  outcome.
 
 import json
 import os
-import platform
-import shlex
 import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hbdist.config.config import Config, refuse_another_run
-from hbdist.data.shards.manifest import Manifest, differences
+from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.engine import Engine
-from hbdist.errors import DataError, HbdistError, ResumeError
-from hbdist.runs import checkpoint
+from hbdist.errors import HbdistError
+from hbdist.runs import checkpoint, logs, resuming
 from hbdist.runs.checkpoint import Position
-from hbdist.runs.lock import RunLock
+from hbdist.runs.environment import environment
+from hbdist.runs.lock import LockOwner, RunLock, owner_of
+from hbdist.runs.outcome import FILE as OUTCOME
 from hbdist.runs.outcome import Outcome, outcome_state, write_outcome
 from hbdist.runs.plan import Plan
 from hbdist.runs.progress import is_worth_a_line, progress_line
 from hbdist.runs.signals import StopFlag
-from hbdist.utils.files import write_atomically
+from hbdist.utils.files import sync_tree, write_atomically
 
 REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks see; launchers end all ranks as soon as one has ended."""
+WRITTEN = (OUTCOME, "config.toml", "plan.txt", "manifest.json", "environment.json", "running.json")
+"""Files that a run writes into its folder, each at once."""
 RECENT_STEPS = 20
 """Number of recent steps in the displayed rate."""
-LOGS = ("metrics.jsonl", "batches.jsonl", "validation.jsonl", "evaluation.jsonl")
-"""Logs with one object per line, each with its step."""
 
 
 class Run:
@@ -57,6 +54,9 @@ class Run:
         self.is_main = is_main
         self.stop = StopFlag()
         """Flag that a stop signal to this rank raises; the other ranks learn of it at their next collective check."""
+        self._lock: RunLock | None = None
+        self._owner: LockOwner | None = None
+        """Rank 0, once it owns the folder."""
         self._saved = -1
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
 
@@ -70,8 +70,8 @@ class Run:
             ResumeError: another process is working on the same run.
             RuntimeError: another rank was lost; the message names it.
         """
-        lock = self._claim(engine)
-        engine.watchdog.on_rank_lost = lambda lost: self._record_lost_rank(lost, lock)
+        self._claim(engine)
+        engine.watchdog.on_rank_lost = self._record_lost_rank
         self.stop.listen()
         try:
             yield
@@ -85,30 +85,47 @@ class Run:
                 engine.watchdog.leave()
                 self._record_failure(Outcome("failed", 1, lost))
                 raise RuntimeError(lost) from None
-            engine.watchdog.leave(f"{type(error).__name__}: {error}")
-            self._record_failure(Outcome.failed(error))
+            outcome = Outcome.failed(error)
+            engine.watchdog.leave(outcome.message)
+            self._record_failure(outcome)
             raise
         finally:
             self.stop.forget()
-            if lock:
-                lock.release()
+            if self._lock:
+                self._lock.release()
 
-    def _claim(self, engine: Engine) -> RunLock | None:
-        lock = error = None
+    def _claim(self, engine: Engine) -> None:
+        error = None
         try:
-            lock = RunLock.claim(self.folder) if self.is_main else None
-        except HbdistError as refusal:
+            if self.is_main:
+                self._lock = RunLock.claim(self.folder)
+                self._clear()
+        except (HbdistError, OSError) as refusal:
             error = refusal
-        if error := engine.broadcast_object(error):
+        error, self._owner = engine.broadcast_object((error, self._lock and self._lock.owner))
+        if error:
+            if self._lock:
+                self._lock.release()
             raise error
-        return lock
 
-    def _record_lost_rank(self, lost: str, lock: RunLock | None) -> None:
+    def _clear(self) -> None:
+        """Remove what earlier starts have left: how the last one ended, which is not how this one will, and files of kills."""
+        if not self.finished():
+            (self.folder / OUTCOME).unlink(missing_ok=True)
+        # Only what this run writes itself: a command may be writing a report into the folder.
+        for name in (*WRITTEN, *logs.LOGS):
+            for left in self.folder.glob(f".{name}.*.partial"):
+                left.unlink(missing_ok=True)
+        for pattern in ("checkpoints/.*.partial", "evaluation/step-*/**/.*.partial"):
+            for left in self.folder.glob(pattern):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+    def _record_lost_rank(self, lost: str) -> None:
         # The main thread is stuck in a collective and never gets here.
         if outcome_state(self.folder) is None:
-            write_outcome(self.folder, Outcome("failed", 1, lost))
-        if lock:
-            lock.release()
+            self._write_outcome(Outcome("failed", 1, lost))
+        if self._lock:
+            self._lock.release()
 
     def _record_failure(self, outcome: Outcome) -> None:
         # An error on one rank ends in broken connections on the others: the first record of a start is the cause.
@@ -116,9 +133,16 @@ class Run:
             time.sleep(REPORT_GRACE_S)
         recorded = outcome_state(self.folder)
         if recorded is None or (self.is_main and outcome.state == "invalid" and recorded != "done"):
-            write_outcome(self.folder, outcome)
+            self._write_outcome(outcome)
             if not self.is_main:
                 print(f"hbdist, rank {os.environ.get('RANK')}: {outcome.message}", file=sys.stderr, flush=True)
+
+    def _write_outcome(self, outcome: Outcome) -> None:
+        """Write outcome.json, unless another start has taken the folder over; on a full disk, the first error counts."""
+        owner = owner_of(self.folder)
+        if owner is None or owner == self._owner:
+            with suppress(OSError):
+                write_outcome(self.folder, outcome)
 
     def say(self, sentence: str) -> None:
         """Print a line on rank 0."""
@@ -129,66 +153,43 @@ class Run:
         """Print the plan before anything is loaded; save it with config, manifest and environment."""
         if not self.is_main:
             return
+        self._refuse_if_lost()
         print(f"{plan.text()}{'training on':<15}{where}\n", flush=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.toml", self.config.to_toml())
         write_atomically(self.folder / "plan.txt", plan.text())
         manifest.save(self.folder)
         write_atomically(self.folder / "environment.json", json.dumps(environment(), indent=1))
-        (self.folder / "outcome.json").unlink(missing_ok=True)
 
-    def find_checkpoint(self, engine: Engine, manifest: Manifest) -> Path | None:
-        """Return the newest checkpoint, None in a new run; check that all ranks see the same one and that its data are these.
-
-        Raises:
-            ResumeError: it was trained on other data, or ranks see different data or checkpoints.
-        """
-        newest = checkpoint.latest(self.folder / "checkpoints")
-        this_sees = (manifest.fingerprint, newest.name if newest else None)
-        main_sees = engine.broadcast_object(this_sees)
-        if engine.any_rank(this_sees != main_sees):
-            raise ResumeError(
-                f"Ranks see different shards or checkpoints: rank 0 {main_sees}, this one {this_sees}. Put {manifest.root} and"
-                f" {self.folder} where all nodes see the same files."
-            )
-        trained_on = checkpoint.read_position(newest).fingerprint if newest else manifest.fingerprint
-        if trained_on != manifest.fingerprint:
-            raise ResumeError(
-                f"{newest} was trained on shards with fingerprint {trained_on[:12]}, and {manifest.root} has"
-                f" {manifest.fingerprint[:12]}: {self._what_changed(manifest)} The batches would differ. Build the same"
-                " shards again, or start a new run with run.folder=… ."
-            )
-        return newest
-
-    def _what_changed(self, manifest: Manifest) -> str:
-        try:
-            changes = differences(Manifest.load(self.folder), manifest)
-        except DataError:
-            return "what changed is not known."
-        return " ".join(changes[:3]) + (f" And {len(changes) - 3} more groups." if len(changes) > 3 else "")
-
-    def resume(self, newest: Path | None) -> tuple[int, dict[str, Any] | None]:
-        """Load a checkpoint: the number of updates done, and the state of model and optimizer; 0 and None in a new run.
+    def find_checkpoints(self, engine: Engine, manifest: Manifest) -> list[Path]:
+        """Return the checkpoints to resume from, the newest first, none in a new run. A collective.
 
         Raises:
-            ResumeError: the checkpoint is damaged.
+            ResumeError: they were trained on other data, or ranks see different data or checkpoints.
         """
-        if newest is None:
-            self._cut_logs(0)
-            return 0, None
-        position, state = checkpoint.load(newest)
-        self._cut_logs(position.step)
-        self._saved = position.step
-        self.say(f"resuming after step {position.step} from {newest}")
-        return position.step, state
+        return resuming.find_checkpoints(self.folder, engine, manifest, say=self.say)
+
+    def resume(self, engine: Engine, found: Sequence[Path]) -> tuple[int, dict[str, Any] | None]:
+        """Load the newest of these checkpoints that is not damaged: the number of updates done, and the state of model and
+        optimizer; 0 and None in a new run. A collective.
+
+        Raises:
+            ResumeError: all of them are damaged.
+        """
+        step, state = resuming.load_newest(found, engine, say=self.say)
+        if state is not None:
+            self._saved = step
+        if self.is_main:
+            resuming.cut_logs(self.folder, step, say=self.say)
+        return step, state
 
     def record(self, metrics: dict[str, Any], ids: list[str] | None) -> None:
         """Append a step to metrics.jsonl (and batches.jsonl), and print it."""
         if not self.is_main:
             return
-        _append(self.folder / "metrics.jsonl", metrics)
+        self._refuse_if_lost()
+        logs.append(self.folder / logs.METRICS, metrics)
         if ids is not None:
-            _append(self.folder / "batches.jsonl", {"step": metrics["step"], "ids": ids})
+            logs.append(self.folder / logs.BATCHES, {"step": metrics["step"], "ids": ids})
         self._seconds.append(metrics["seconds"])
         rate = len(self._seconds) / sum(self._seconds)
         line = progress_line(metrics, steps=self.config.steps, rate=rate)
@@ -198,27 +199,34 @@ class Run:
             print(f"\r{line}", end="", flush=True)
 
     def log(self, name: str, line: dict[str, Any], sentence: str) -> None:
-        """Append a line to one of LOGS, and print it as a sentence."""
+        """Append a line to one of the logs, and print it as a sentence."""
         if self.is_main:
-            _append(self.folder / name, line)
+            self._refuse_if_lost()
+            logs.append(self.folder / name, line)
         self.say(sentence)
 
     def logged(self, name: str) -> list[dict[str, Any]]:
-        """Read the lines of one of LOGS; on other ranks than 0, none."""
-        path = self.folder / name
-        if not (self.is_main and path.is_file()):
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        """Read the lines of one of the logs, and name those that are damaged; on other ranks than 0, none."""
+        objects, damaged = logs.read(self.folder / name) if self.is_main else ([], [])
+        for sentence in damaged:
+            self.say(sentence)
+        return objects
 
     def save(self, engine: Engine, manifest: Manifest, step: int) -> None:
         """Write the checkpoint of update `step`, unless it exists; return on all ranks once it is complete."""
         if step != self._saved:
             state, keep = engine.state(), self.config.checkpoint.keep
             if self.is_main:
+                self._refuse_if_lost(look=True)
+                logs.sync_logs(self.folder)
                 position = Position(step, self.config.seed, manifest.fingerprint)
                 checkpoint.save(self.folder / "checkpoints", position, state, keep=keep)
             self._saved = step
         engine.wait_for_everyone()
+
+    def _refuse_if_lost(self, *, look: bool = False) -> None:
+        if self._lock:
+            self._lock.refuse_if_lost(look=look)
 
     def finished(self) -> bool:
         """Check that the run has ended well before and its model exists."""
@@ -227,46 +235,9 @@ class Run:
     def end(self, outcome: Outcome, engine: Engine) -> Outcome:
         """Record and print how the run ended, then leave the process group: launchers end all ranks once one has ended."""
         if self.is_main:
+            self._refuse_if_lost(look=True)
+            sync_tree(self.folder)  # what the outcome promises is on the disk before it is
             write_outcome(self.folder, outcome)
             print(outcome.message, flush=True)
         engine.stop()
         return outcome
-
-    def _cut_logs(self, step: int) -> None:
-        """Drop what was logged after the checkpoint: those steps will be repeated."""
-        for name in LOGS:
-            path = self.folder / name
-            if self.is_main and path.is_file():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                lines = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-                write_atomically(path, "".join(lines))
-        for scores in self.folder.glob("evaluation/step-*[0-9]") if self.is_main else ():
-            if int(scores.name.rpartition("-")[2]) > step:
-                shutil.rmtree(scores)
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, machine and command of this process, for environment.json."""
-    packages = ("hbdist", "torch", "accelerate", "deepspeed", "transformers", "tokenizers", "numpy", "webdataset")
-    return {
-        "command": shlex.join(sys.argv),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "world": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,7 +1,6 @@
 """Export of the trained encoder: a folder that `SentenceTransformer` (and mostly `AutoModel`) loads, with a model card."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from hbdist.config.config import Config
 from hbdist.config.criterion import Criterion
 from hbdist.models.encoder import Encoder, exported_length
 from hbdist.models.pretrained import CHOSEN_FILE, MODULES, SETTINGS_FILE, selection_record
+from hbdist.runs.checkpoint import refuse_non_finite
+from hbdist.utils.files import atomic_folder
 from hbdist.utils.templates import environment
 
 
@@ -31,29 +32,44 @@ def export(
         fingerprint: fingerprint of the manifest it was trained on.
         steps: number of updates that led to these weights.
         weights: weights of the trained module, by name; by default those in the encoder. Under ZeRO-3 the encoder has none.
+
+    Raises:
+        NotFiniteError: a weight is infinite or NaN; nothing is written.
+        WriteError: the disk is full; nothing of the new model stays.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()} if weights is None else weights
-    encoder.backbone.save_pretrained(partial, state_dict=_select(weights, "encoder.backbone."))
-    _with_fixed_language(encoder).save_pretrained(partial)
+    refuse_non_finite(weights, step=steps, before="the model is exported")
+    with atomic_folder(folder) as partial:
+        _write_model(encoder, partial, weights)
+        for name, content in sentence_transformers_files(encoder).items():
+            path = partial / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        criterion = Criterion.of(config)
+        if criterion and criterion.task:
+            (partial / CHOSEN_FILE).write_text(json.dumps(selection_record(criterion, steps)) + "\n", encoding="utf-8")
+        card = render_model_card(config, encoder, steps=steps, fingerprint=fingerprint)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        _share_rights(partial)
+    return folder
+
+
+def _write_model(encoder: Encoder, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write backbone, tokenizer and dense layers."""
+    encoder.backbone.save_pretrained(folder, state_dict=_select(weights, "encoder.backbone."))
+    _with_fixed_language(encoder).save_pretrained(folder)
     for number, _ in enumerate(encoder.head.layers):
-        path = partial / f"{2 + number}_Dense" / "model.safetensors"
+        path = folder / f"{2 + number}_Dense" / "model.safetensors"
         path.parent.mkdir()
         path.write_bytes(save(_select(weights, f"encoder.head.{number}."), metadata={"format": "pt"}))
-    for name, content in sentence_transformers_files(encoder).items():
-        path = partial / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    criterion = Criterion.of(config)
-    if criterion and criterion.task:
-        (partial / CHOSEN_FILE).write_text(json.dumps(selection_record(criterion, steps)) + "\n", encoding="utf-8")
-    card = render_model_card(config, encoder, steps=steps, fingerprint=fingerprint)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
-    return folder
+
+
+def _share_rights(folder: Path) -> None:
+    """Give all files the rights of a new file here: safetensors makes files that only their owner can read."""
+    rights = (folder / "README.md").stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(rights)
 
 
 def _select(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,12 +1,15 @@
 """Checkpoints: complete or absent, and nothing in one can run."""
 
 import itertools
+import hashlib
 import json
 import os
 import pickle
 import shutil
 import sys
 from collections.abc import Callable
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ import torch
 
 from hbdist.errors import ResumeError
 from hbdist.runs.checkpoint import VERSION, Position, best, latest, load, point_at_best, save, steps
+from hbdist.errors import NotFiniteError, ResumeError
+from hbdist.runs.checkpoint import CHECKSUMS, VERSION, Position, best, latest, load, save, to_resume_from
 
 
 def position(step: int) -> Position:
@@ -29,7 +34,11 @@ def state(value: float) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=value)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    moments = {
+        name: {key: optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
+        for name, parameter in model.named_parameters()
+    }
+    return {"model": model.state_dict(), "moments": moments, "updates": 1}
 
 
 def names(folder: Path) -> list[str]:
@@ -184,10 +193,31 @@ def test_the_remedy_for_a_damaged_checkpoint_works(saved: Path) -> None:
     assert load(saved / "000000008")[0] == position(8)
 
 
-def test_latest_that_names_nothing_is_refused_with_a_remedy(saved: Path) -> None:
+def test_latest_that_names_nothing_gives_the_newest_before_or_is_refused(saved: Path) -> None:
     (saved / "latest").write_text("000000099", encoding="utf-8")
+    found, problem = to_resume_from(saved)
+    assert [path.name for path in found] == ["000000008", "000000004"]
+    assert problem.endswith("names 000000099, which does not exist: 000000008 is the newest before.")
+    for path in found:
+        shutil.rmtree(path)
     with pytest.raises(ResumeError, match=r"names 000000099, which does not exist\. Put an existing checkpoint's name"):
         latest(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"eight", "000000008\u2028".encode(), b"9" * 5000])
+def test_latest_that_is_damaged_gives_the_newest_checkpoint_and_says_so(content: bytes, saved: Path) -> None:
+    (saved / "latest").write_bytes(content)
+    found, problem = to_resume_from(saved)
+    assert [path.name for path in found] == ["000000008", "000000004"]
+    assert ("names no checkpoint" in problem) is (content.strip() != b"000000008\xe2\x80\xa8")
+
+
+@pytest.mark.parametrize("content", ["", "000000099", "nothing"])
+def test_best_that_names_nothing_is_no_checkpoint(content: str, saved: Path) -> None:
+    (saved / "best").write_text(content, encoding="utf-8")
+    assert best(saved) is None
+    save(saved, position(12), state(12), keep=1)
+    assert names(saved) == ["000000012", "best", "latest"]
 
 
 @pytest.mark.parametrize("name", ["state.pt", "state.json"])
@@ -202,8 +232,19 @@ def test_a_damaged_checkpoint_is_refused_with_a_remedy(name: str, damage: str, s
         load(saved / "000000008")
 
 
-@pytest.mark.parametrize("values", [[], {"version": VERSION}, {"version": VERSION, "step": 8, "seed": 1}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        {"version": VERSION},
+        {"version": VERSION, "step": 8, "seed": 1},
+        {"version": VERSION, "step": "8", "seed": 1, "fingerprint": "abc"},
+        {"version": VERSION, "step": 9, "seed": 1, "fingerprint": "abc"},
+        {"version": VERSION, "step": 8, "seed": None, "fingerprint": "abc"},
+    ],
+)
 def test_an_incomplete_position_is_refused(values: Any, saved: Path) -> None:
+    (saved / "000000008" / CHECKSUMS).unlink()  # as if an earlier version had written it
     (saved / "000000008" / "state.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ResumeError, match=r"000000008/state\.json (is damaged|contains a list)"):
         load(saved / "000000008")
@@ -213,6 +254,7 @@ def test_a_checkpoint_of_another_version_is_refused(saved: Path) -> None:
     path = saved / "000000008" / "state.json"
     values = json.loads(path.read_text(encoding="utf-8")) | {"version": VERSION + 1, "something": "new"}
     path.write_text(json.dumps(values), encoding="utf-8")
+    (path.parent / CHECKSUMS).unlink()
     with pytest.raises(ResumeError, match=f"has version {VERSION + 1}, and this hbdist reads version {VERSION}"):
         load(saved / "000000008")
 
@@ -238,3 +280,71 @@ def test_nothing_in_a_checkpoint_runs(writer: str, saved: Path, tmp_path: Path) 
     with pytest.raises(ResumeError, match="000000008 cannot be read"):
         load(saved / "000000008")
     assert not trace.exists()
+
+
+def mutations(content: bytes, number: int) -> list[bytes]:
+    """Return this many altered contents: a bit flipped, a byte replaced, a piece doubled, cut out or zeroed."""
+    draw, altered = random.Random(7), []
+    for _ in range(number):
+        at, length = draw.randrange(len(content)), draw.randint(1, 64)
+        piece = content[at : at + length]
+        other = {
+            "bit": bytes([content[at] ^ (1 << draw.randrange(8))]) + piece[1:],
+            "byte": bytes([(content[at] + draw.randint(1, 255)) % 256]) + piece[1:],
+            "twice": piece + piece,
+            "gone": b"",
+            "noise": bytes(byte ^ 0xA5 for byte in piece),
+        }[draw.choice(["bit", "byte", "twice", "gone", "noise"])]
+        altered.append(content[:at] + other + content[at + length :])
+    return altered
+
+
+@pytest.mark.parametrize("name", ["state.pt", "state.json", CHECKSUMS])
+def test_no_altered_byte_of_a_checkpoint_is_loaded(name: str, saved: Path) -> None:
+    path = saved / "000000008" / name
+    whole = path.read_bytes()
+    for altered in mutations(whole, 300):
+        path.write_bytes(altered)
+        with pytest.raises(ResumeError, match="000000008 cannot be read"):
+            load(saved / "000000008")
+    path.write_bytes(whole)
+    assert load(saved / "000000008")[0] == position(8)
+
+
+def test_checksums_are_in_the_form_of_sha256sum(saved: Path) -> None:
+    folder = saved / "000000008"
+    lines = (folder / CHECKSUMS).read_text().splitlines()
+    assert lines == [
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}" for name in ("state.pt", "state.json")
+    ]
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums_and_is_loaded(saved: Path) -> None:
+    (saved / "000000008" / CHECKSUMS).unlink()
+    assert load(saved / "000000008")[0] == position(8)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["weight", "moment"])
+def test_a_number_that_is_not_finite_is_found_before_a_checkpoint_is_written(
+    place: str, bad: float, saved: Path
+) -> None:
+    whole = state(12)
+    tensor = whole["model"]["weight"] if place == "weight" else whole["moments"]["weight"]["exp_avg_sq"]
+    tensor[1, 2] = bad
+    name = "model weight" if place == "weight" else "moments weight exp_avg_sq"
+    with pytest.raises(
+        NotFiniteError, match=rf"step 12: {name} has 1 numbers that are not finite, the first at \[1, 2\] of \[2, 3\]"
+    ):
+        save(saved, position(12), whole, keep=2)
+    assert names(saved) == ["000000004", "000000008", "latest"]
+
+
+def test_a_number_that_is_not_finite_in_an_older_checkpoint_is_found_when_it_is_loaded(saved: Path) -> None:
+    folder = saved / "000000008"
+    whole = torch.load(folder / "state.pt", weights_only=True)
+    whole["model"]["bias"][0] = float("nan")
+    torch.save(whole, folder / "state.pt")
+    (folder / CHECKSUMS).unlink()
+    with pytest.raises(ResumeError, match="000000008 cannot be read: step 8: model bias has 1 numbers"):
+        load(folder)

@@ -44,7 +44,7 @@ def train(
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
