@@ -14,6 +14,7 @@ import pytest
 
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.runs.lock import DEAD_AFTER, FILE, LockOwner, RunLock, owner_of, refuse_while_locked
+from hbdist.utils.files import identity
 
 CLAIM = """
 import sys, time
@@ -153,4 +154,79 @@ def test_a_crash_while_the_lock_was_taken_is_overcome(tmp_path: Path, monkeypatc
     (tmp_path / f".{FILE}.lock").write_text("1\nnode7\n", encoding="utf-8")
     monkeypatch.setattr("hbdist.utils.files.STALE_AFTER", 0.3)
     assert_free(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+RACE = """
+import json, sys
+from pathlib import Path
+from hbdist.errors import ResumeError
+from hbdist.runs.lock import RunLock
+root, me, racers, trials = Path(sys.argv[1]), *map(int, sys.argv[2:])
+def wait_for_others(name):
+    (root / f"{name}-{me}").touch()
+    while not all((root / f"{name}-{other}").exists() for other in range(racers)):
+        pass
+held, locks = [], []
+for trial in range(trials):
+    wait_for_others(f"start-{trial}")
+    try:
+        locks.append(RunLock.claim(root / f"run{trial}"))
+        held.append(trial)
+    except ResumeError:
+        pass
+    wait_for_others(f"end-{trial}")
+(root / f"held-{me}.json").write_text(json.dumps(held))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_three_starts_on_a_dead_lock_never_leave_two_holders(tmp_path: Path, owner: LockOwner) -> None:
+    racers, trials = 3, 60
+    for trial in range(trials):
+        (tmp_path / f"run{trial}").mkdir()
+        write_lock(tmp_path / f"run{trial}", replace(owner, born="1"))
+    started = [
+        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), *map(str, (number, racers, trials))])
+        for number in range(racers)
+    ]
+    assert [process.wait(timeout=110) for process in started] == [0] * racers
+    held = [json.loads((tmp_path / f"held-{number}.json").read_text()) for number in range(racers)]
+    assert sorted(trial for one in held for trial in one) == list(range(trials))
+
+
+def test_a_start_that_slept_between_its_look_and_its_claim_takes_nothing(tmp_path: Path, owner: LockOwner) -> None:
+    write_lock(tmp_path, replace(owner, born="1"))
+    sleeper, seen = RunLock(tmp_path), identity(tmp_path / FILE)
+    with claiming(tmp_path) as first:
+        assert output(first) == "claimed\n"
+        assert not sleeper._take(seen)
+        held_by = owner_of(tmp_path)
+        assert held_by is not None
+        assert held_by.pid == first.pid
+
+
+def test_an_owner_that_was_taken_for_dead_notices_at_its_next_heartbeat(
+    tmp_path: Path, owner: LockOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hbdist.runs.lock.HEARTBEAT_S", 0.05)
+    lock = RunLock.claim(tmp_path)
+    time.sleep(0.2)
+    lock.refuse_if_lost(look=True)
+    other = replace(owner, pid=1, host="node7")
+    write_lock(tmp_path, other)
+    time.sleep(0.5)
+    with pytest.raises(ResumeError, match=r"has been taken over by process 1 on node7"):
+        lock.refuse_if_lost()
+    lock.release()
+    assert owner_of(tmp_path) == other
+
+
+@pytest.mark.parametrize("content", [None, "", "{half"])
+def test_a_lock_that_was_deleted_or_damaged_is_written_again(content: str | None, tmp_path: Path) -> None:
+    lock = RunLock.claim(tmp_path)
+    (tmp_path / FILE).unlink() if content is None else (tmp_path / FILE).write_text(content)
+    lock.refuse_if_lost(look=True)
+    assert owner_of(tmp_path) == lock.owner
+    lock.release()
     assert list(tmp_path.iterdir()) == []
