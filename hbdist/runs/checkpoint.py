@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from hbdist.errors import ResumeError
-from hbdist.utils.files import write_atomically
+from hbdist.errors import DataError, NotFiniteError, ResumeError
+from hbdist.utils.files import atomic_folder, sha256, sync, write_atomically
 from hbdist.utils.json_toml import read_json_object, read_text
 from hbdist.utils.stored import read_stored
-from hbdist.errors import NotFiniteError, ResumeError
-from hbdist.utils.files import atomic_folder, sha256, sync, write_atomically
 
 CHECKSUMS = "checksums.sha256"
 VERSION = 2
@@ -62,8 +59,11 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
     """
     refuse_non_finite(state, step=position.step, before="its checkpoint is written")
     target = folder / f"{position.step:09d}"
-    for killed in folder.glob(".*.partial"):  # left by saves that were killed
-        shutil.rmtree(killed, ignore_errors=True)
+    for killed in folder.glob(".*.partial"):  # left by saves that were killed: a folder, or the file of a pointer
+        if killed.is_dir():
+            shutil.rmtree(killed, ignore_errors=True)
+        else:
+            killed.unlink(missing_ok=True)
     # A run saves only steps after the one that it resumed from: one of this step is from before the run was rolled back.
     with atomic_folder(target) as partial:
         with (partial / "state.pt").open("wb") as file:
@@ -181,10 +181,10 @@ def to_resume_from(folder: Path) -> tuple[list[Path], str]:
 def _pointer(path: Path) -> str:
     """Return the name in a pointer; empty if there is none, or what it contains is no name."""
     try:
-        name = path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
+        name = read_text(path, default="").strip()
+    except DataError:
         return ""
-    return f"{int(name):09d}" if name.isascii() and name.isdigit() and len(name) < 20 else ""
+    return name if NAME.fullmatch(name) else ""
 
 
 def read_position(checkpoint: Path) -> Position:
@@ -195,20 +195,16 @@ def read_position(checkpoint: Path) -> Position:
         ResumeError: another version wrote it.
     """
     path, remedy = checkpoint / "state.json", _older(checkpoint)
-    version = read_json_object(path, error=ResumeError, remedy=remedy).get("version")
+    version = read_json_object(path, error=DamagedCheckpointError, remedy=remedy).get("version")
     if version != VERSION:
         raise ResumeError(
             f"{checkpoint} has version {version}, and this hbdist reads version {VERSION}. Continue with the version"
             " that wrote it, or start a new run folder."
         )
-    with _refusing_damage(checkpoint):
-        position = _POSITION.validate_json(json.dumps(values), strict=True)
-        if f"{position.step:09d}" != checkpoint.name:
-            raise ValueError(f"state.json is of step {position.step}")
-        return position
-
-
-_POSITION = TypeAdapter(Position)
+    position = read_stored(Position, path, error=DamagedCheckpointError, remedy=remedy)
+    if f"{position.step:09d}" != checkpoint.name:
+        raise DamagedCheckpointError(f"{path} is damaged: it is of step {position.step}. {remedy}")
+    return position
 
 
 def load(checkpoint: Path, *, verify: bool = True) -> tuple[Position, dict[str, Any]]:
@@ -261,9 +257,9 @@ def _refusing_damage(checkpoint: Path) -> Iterator[None]:
     ) as error:
         # torch's own message on an object that it refuses to unpickle is a page of advice on how to unpickle it anyway.
         what = "state.pt contains something other than tensors" if isinstance(error, pickle.UnpicklingError) else error
-        if isinstance(error, ValidationError):
-            what = f"state.json: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
-        raise DamagedCheckpointError(
-            f"{checkpoint} cannot be read: {what}. Put an older checkpoint's name into"
-            f" {checkpoint.parent / 'latest'}, or delete that file to start the run again."
-        ) from None
+        raise DamagedCheckpointError(f"{checkpoint} cannot be read: {what}. {_older(checkpoint)}") from None
+
+
+def _older(checkpoint: Path) -> str:
+    latest = checkpoint.parent / "latest"
+    return f"Put an older checkpoint's name into {latest}, or delete that file to start the run again."

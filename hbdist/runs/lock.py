@@ -16,10 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hbdist.errors import ConfigError, DataError, ResumeError
-from hbdist.utils.files import locked, write_atomically
-from hbdist.utils.leftovers import remove_leftovers
-from hbdist.errors import ConfigError, ResumeError
 from hbdist.utils.files import create, identity, locked, remove_unchanged
+from hbdist.utils.leftovers import remove_leftovers
 from hbdist.utils.processes import machine_id, process_start
 from hbdist.utils.slurm import own_job, state_of
 from hbdist.utils.stored import read_stored_if_any
@@ -93,6 +91,7 @@ class RunLock:
                 refuse_while_locked(folder)  # may ask Slurm, which takes seconds
                 if lock._take(seen) and owner_of(folder) == lock.owner:
                     break  # else another process was quicker
+            remove_leftovers(folder, below=True)
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be written: {error.strerror}. Set run.folder to a folder that this machine can write to."

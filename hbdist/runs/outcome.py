@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hbdist.errors import DataError, HbdistError
-from hbdist.errors import HbdistError, RunError
+from hbdist.errors import DataError, HbdistError, RunError
 from hbdist.utils.files import write_atomically
 from hbdist.utils.stored import read_stored_if_any
 

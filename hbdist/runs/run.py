@@ -8,7 +8,6 @@ evaluation.jsonl?  evaluation/step-000500/TASK/?  checkpoints/  model/  outcome.
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections import deque
@@ -34,8 +33,6 @@ from hbdist.utils.files import sync_tree, write_atomically
 
 REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks see; launchers end all ranks as soon as one has ended."""
-WRITTEN = (OUTCOME, "config.toml", "plan.txt", "manifest.json", "environment.json", "running.json")
-"""Files that a run writes into its folder, each at once."""
 RECENT_STEPS = 20
 """Number of recent steps in the displayed rate."""
 
@@ -99,7 +96,8 @@ class Run:
         try:
             if self.is_main:
                 self._lock = RunLock.claim(self.folder)
-                self._clear()
+                if not self.finished():  # how the last start ended is not how this one will
+                    (self.folder / OUTCOME).unlink(missing_ok=True)
         except (HbdistError, OSError) as refusal:
             error = refusal
         error, self._owner = engine.broadcast_object((error, self._lock and self._lock.owner))
@@ -107,18 +105,6 @@ class Run:
             if self._lock:
                 self._lock.release()
             raise error
-
-    def _clear(self) -> None:
-        """Remove what earlier starts have left: how the last one ended, which is not how this one will, and files of kills."""
-        if not self.finished():
-            (self.folder / OUTCOME).unlink(missing_ok=True)
-        # Only what this run writes itself: a command may be writing a report into the folder.
-        for name in (*WRITTEN, *logs.LOGS):
-            for left in self.folder.glob(f".{name}.*.partial"):
-                left.unlink(missing_ok=True)
-        for pattern in ("checkpoints/.*.partial", "evaluation/step-*/**/.*.partial"):
-            for left in self.folder.glob(pattern):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def _record_lost_rank(self, lost: str) -> None:
         # The main thread is stuck in a collective and never gets here.

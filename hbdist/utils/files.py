@@ -15,8 +15,8 @@ from typing import IO
 
 from filelock import SoftFileLock, Timeout
 
-from hbdist.utils.leftovers import temporary_path
 from hbdist.errors import WriteError
+from hbdist.utils.leftovers import temporary_path
 
 STALE_AFTER = 30.0
 """Seconds after which the lock of a file counts as left behind by a crash. Locks are held for milliseconds."""
@@ -82,7 +82,7 @@ def _remedy(path: Path, code: int) -> str:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file to write that gets its name once the block has succeeded and its content is on disk."""
-    partial = _partial(path)
+    partial = temporary_path(path)
     with writing(path):
         try:
             with partial.open("wb") as file:
@@ -99,11 +99,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; once the block has succeeded and all of it is on disk, it replaces the folder `path`.
 
-    Only one process at a time may write the same folder. Nothing of a block that fails stays, and what one that was killed
-    has left is removed by the next.
+    Only one process at a time may write the same folder. Nothing of a block that fails stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = temporary_path(path)
+    shutil.rmtree(path.with_name(f".{path.name}.partial"), ignore_errors=True)  # left by a kill of an earlier version
     try:
         with writing(path):
             partial.mkdir(parents=True)
@@ -124,7 +123,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def create(path: Path, content: str) -> bool:
     """Create a file that does not exist yet, complete at once; return False if it exists, whoever else creates it."""
-    partial = _partial(path)
+    partial = temporary_path(path)
     try:
         partial.write_text(content, encoding="utf-8")
         sync(partial)
@@ -158,7 +157,7 @@ def remove_unchanged(path: Path, seen: tuple[int, int] | None) -> bool:
 
     Looking and then unlinking could remove the file that another process has put there in between.
     """
-    aside = _partial(path)
+    aside = temporary_path(path)
     try:
         path.rename(aside)
     except FileNotFoundError:
@@ -171,10 +170,6 @@ def remove_unchanged(path: Path, seen: tuple[int, int] | None) -> bool:
         return False
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
 
 
 @contextmanager

@@ -1,25 +1,33 @@
 """Checkpoints: complete or absent, and nothing in one can run."""
 
-import itertools
 import hashlib
+import itertools
 import json
 import os
 import pickle
+import random
 import shutil
 import sys
 from collections.abc import Callable
-import random
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hbdist.errors import ResumeError
-from hbdist.runs.checkpoint import VERSION, Position, best, latest, load, point_at_best, save, steps
 from hbdist.errors import NotFiniteError, ResumeError
-from hbdist.runs.checkpoint import CHECKSUMS, VERSION, Position, best, latest, load, save, to_resume_from
+from hbdist.runs.checkpoint import (
+    CHECKSUMS,
+    VERSION,
+    Position,
+    best,
+    latest,
+    load,
+    point_at_best,
+    save,
+    steps,
+    to_resume_from,
+)
 
 
 def position(step: int) -> Position:
