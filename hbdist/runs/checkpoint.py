@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hbdist.errors import DataError, NotFiniteError, ResumeError
-from hbdist.utils.files import atomic_folder, sha256, sync, write_atomically
+from hbdist.utils.files import atomic_folder, sha256, write_atomically
 from hbdist.utils.json_toml import read_json_object, read_text
 from hbdist.utils.stored import read_stored
 
@@ -73,7 +73,6 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
         (partial / "state.json").write_bytes(description)
         digests = {"state.pt": hashing.digest.hexdigest(), "state.json": hashlib.sha256(description).hexdigest()}
         (partial / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
-    sync(folder.parent)
     write_atomically(folder / "latest", target.name)
     until_now = sorted(path for path in folder.iterdir() if path.name.isdigit() and path.name <= target.name)
     for old in until_now[:-keep]:

@@ -204,6 +204,7 @@ class Run:
             state, keep = engine.state(), self.config.checkpoint.keep
             if self.is_main:
                 self._refuse_if_lost(look=True)
+                (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
                 logs.sync_logs(self.folder)
                 position = Position(step, self.config.seed, manifest.fingerprint)
                 checkpoint.save(self.folder / "checkpoints", position, state, keep=keep)
