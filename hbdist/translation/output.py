@@ -16,12 +16,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from hbdist.errors import ConfigError, DataError
 from hbdist.utils.files import write_atomically
 from hbdist.utils.json_toml import read_json_object, read_text
 from hbdist.utils.leftovers import remove_leftovers
+from hbdist.utils.stored import as_stored, read_stored_if_any
 
 REPORT = "translation.json"
 RECIPE = "recipe.toml"
@@ -39,6 +42,23 @@ class Part:
     """Reason → number of rows left out; for hard negatives, the number of negatives."""
     counts: Counter[str] = field(default_factory=Counter)
     """Number of texts, pieces and broken sentences."""
+
+
+class _StoredPart(TypedDict):
+    rows: list[dict[str, Any]]
+    left_out: dict[str, int]
+    counts: dict[str, int]
+
+
+class _StoredLanguage(TypedDict):
+    rows: int
+    left_out: dict[str, int]
+
+
+class _StoredReport(TypedDict):
+    state: Literal["underway", "done"]
+    settings: dict[str, Any]
+    languages: NotRequired[dict[str, _StoredLanguage]]
 
 
 class Folder:
@@ -64,11 +84,12 @@ class Folder:
                     f"{self.root} already exists without {REPORT}; expected translations or nothing. Give another --out."
                 )
             return None
-        report = read_json_object(path, remedy="Remove the folder and translate again.")
-        try:
-            settings, state = report["settings"], report["state"]
-        except KeyError as error:
-            raise DataError(f"{path} is damaged: it has no {error}. Remove the folder and translate again.") from None
+        remedy = "Remove the folder and translate again."
+        report = read_json_object(path, remedy=remedy)
+        stored = as_stored(_StoredReport, report, where=str(path), remedy=remedy)
+        settings, state = stored["settings"], stored["state"]
+        if state == "done" and stored.get("languages", {}).keys() < set(self.settings["languages"]):
+            raise DataError(f"{path} is damaged: it lacks a language that is done. {remedy}")
         if settings != self.settings:
             raise ConfigError(
                 f"{self.root} has translations made with other settings: {_difference(settings, self.settings)}. Give "
@@ -125,8 +146,8 @@ class Folder:
     def _read_rows(self, language: str, blocks: int, total: Part) -> Iterator[dict[str, Any]]:
         for block in range(blocks):
             path = self.part(language, block)
-            part = read_json_object(path, remedy="Remove it and start again.", default={})
-            if not part:  # another rank finished first and has removed the parts
+            part = read_stored_if_any(_StoredPart, path, remedy="Remove it and start again.")
+            if part is None:  # another rank finished first and has removed the parts
                 raise FileNotFoundError(path)
             total.left_out.update(part["left_out"])
             total.counts.update(part["counts"])

@@ -1,6 +1,7 @@
 """Files of our own, read into the types that they were written from: another program, or a full disk, may have changed them."""
 
 import json
+import reprlib
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -67,6 +68,24 @@ def as_stored(
         raise error(f"{where} is damaged: {_first(problem)}. {remedy}") from None
 
 
+def as_published(kind: type[Stored], values: Any, *, where: str, what: str, remedy: str = REMEDY) -> Stored:
+    """Return the JSON values of a file of others as `kind`, such as a TypedDict; a number may be written as a text.
+
+    Keys that the kind lacks are left out.
+
+    Args:
+        where: what the message calls the file.
+        what: the name of its format.
+
+    Raises:
+        DataError: the values have another form.
+    """
+    try:
+        return cast(Stored, _adapter(kind).validate_python(values))  # type: ignore[arg-type]
+    except ValidationError as problem:
+        raise DataError(f"{where} is not {what}: {_first(problem)}. {remedy}") from None
+
+
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
@@ -81,6 +100,5 @@ def _first(problem: ValidationError) -> str:
     if one["type"] in ("dataclass_type", "model_type", "dict_type"):
         return f"{place} is not an object" if place else "it contains no object"
     message = one["msg"].removeprefix("Value error, ")
-    found = repr(one["input"])
-    found = found if len(found) <= 60 else f"{found[:57]}…"
+    found = reprlib.repr(one["input"])
     return f"{f'{place} = ' if place else ''}{found}: {message[:1].lower()}{message[1:]}"

@@ -7,8 +7,8 @@ from typing import Any
 
 from hbdist.data.build.recipe import Decontaminate
 from hbdist.data.build.text_keys import is_spaceless, split_words
-from hbdist.data.formats.json_files import json_records
-from hbdist.data.formats.squad import read_paragraphs, squad_errors
+from hbdist.data.formats.json_files import field_names, json_records
+from hbdist.data.formats.squad import read_paragraphs
 from hbdist.data.sources.rows import Row
 
 CONTAMINATED_QUERY = "query in an evaluation set"
@@ -77,14 +77,13 @@ def _texts_of(path: Path) -> Iterator[tuple[str, bool]]:
             yield from texts or ()
         return
     remedy = "Correct [decontaminate] files: expected SQuAD's JSON, or JSON lines in a file called .jsonl or .jsonl.gz."
-    with squad_errors(path, "data → paragraphs → context and qas", remedy=remedy):
-        for _, paragraph in read_paragraphs(path, remedy=remedy):
-            yield paragraph["context"], False
-            yield from ((question["question"], True) for question in paragraph["qas"])
+    for _, paragraph in read_paragraphs(path, remedy=remedy):
+        yield paragraph["context"], False
+        yield from ((question["question"], True) for question in paragraph["qas"])
 
 
 def _texts_of_record(values: dict[str, Any]) -> list[tuple[str, bool]]:
     texts = [(values[name], name in QUESTIONS) for name in TEXTS if isinstance(values.get(name), str)]
     if not texts:
-        raise ValueError(f"found no text among {', '.join(values) or 'no fields'}")
+        raise ValueError(f"found no text among {field_names(values)}")
     return texts

@@ -205,7 +205,7 @@ class Recipe(Section):
 
     out: Located | None = None
     """Folder of the built shards, relative to the recipe."""
-    shard_rows: int = Field(2000, ge=1)
+    shard_rows: int = Field(2000, ge=1, le=10**9)
     """Number of pairs per tar; the last tar of a group has the rest."""
     pairs_per_group: int = Field(0, ge=0)
     """Most pairs of a cross-lingual group, chosen by a hash of (dataset, language pair, id); 0: all."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from hbdist.data.formats.lines import REMEDY, numbered_lines
 from hbdist.errors import DataError
-from hbdist.utils.parse import a_json, json_value
+from hbdist.utils.parse import a_json, is_encodable, json_value
 
 Record = TypeVar("Record")
 
@@ -26,8 +26,24 @@ def json_object(line: str, texts: Sequence[str] = ()) -> dict[str, Any]:
         raise ValueError(f"found {a_json(values)}")
     for name in texts:
         if not isinstance(values.get(name), str):
-            raise ValueError(f"found no text under {name} among {', '.join(values) or 'no fields'}")
+            raise ValueError(f"found no text under {name} among {field_names(values)}")
     return values
+
+
+def check_encodable(*texts: str) -> None:
+    """Check that texts have no half of a surrogate pair (`"\\ud83d"`), which JSON can express and no tokenizer can read.
+
+    Raises:
+        ValueError: one has.
+    """
+    for text in texts:
+        if not is_encodable(text):
+            raise ValueError(f"found half of a surrogate pair, which is no character, in {text[:40]!a}")
+
+
+def field_names(values: Mapping[str, Any]) -> str:
+    """Return the names of an object's fields for a message."""
+    return ", ".join(values).encode(errors="backslashreplace").decode()[:200] or "no fields"
 
 
 def json_records(
@@ -72,5 +88,5 @@ def required_identifier(values: Mapping[str, Any], name: str) -> str:
         ValueError: the field is missing, null, or neither a text nor a whole number.
     """
     if (identifier := as_identifier(values.get(name), name)) is None:
-        raise ValueError(f"found no text under {name} among {', '.join(values) or 'no fields'}")
+        raise ValueError(f"found no text under {name} among {field_names(values)}")
     return identifier

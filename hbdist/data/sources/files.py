@@ -2,16 +2,17 @@
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hbdist.data.formats.json_files import json_records
 from hbdist.data.formats.lines import BLANK_LINE, REMEDY, byte_lines, numbered_lines
-from hbdist.data.formats.squad import read_paragraphs, squad_errors
-from hbdist.data.sources.rows import EXPECTED, ParseRow, Record, Row, identifier, text_at
+from hbdist.data.formats.squad import Paragraph, Question, first_answer, no_breaks, read_paragraphs
+from hbdist.data.sources.rows import EXPECTED, ParseRow, Record, Row
 from hbdist.errors import DataError
 from hbdist.utils.json_toml import read_json
+from hbdist.utils.parse import a_json
 
 NO_ANSWER = "no answer"
 NO_SENTENCE = "no sentence holds the answer"
@@ -44,7 +45,7 @@ def read_json_or_jsonl(path: Path, parse: ParseRow) -> Iterator[Record]:
     for number, values in enumerate(read_json(path, remedy=_FIELDS_REMEDY, strict=False), 1):
         try:
             if not isinstance(values, dict):
-                raise ValueError(f"found a {type(values).__name__}")
+                raise ValueError(f"found {a_json(values)}")
             yield parse(values)
         except ValueError as error:
             raise DataError(f"{path}, item {number}: {error}; expected {EXPECTED}. {_FIELDS_REMEDY}") from None
@@ -98,13 +99,11 @@ def read_squad(path: Path, *, document: Document, prefix: str = "") -> Iterator[
     position (article.paragraph[.sentence]) after `prefix`, so that its translations share the id.
 
     Raises:
-        DataError: the file is damaged or not in SQuAD's format, or lacks the `sentence_breaks` that sentences need.
+        DataError: the file is damaged or not in SQuAD's format, or lacks answers, or the `sentence_breaks` that sentences need.
     """
-    needed = "data → paragraphs → context and qas" + ("" if document == "paragraph" else ", and sentence_breaks")
-    with squad_errors(path, needed):
-        for position, paragraph in read_paragraphs(path):
-            for question in paragraph["qas"]:
-                yield _question(question, paragraph=paragraph, position=f"{prefix}{position}", document=document)
+    for position, paragraph in read_paragraphs(path):
+        for question in paragraph["qas"]:
+            yield _question(question, paragraph, path=path, position=f"{prefix}{position}", document=document)
 
 
 def read_lines(path: Path) -> Iterator[Row | str]:
@@ -120,16 +119,16 @@ def read_lines(path: Path) -> Iterator[Row | str]:
         yield Row(str(number), text, text) if text else BLANK_LINE
 
 
-def _question(
-    question: Mapping[str, Any], *, paragraph: Mapping[str, Any], position: str, document: Document
-) -> Row | str:
-    if question.get("is_impossible") or not question["answers"]:
+def _question(question: Question, paragraph: Paragraph, *, path: Path, position: str, document: Document) -> Row | str:
+    if question.get("is_impossible") or question.get("answers") == []:
         return NO_ANSWER
-    name, text, context = identifier(question, "id"), text_at(question, "question"), text_at(paragraph, "context")
+    name, text, context = question.get("id"), question["question"], paragraph["context"]
+    answer = first_answer(question, where=str(path))
     if document == "paragraph":
         return Row(name, text, context, position)
-    answer = question["answers"][0]["answer_start"]
-    for number, (start, end) in enumerate(paragraph["sentence_breaks"]):
+    if (breaks := paragraph.get("sentence_breaks")) is None:
+        raise no_breaks(path, position)
+    for number, (start, end) in enumerate(breaks):
         # An answer may extend past the end of its sentence; where it begins decides.
         if start <= answer < end:
             sentence = context[start:end]

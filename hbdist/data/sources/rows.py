@@ -7,7 +7,7 @@ counted.
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-from hbdist.data.formats.json_files import as_identifier
+from hbdist.data.formats.json_files import as_identifier, field_names
 from hbdist.errors import ConfigError
 
 FieldName = Literal["id", "query", "document", "document_id", "negatives"]
@@ -151,7 +151,7 @@ def value_at(values: Mapping[str, Any], name: str, default: Any = _REQUIRED) -> 
     if isinstance(nested, list | tuple) and all(isinstance(one, Mapping) for one in nested):
         return [value_at(one, inner, default) for one in nested]
     if default is _REQUIRED:
-        raise ValueError(f"found no {name} among {', '.join(values) or 'no fields'}")
+        raise ValueError(f"found no {name} among {field_names(values)}")
     return default
 
 
@@ -181,15 +181,6 @@ def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"found a {name} that is not a text")
     return value
-
-
-def text_at(values: Mapping[str, Any], name: str) -> str:
-    """Return the text of a field; empty if it is null.
-
-    Raises:
-        ValueError: the field is missing, or not a text.
-    """
-    return _text(value_at(values, name), name)
 
 
 def identifier(values: Mapping[str, Any], name: str) -> str | None:

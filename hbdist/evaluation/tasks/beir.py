@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from hbdist.data.formats.json_files import check_encodable
 from hbdist.data.formats.languages import language_code
 from hbdist.data.formats.lines import plain_or_gzipped
 from hbdist.data.formats.qrels import Qrels, read_qrels
@@ -196,6 +197,7 @@ def _are_queries(candidates: Corpus, parts: list[_Part]) -> bool:
 
 def _parse(line: str) -> tuple[str, str]:
     identifier, text = beir_entry(line.removeprefix("\ufeff"))
+    check_encodable(identifier, text)
     if len(identifier.split()) != 1:
         raise ValueError(f"found the id {identifier!r}, which TREC files cannot hold")
     return identifier, text

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from hbdist.data.formats.json_files import json_object
+from hbdist.data.formats.json_files import check_encodable, json_object
 from hbdist.data.formats.languages import language_code
 from hbdist.data.formats.qrels import read_qrels
 from hbdist.data.formats.texts import TSV_LINE, read_texts, tsv_entry
@@ -88,7 +88,10 @@ def load_miracl(folder: Path = DEFAULT_FOLDER, *, languages: Sequence[str] = ())
 
 
 def _parse_passage(line: str) -> tuple[str, str]:
-    values = json_object(line, ("docid", "title", "text"))
+    values = json_object(line.removeprefix("\ufeff"), ("docid", "title", "text"))
+    check_encodable(values["docid"], values["title"], values["text"])
+    if len(values["docid"].split()) != 1:
+        raise ValueError(f"found the docid {values['docid']!r}, which TREC files cannot hold")
     return values["docid"], f"{values['title']} {values['text']}".strip()
 
 

@@ -7,7 +7,7 @@ itself. recall@1 is the usual accuracy of one direction; equal sentences are dif
 
 from pathlib import Path
 
-from hbdist.data.formats.json_files import json_object, required_identifier
+from hbdist.data.formats.json_files import check_encodable, json_object, required_identifier
 from hbdist.data.formats.languages import language_code
 from hbdist.data.formats.lines import nonblank_lines
 from hbdist.data.formats.texts import read_texts
@@ -101,6 +101,7 @@ def _read_lines(path: Path) -> dict[str, str]:
 def _parse(line: str) -> tuple[str, str]:
     values = json_object(line, ("text",))
     identifier = required_identifier(values, "id")
+    check_encodable(identifier, values["text"])
     if len(identifier.split()) != 1:
         raise ValueError(f"found the id {identifier!r}")
     return identifier, values["text"]

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from hbdist.data.formats.squad import read_paragraphs, squad_errors
+from hbdist.data.formats.squad import Paragraph, Question, Span, first_answer, no_breaks, read_paragraphs
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query
 
-SentenceBreaks = Callable[[dict[str, Any], str], Sequence[Sequence[int]]]
+SentenceBreaks = Callable[[Paragraph, str], Sequence[Span] | None]
 """A paragraph and its language → start and end of each of its sentences, in characters of its context."""
 Relevance = dict[str, tuple[int, ...]]
 
 
-def published_breaks(paragraph: dict[str, Any], _: str) -> list[list[int]]:
-    """Return the sentence breaks that are published with a paragraph."""
+def published_breaks(paragraph: Paragraph, _: str) -> list[Span] | None:
+    """Return the sentence breaks that are published with a paragraph, if there are any."""
     # Not those of the `sentences` field: in the Turkish XQuAD-R the two differ in two sentences.
-    return paragraph["sentence_breaks"]
+    return paragraph.get("sentence_breaks")
 
 
 def read_sentences(
@@ -44,16 +43,18 @@ def read_sentences(
     relevance: Relevance = {}
     for language, path in paths.items():
         first_query, first_candidate = len(queries), len(candidates)
-        with squad_errors(path, "context, answers, ids and sentence breaks", remedy=remedy):
-            for number, (_, paragraph) in enumerate(read_paragraphs(path, remedy=remedy)):
-                base, context, edges = len(candidates), paragraph["context"], breaks(paragraph, language)
-                for i, (start, end) in enumerate(edges):
-                    text = f"{context[start:end]}\n{context}" if with_paragraph else context[start:end]
-                    candidates.append(Candidate(language, number, i, text))
-                for entry in paragraph["qas"]:
-                    answer = base + _answer_sentence(path, entry, edges, remedy)
-                    queries.append(Query(entry["id"], language, entry["question"]))
-                    relevance[entry["id"]] = (*relevance.get(entry["id"], ()), answer)
+        for number, (position, paragraph) in enumerate(read_paragraphs(path, remedy=remedy, strict=True)):
+            base, context, edges = len(candidates), paragraph["context"], breaks(paragraph, language)
+            if edges is None:
+                raise no_breaks(path, position, remedy)
+            for i, (start, end) in enumerate(edges):
+                text = f"{context[start:end]}\n{context}" if with_paragraph else context[start:end]
+                candidates.append(Candidate(language, number, i, text))
+            for entry in paragraph["qas"]:
+                question = question_id(path, position, entry, remedy)
+                queries.append(Query(question, language, entry["question"]))
+                answer = base + _answer_sentence(path, question, entry, edges, remedy)
+                relevance[question] = (*relevance.get(question, ()), answer)
         ids = {query.id for query in queries[first_query:]}
         sizes = len(queries) - first_query, len(candidates) - first_candidate
         if sizes != counts[language] or len(ids) != sizes[0]:
@@ -64,12 +65,23 @@ def read_sentences(
     return tuple(queries), tuple(candidates), relevance
 
 
-def _answer_sentence(path: Path, entry: dict[str, Any], edges: Sequence[Sequence[int]], remedy: str) -> int:
-    answer = entry["answers"][0]["answer_start"]
+def question_id(path: Path, position: str, question: Question, remedy: str) -> str:
+    """Return the id of a question.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not (identifier := question.get("id")):
+        raise DataError(f"{path}: a question about paragraph {position} has no id; expected one. {remedy}")
+    return identifier
+
+
+def _answer_sentence(path: Path, name: str, question: Question, edges: Sequence[Span], remedy: str) -> int:
+    answer = first_answer(question, where=str(path), remedy=remedy)
     # The end of an answer is no help: in XQuAD-R, up to twenty per language run past their sentence.
     holders = [i for i, (start, end) in enumerate(edges) if start <= answer < end]
     if len(holders) != 1:
         raise DataError(
-            f"{path}: the answer of question {entry['id']} starts in {len(holders)} sentences; expected one. {remedy}"
+            f"{path}: the answer of question {name} starts in {len(holders)} sentences; expected one. {remedy}"
         )
     return holders[0]

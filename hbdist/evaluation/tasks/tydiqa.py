@@ -7,10 +7,11 @@ Questions are not translations of one another, so there is neither a cross-lingu
 
 from pathlib import Path
 
-from hbdist.data.formats.squad import read_paragraphs, squad_errors
+from hbdist.data.formats.squad import read_paragraphs
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.files import TABLES, find_file
+from hbdist.evaluation.tasks.squad import question_id
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "tydiqa"
@@ -35,13 +36,14 @@ def load_tydiqa(folder: Path = DEFAULT_FOLDER) -> RetrievalTask:
     queries: list[Query] = []
     passages: dict[str, dict[str, None]] = {language: {} for language in QUESTIONS}
     contexts: dict[str, tuple[str, str]] = {}
-    with squad_errors(path, "TyDi QA's contexts, questions and ids", remedy=_REMEDY):
-        for _, paragraph in read_paragraphs(path, remedy=_REMEDY):
-            for entry in paragraph["qas"]:
-                language = _CODES[entry["id"].partition("-")[0]]
-                passages[language][paragraph["context"]] = None
-                queries.append(Query(entry["id"], language, entry["question"]))
-                contexts[entry["id"]] = language, paragraph["context"]
+    for position, paragraph in read_paragraphs(path, remedy=_REMEDY, strict=True):
+        for entry in paragraph["qas"]:
+            name = question_id(path, position, entry, _REMEDY)
+            if (language := _CODES.get(name.partition("-")[0])) is None:
+                raise DataError(f"{path}: the id {name!r} does not begin with a language of TyDi QA. {_REMEDY}")
+            passages[language][paragraph["context"]] = None
+            queries.append(Query(name, language, entry["question"]))
+            contexts[name] = language, paragraph["context"]
     counts = {language: sum(query.language == language for query in queries) for language in QUESTIONS}
     if counts != QUESTIONS or len(contexts) != len(queries):
         raise DataError(

@@ -19,13 +19,16 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from typing_extensions import TypedDict
 
 from hbdist.errors import DataError
 from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.files import TABLES, find_file
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 from hbdist.utils.json_toml import read_json
+from hbdist.utils.stored import as_published
 
 NAME = "wikihop"
 DEFAULT_FOLDER = Path("data/wikihop")
@@ -40,6 +43,13 @@ _REMEDY = (
     "Fetch qangaroo_v1.1.zip (CC BY-SA 3.0) from qangaroo.cs.ucl.ac.uk, which links to a store that only a browser can"
     " open, and put its wikihop/dev.json into the folder."
 )
+
+
+class _Entry(TypedDict):
+    id: str
+    query: str
+    answer: str
+    supports: list[str]
 
 
 class _Sample(NamedTuple):
@@ -95,20 +105,17 @@ def question(relation: str, subject: str) -> str:
 
 def _read_samples(path: Path) -> tuple[list[_Sample], list[str]]:
     """Return the samples and the distinct passages of all of them."""
-    document: Any = read_json(path, remedy=_REMEDY, strict=False)
+    values = read_json(path, remedy=_REMEDY)
     samples: list[_Sample] = []
     index_of_text: dict[str, int] = {}
-    try:
-        for entry in document:
-            relation, _, subject = entry["query"].partition(" ")
-            if relation == entry["query"]:
-                raise DataError(
-                    f"{path}: the query {relation!r} has no subject; expected a relation and a subject. {_REMEDY}"
-                )
-            passages = dict.fromkeys(index_of_text.setdefault(text, len(index_of_text)) for text in entry["supports"])
-            samples.append(_Sample(entry["id"], relation, subject, _normalize(entry["answer"]), tuple(passages)))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not WikiHop's JSON: {error!r}. {_REMEDY}") from None
+    for entry in as_published(list[_Entry], values, where=str(path), what="WikiHop's JSON", remedy=_REMEDY):
+        relation, _, subject = entry["query"].partition(" ")
+        if relation == entry["query"]:
+            raise DataError(
+                f"{path}: the query {relation!r} has no subject; expected a relation and a subject. {_REMEDY}"
+            )
+        passages = dict.fromkeys(index_of_text.setdefault(text, len(index_of_text)) for text in entry["supports"])
+        samples.append(_Sample(entry["id"], relation, subject, _normalize(entry["answer"]), tuple(passages)))
     different = len({sample.id for sample in samples})
     if (len(samples), different) != (SAMPLES, SAMPLES):
         raise DataError(

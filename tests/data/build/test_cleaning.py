@@ -138,7 +138,7 @@ def test_shared_runs_are_those_of_a_plain_search(
             r"t\.jsonl, line 1: found no text among id; expected .* some of query, question",
         ),
         ("t.jsonl", "{", r"t\.jsonl, line 1: .*expected an object with a question or a passage"),
-        ("t.json", "{}", r"t\.json is not SQuAD JSON with .*KeyError\('data'\).*expected SQuAD's JSON"),
+        ("t.json", "{}", r"t\.json is not SQuAD JSON: data is missing.*expected SQuAD's JSON"),
     ],
 )
 def test_an_unreadable_evaluation_set_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -158,7 +158,9 @@ def test_json_may_be_an_array_or_lines_and_dates_stay_texts(tmp_path: Path) -> N
 
 def test_an_array_of_something_else_is_refused_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "en.json").write_text('[{"query": "q", "document": "d"}, 5]')
-    with pytest.raises(DataError, match=r"en\.json, item 2: found a int; expected an object with query and document"):
+    with pytest.raises(
+        DataError, match=r"en\.json, item 2: found a number; expected an object with query and document"
+    ):
         built(tmp_path, "", reader="datasets", name="en.json")
 
 

@@ -119,7 +119,10 @@ def change(path: Path, edit: Any) -> None:
         (lambda paragraph: paragraph["sentence_breaks"].append([0, 0]), "1277 sentences; expected 1190 and 1276"),
         (lambda paragraph: paragraph["qas"].pop(), "1189 questions, 1189 different ones"),
         (lambda paragraph: paragraph["qas"].reverse(), "other question ids than ar.json, or another order"),
-        (lambda paragraph: paragraph.pop("sentence_breaks"), "not SQuAD JSON with .* sentence breaks"),
+        (
+            lambda paragraph: paragraph.pop("sentence_breaks"),
+            "de.json.gz is not .* paragraph 0.0 has no sentence_breaks",
+        ),
         (lambda paragraph: paragraph["qas"][0]["answers"][0].update(answer_start=10**6), "starts in 0 sentences"),
     ],
 )
