@@ -32,7 +32,7 @@ Span = tuple[NonNegativeInt, NonNegativeInt]
 
 
 class Answer(TypedDict):
-    """Where an answer is in the context."""
+    """Place of an answer in its context."""
 
     answer_start: int
 
