@@ -1,6 +1,7 @@
 """Commands about scores: evaluate, compare."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -163,8 +164,10 @@ def _remarks(scores: dict[str, Any], settings: "SearchSettings") -> str:
     from hbdist.evaluation.search.settings import default_folder
     from hbdist.reports.render import render
 
-    folder = settings.folder or default_folder()
-    sizes = [size for _, _, size in list_stored(folder)]
+    folder, sizes = settings.folder, list[int]()
+    with suppress(ConfigError):  # without a home folder there is no cache, and so nothing that was kept there
+        folder = folder or default_folder()
+        sizes = [size for _, _, size in list_stored(folder)]
     return render("remarks.txt", scores=scores, search=scores["search"], folder=folder, sizes=sizes)
 
 

@@ -32,7 +32,7 @@ class Criterion:
             ConfigError: the config names a number that is never measured, or two that may contradict each other.
         """
         validation, evaluation = config.validation, config.evaluation
-        if not validation.every and (validation.patience or validation.keep == "best"):
+        if not validation.every and (validation.patience or validation.keeps_best):
             raise ConfigError(
                 f"validation.patience = {validation.patience} and validation.keep = {validation.keep!r} do nothing without"
                 " validation.every. Set validation.every, or leave them out."
@@ -47,14 +47,14 @@ class Criterion:
                 f"evaluation.patience = {evaluation.patience} does nothing without evaluation.metric. Name the score that"
                 ' must improve, such as evaluation.metric="multilingual.map", or leave it out.'
             )
-        if evaluation.metric and (validation.patience or validation.keep == "best"):
+        if evaluation.metric and (validation.patience or validation.keeps_best):
             raise ConfigError(
                 f"evaluation.metric = {evaluation.metric!r} selects by a score, and validation.keep ="
                 f" {validation.keep!r} and validation.patience = {validation.patience} by the validation loss: the two may"
                 ' disagree. Leave out evaluation.metric, or set validation.keep="last" and validation.patience=0.'
             )
         if not evaluation.metric:
-            return cls("", "", validation.patience, validation.keep == "best") if validation.every else None
+            return cls("", "", validation.patience, validation.keeps_best) if validation.every else None
         # The name of a task may contain colons, that of a metric none.
         task, _, metric = evaluation.metric.rpartition(":")
         if task and task not in evaluation.tasks:

@@ -1,6 +1,6 @@
 """Sections of a config: every key with its type, bounds and default, and a docstring that is its line in `--help`."""
 
-from typing import Literal
+from typing import Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +39,17 @@ class DataSection(Section):
     """Processes per rank that read and tokenise ahead; 0: the training process does it itself."""
     timeout_s: float = Field(600.0, gt=0)
     """Seconds without a batch from the workers after which the run ends and says what they do."""
+
+    @property
+    def skips_errors(self) -> bool:
+        """True if a pair that cannot be read is left out of its batch."""
+        match self.on_error:
+            case "stop":
+                return False
+            case "skip":
+                return True
+            case _:
+                assert_never(self.on_error)
 
 
 class ModelSection(Section):
@@ -89,6 +100,28 @@ class BatchSection(Section):
     """Draw the dataset once per block instead of once per pair."""
     small_pool: Literal["refuse", "repeat"] = "refuse"
     """A language (pair) with fewer pairs than its block: refuse it, or repeat pairs (masked and counted)."""
+
+    @property
+    def own_block_only(self) -> bool:
+        """True if a query is scored against the documents of its own block alone."""
+        match self.negatives:
+            case "block":
+                return True
+            case "global":
+                return False
+            case _:
+                assert_never(self.negatives)
+
+    @property
+    def may_repeat(self) -> bool:
+        """True if a pool smaller than its block repeats pairs, instead of being refused."""
+        match self.small_pool:
+            case "repeat":
+                return True
+            case "refuse":
+                return False
+            case _:
+                assert_never(self.small_pool)
 
 
 class LossSection(Section):
@@ -151,6 +184,17 @@ class ValidationSection(PeriodicSection):
     keep: Literal["last", "best"] = "last"
     """Model to export: the last step's, or the one with the lowest validation loss."""
 
+    @property
+    def keeps_best(self) -> bool:
+        """True if the model with the lowest validation loss is exported, not the last one."""
+        match self.keep:
+            case "best":
+                return True
+            case "last":
+                return False
+            case _:
+                assert_never(self.keep)
+
 
 class EvaluationSection(PeriodicSection):
     """`[evaluation]`: retrieval tasks during training."""
@@ -191,3 +235,14 @@ class EngineSection(Section):
     """Number format of forward and backward passes; parameters, gradients and moments stay in fp32."""
     deepspeed: str = ""
     """DeepSpeed's JSON, such as launch/deepspeed/zero2.json; empty: the one that the launcher names, or none."""
+
+    @property
+    def bf16(self) -> bool:
+        """True if forward and backward passes are in bfloat16."""
+        match self.precision:
+            case "bf16":
+                return True
+            case "fp32":
+                return False
+            case _:
+                assert_never(self.precision)

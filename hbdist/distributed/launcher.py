@@ -21,7 +21,7 @@ def check_launcher(settings: EngineSection, environment: Mapping[str, str]) -> N
         ConfigError: the launcher contradicts the config; the message names both settings.
     """
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision not in ("no", "bf16" if settings.precision == "bf16" else "no"):
+    if precision not in ("no", "bf16" if settings.bf16 else "no"):
         raise ConfigError(
             f"The launcher sets mixed_precision: {precision}, the config engine.precision = {settings.precision!r}."
             " Remove mixed_precision from the accelerate config; engine.precision alone sets the precision."

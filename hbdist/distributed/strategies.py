@@ -196,8 +196,8 @@ Strategy = DDPStrategy | DeepSpeedStrategy
 
 def _gather(parameter: nn.Parameter) -> Tensor:
     """Return a parameter in full at stage 3. A collective."""
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
-    from deepspeed.runtime.zero import GatheredParameters
 
     if parameter.requires_grad:
         return safe_get_full_fp32_param(parameter)

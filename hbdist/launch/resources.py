@@ -73,7 +73,7 @@ class Resources(Section, strict=True):
                 " as soon as it starts. Set signal_delay_s lower, or hours higher"
             )
         for name in self.extra:
-            if owner := SBATCH["owned"].get(_option(name)):
+            if owner := SBATCH["owned"].get(option_name(name)):
                 raise ValueError(f"extra has {name!r}, which follows from {owner}. Leave it out of extra")
         return self
 
@@ -106,14 +106,18 @@ class Resources(Section, strict=True):
         values |= self.model_dump(include=copied)
         # Only some versions of srun take this over from sbatch.
         cpus = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
-        extra = {_option(name): value for name, value in self.extra.items()}
-        return {name: value for name, value in values.items() if value} | {
-            "srun_args": ["--kill-on-bad-exit=1", *cpus],
-            "stderr_to_stdout": True,
-            "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **extra},
-        }
+        extra = {option_name(name): value for name, value in self.extra.items()}
+        return (
+            {name: value for name, value in values.items() if value}
+            | {
+                "srun_args": ["--kill-on-bad-exit=1", *cpus],
+                "stderr_to_stdout": True,
+                "wckey": None,  # Submitit's own is "submitit", which a cluster that checks wckeys refuses; extra may have one
+                "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **extra},
+            }
+        )
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
     """Return an option's name as sbatch writes it."""
     return name.lstrip("-").replace("_", "-")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hbdist.launch.command import Command
-from hbdist.launch.resources import SBATCH, Resources
+from hbdist.launch.resources import SBATCH, Resources, option_name
 from hbdist.utils.files import write_atomically
 
 PACKAGE = Path(__file__).parent.parent
@@ -51,7 +51,10 @@ def outside_of_jobs(resources: Resources | None = None) -> Iterator[None]:
     """
     from submitit.helpers import clean_env
 
-    overridden = {name for name, key in SBATCH["defaults"].items() if getattr(resources, key or "_", "")}
+    further = (
+        {f"SBATCH_{option_name(name).replace('-', '_').upper()}" for name in resources.extra} if resources else set()
+    )
+    overridden = further | {name for name, key in SBATCH["defaults"].items() if getattr(resources, key or "_", "")}
     kept = {"SLURM_CONF", *SBATCH["defaults"]} - overridden
     own = {name: value for name, value in os.environ.items() if name in kept}
     with clean_env():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -166,9 +167,18 @@ class MemoryEstimate:
 
     def _takes_one_pass(self, chunks: list[tuple[int, int]], tokens: int) -> bool:
         """Return the choice that `ContrastiveStep` will make."""
-        setting, parameters = self.config.loss.gradient_cache, 4 * self.trial.parameters
-        if setting != "auto":
-            return setting == "never"
+        match self.config.loss.gradient_cache:
+            case "never":
+                return True
+            case "always":
+                return False
+            case "auto":
+                return self._chooses_one_pass(chunks, tokens)
+            case _:
+                assert_never(self.config.loss.gradient_cache)
+
+    def _chooses_one_pass(self, chunks: list[tuple[int, int]], tokens: int) -> bool:
+        parameters = 4 * self.trial.parameters
         texts, length = max(chunks, key=lambda shape: shape[1])
         free = self.memory - self.trial.interpreter - parameters
         per_token = self.trial.activations.bytes_for(texts, length) / (texts * length)

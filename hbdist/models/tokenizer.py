@@ -112,9 +112,14 @@ class Tokenize:
         self, texts: Sequence[str], kind: TextKind, around: Sequence[tuple[list[int], list[int]]] | None = None
     ) -> tuple[list[list[int]], int]:
         """Return what a call returns, given the ids around each text if the model has language tokens."""
-        settings, query = self.settings, kind == "query"
-        limit = settings.max_query_tokens if query else settings.max_document_tokens
-        prefix = settings.query_prefix if query else settings.document_prefix
+        settings = self.settings
+        match kind:
+            case "query":
+                limit, prefix = settings.max_query_tokens, settings.query_prefix
+            case "document":
+                limit, prefix = settings.max_document_tokens, settings.document_prefix
+            case _:
+                assert_never(kind)
         prefixed = [prefix + text for text in texts]
         if around is not None:  # the tokenizer could add the tokens of only one language at a time
             room = limit - sum(map(len, around[0]))

@@ -7,7 +7,9 @@ from jinja2 import Environment, StrictUndefined
 
 from hbdist.config.config import Config
 from hbdist.config.criterion import Criterion
-from hbdist.data.batching.mixture import Mixture, plan_mixture
+from hbdist.data.batching.held_out import HeldOutSet, load_held_out
+from hbdist.data.batching.mixture import Mixture
+from hbdist.data.batching.schedule import Schedule
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
@@ -33,14 +35,17 @@ class Plan:
     """Settings of DeepSpeed; None without it."""
     parameters: int | None = None
     """Number of the model's parameters; None if its files are not on this machine."""
+    held_out: tuple[HeldOutSet, ...] = ()
+    """Held-out sets of the validation."""
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest, *, ranks: int = 1, zero: Zero | None = None) -> "Plan":
         """Make the plan of this config on these shards with this many ranks.
 
         Raises:
-            ConfigError: the batch is impossible, or has fewer pairs than there are ranks; or the number that selects the best
-                step is never measured.
+            ConfigError: the batch is impossible, or has fewer pairs than there are ranks, in training or in validation; or
+                the number that selects the best step is never measured.
+            DataError: held-out shards cannot be read.
         """
         Criterion.of(config)
         if ranks > config.batch.size:
@@ -48,11 +53,12 @@ class Plan:
                 f"batch.size = {config.batch.size} is less than the {ranks} ranks: some would have no pair."
                 f" Set batch.size to {ranks} or more, or use fewer ranks."
             )
-        mixture = plan_mixture(manifest.groups, config.batch, config.data)
+        mixture = Schedule.of(config, manifest).mixture
+        held_out = tuple(load_held_out(config, ranks=ranks))
         pools = [pool for kind in mixture.kinds for pool in kind.pools]
         pairs, groups = sum(pool.size for pool in pools), sum(len(pool.groups) for pool in pools)
         parameters = count_parameters(config.model.name)
-        return cls(config, mixture, ranks, pairs, groups, manifest.fingerprint, zero, parameters)
+        return cls(config, mixture, ranks, pairs, groups, manifest.fingerprint, zero, parameters, held_out)
 
     @property
     def total_pairs(self) -> int:
@@ -72,7 +78,7 @@ class Plan:
         """Greatest number of documents that a query is scored against besides its own."""
         batch = self.config.batch
         in_block = max(kind.part if kind.block == 1 else kind.block for kind in self.mixture.kinds)
-        return (in_block if batch.negatives == "block" else batch.size) * (1 + self.config.loss.hard_negatives) - 1
+        return (in_block if batch.own_block_only else batch.size) * (1 + self.config.loss.hard_negatives) - 1
 
     def text(self) -> str:
         """Return the plan as a few lines of text. Gradients, whose bytes it states, are in float32."""

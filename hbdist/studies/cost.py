@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import assert_never
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
@@ -77,8 +78,15 @@ class Cost:
     @property
     def two_passes(self) -> bool:
         """True with the gradient cache, which "auto" is assumed to use if the tokens fill more than two chunks."""
-        setting = self.config.loss.gradient_cache
-        return setting == "always" or (setting == "auto" and self.tokens_per_gpu > 2 * self.config.loss.chunk_tokens)
+        match self.config.loss.gradient_cache:
+            case "always":
+                return True
+            case "never":
+                return False
+            case "auto":
+                return self.tokens_per_gpu > 2 * self.config.loss.chunk_tokens
+            case _:
+                assert_never(self.config.loss.gradient_cache)
 
     @property
     def loss_bytes(self) -> int | None:
@@ -91,7 +99,7 @@ class Cost:
             self.dimensions,
             ranks=self.gpus,
             hard_negatives=self.config.loss.hard_negatives,
-            vector_bytes=2 if self.config.engine.precision == "bf16" else 4,
+            vector_bytes=2 if self.config.engine.bf16 else 4,
             symmetric=self.config.loss.symmetric,
         )
 

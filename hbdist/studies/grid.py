@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from hbdist.config.config import FREE_ON_RESUME, Config, as_folder_name, flatten, merge, read_config
 from hbdist.errors import ConfigError
@@ -91,12 +91,18 @@ def _keys_of_batch_size(file: StudyFile, config: Config, where: str) -> dict[str
         keys["steps"] = steps = file.pairs_seen // size
     if file.warmup_share is not None:
         keys["optimizer.warmup_steps"] = round(file.warmup_share * steps)
-    if file.lr_rule in ("sqrt", "linear"):
-        assert file.lr_reference_batch is not None
-        factor = size / file.lr_reference_batch
-        # Six digits: a rate that people can read, and type.
-        rate = config.optimizer.lr * (math.sqrt(factor) if file.lr_rule == "sqrt" else factor)
-        keys["optimizer.lr"] = float(f"{rate:.6g}")
+    growth = size / (file.lr_reference_batch or size)
+    match file.lr_rule:
+        case "sqrt":
+            factor = math.sqrt(growth)
+        case "linear":
+            factor = growth
+        case "none" | None:
+            return keys
+        case _:
+            assert_never(file.lr_rule)
+    # Six digits: a rate that people can read, and type.
+    keys["optimizer.lr"] = float(f"{config.optimizer.lr * factor:.6g}")
     return keys
 
 

@@ -189,7 +189,7 @@ class Batches(Dataset[RankBatch]):
         A skipped pair is skipped on every rank: the others learn about this rank's pairs, and their number, only from what
         it sends to them. So nothing needs to be masked, and the loss is the mean over the pairs that were read.
         """
-        if self.config.data.on_error == "stop":
+        if not self.config.data.skips_errors:
             return self.reader.read(groups, rows), {}
         items = self.reader.read_each(groups, rows)
         errors = {index: str(item) for index, item in enumerate(items) if isinstance(item, DataError)}

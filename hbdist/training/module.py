@@ -20,7 +20,7 @@ class TrainingModule(nn.Module):
     def __init__(self, encoder: nn.Module, config: Config) -> None:
         super().__init__()
         self.encoder = encoder
-        self.bf16 = config.engine.precision == "bf16"
+        self.bf16 = config.engine.bf16
         # A vector, not a scalar: DeepSpeed cannot broadcast a tensor without dimensions.
         log_temperature = torch.tensor([math.log(config.loss.temperature)])
         self.log_temperature = nn.Parameter(log_temperature) if config.loss.learn_temperature else None

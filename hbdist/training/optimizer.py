@@ -1,7 +1,7 @@
 """AdamW's parameter groups, and the learning rate as a pure function of the step: no scheduler has to be saved."""
 
 import math
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import nn
@@ -23,7 +23,13 @@ def learning_rate(step: int, settings: OptimizerSection, *, steps: int) -> float
     """Return the learning rate of update `step` (from 0) of `steps`: warm-up, then `optimizer.schedule`."""
     if step < settings.warmup_steps:
         return settings.lr * (step + 1) / settings.warmup_steps
-    if settings.schedule == "constant":
-        return settings.lr
     done = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
-    return settings.lr * ((1 - done) if settings.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
+    match settings.schedule:
+        case "constant":
+            return settings.lr
+        case "linear":
+            return settings.lr * (1 - done)
+        case "cosine":
+            return settings.lr * (1 + math.cos(math.pi * done)) / 2
+        case _:
+            assert_never(settings.schedule)

@@ -10,6 +10,7 @@ gradient back. The gradient is the same, for a third more time and the memory of
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -117,14 +118,22 @@ class ContrastiveStep:
             hard_negatives=self.config.loss.hard_negatives,
             temperature=tau,
             symmetric=self.config.loss.symmetric,
-            block_scope=self.config.batch.negatives == "block",
+            block_scope=self.config.batch.own_block_only,
             margin=self.config.loss.margin,
         )
 
     def _takes_one_pass(self, chunks: Sequence[Chunk], seed: str) -> bool:
-        setting = self.config.loss.gradient_cache
-        if setting != "auto":
-            return setting == "never"
+        match self.config.loss.gradient_cache:
+            case "never":
+                return True
+            case "always":
+                return False
+            case "auto":
+                return self._chooses_one_pass(chunks, seed)
+            case _:
+                assert_never(self.config.loss.gradient_cache)
+
+    def _chooses_one_pass(self, chunks: Sequence[Chunk], seed: str) -> bool:
         if self.budget is None:
             self.budget = self._measure(chunks, seed)
         tokens = sum(chunk.input_ids_BL.numel() for chunk in chunks)

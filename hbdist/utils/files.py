@@ -15,7 +15,7 @@ from typing import IO
 
 from filelock import SoftFileLock, Timeout
 
-from hbdist.errors import WriteError
+from hbdist.errors import ConfigError, WriteError
 from hbdist.utils.leftovers import temporary_path
 
 STALE_AFTER = 30.0
@@ -204,8 +204,18 @@ def sha256(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Return $HBDIST_CACHE, else $XDG_CACHE_HOME/hbdist, else ~/.cache/hbdist."""
-    if own := os.environ.get("HBDIST_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "hbdist"
+    """Return $HBDIST_CACHE, else $XDG_CACHE_HOME/hbdist, else ~/.cache/hbdist.
+
+    Raises:
+        ConfigError: it would be in a home folder, and this user has none, as in many containers.
+    """
+    own, shared = os.environ.get("HBDIST_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        if own:
+            return Path(own).expanduser()
+        return (Path(shared) if shared else Path.home() / ".cache") / "hbdist"
+    except RuntimeError:  # no HOME, and the user's id is not in the passwd database
+        raise ConfigError(
+            f"A cache is needed, but the user with the id {os.getuid()} has no home folder (HOME is not set, and the id is not"
+            " in the passwd database). Set the environment variable HBDIST_CACHE to a folder that can be written."
+        ) from None

@@ -1,11 +1,14 @@
 """Resources: wrong values are refused where they are written down."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hbdist.errors import ConfigError
 from hbdist.launch import Resources
+from hbdist.launch.snapshot import outside_of_jobs
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,25 @@ def test_resources_become_options_of_sbatch() -> None:
     assert options["additional_parameters"] == {"requeue": True, "kill-on-invalid-dep": "yes", "mail-type": "END"}
     assert "account" not in options
     assert "gpus_per_node" not in Resources(nodes=2).sbatch()
+
+
+@pytest.mark.parametrize(("extra", "wckeys"), [({}, []), ({"wckey": "mine"}, ["#SBATCH --wckey=mine"])])
+def test_a_batch_script_has_no_wckey_unless_one_is_asked_for(
+    extra: dict[str, str], wckeys: list[str], tmp_path: Path
+) -> None:
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    script = _make_sbatch_string("true", str(tmp_path), **Resources(extra=extra).sbatch())
+    assert "#SBATCH --nodes=1" in script
+    assert [line for line in script.splitlines() if "wckey" in line] == wckeys
+
+
+def test_the_wckey_of_the_environment_is_heeded_unless_another_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_WCKEY", "mine")
+    with outside_of_jobs(Resources()):
+        assert os.environ["SBATCH_WCKEY"] == "mine"
+    with outside_of_jobs(Resources(extra={"--wckey": "other"})):
+        assert "SBATCH_WCKEY" not in os.environ
 
 
 def test_the_constructor_refuses_a_mistake_too() -> None:

@@ -1,18 +1,24 @@
 """Validation in real runs: the same loss on any number of ranks, export of the best model, early stopping."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from launching import lines, outcome, train
 from safetensors.torch import load_file
 from whole_runs import main_here
 
 from hbdist.config.config import Config
+from hbdist.data.batching.held_out import held_out_shards, set_name, validation_config
+from hbdist.data.batching.mixture import plan_mixture
+from hbdist.data.batching.schedule import Schedule
 from hbdist.data.shards.manifest import Manifest
 from hbdist.errors import ConfigError
-from hbdist.training.validation import held_out_shards, set_name, validation_config
+from hbdist.runs.plan import Plan
 
 
 def config(data: Path, **validation: object) -> Config:
@@ -45,8 +51,78 @@ def test_a_set_without_cross_lingual_pairs_is_validated_on_monolingual_pairs(tin
     manifest = Manifest.load(tiny_shards)
     alone = Manifest(tiny_shards, tuple(group for group in manifest.groups if group.monolingual))
     asked = config(tiny_shards)
-    assert validation_config(asked, manifest, filtered=True).batch.mono_share == asked.batch.mono_share
-    assert validation_config(asked, alone, filtered=True).batch.mono_share == 1
+    everything = asked.model_copy(update={"data": asked.data.model_copy(update={"languages": (), "datasets": ()})})
+    assert validation_config(everything, manifest, filtered=True).batch.mono_share == everything.batch.mono_share
+    assert validation_config(everything, alone, filtered=True).batch.mono_share == 1
+    # Of the languages and data sets of this training, there are only monolingual groups.
+    assert validation_config(asked, manifest, filtered=True).batch.mono_share == 1
+
+
+def test_languages_that_a_set_lacks_are_left_out_and_a_set_without_any_is_refused(tiny_shards: Path) -> None:
+    manifest = Manifest.load(tiny_shards)
+    asked = config(tiny_shards)
+    more = asked.model_copy(update={"data": asked.data.model_copy(update={"languages": ("sw", "en")})})
+    assert validation_config(more, manifest, filtered=True).data.languages == ("en",)
+    other = asked.model_copy(update={"data": asked.data.model_copy(update={"languages": ("sw",)})})
+    with pytest.raises(ConfigError, match=r"holds out nothing of data\.languages .* Name other shards in validation\."):
+        validation_config(other, manifest, filtered=True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ({"size": 1000, "mono_block": 100}, [("mono", 256, 64), ("cross", 256, 1)]),
+        ({"size": 1000, "mix": "blocks", "mono_share": 0.3}, [("mono", 77, 77), ("cross", 179, 1)]),
+        ({"size": 1000, "mix": "blocks", "mono_share": 0.001, "cross_block": 9}, [("mono", 1, 1), ("cross", 255, 5)]),
+        ({"size": 4, "mix": "blocks", "mono_share": 1.0}, [("mono", 256, 256)]),
+    ],
+)
+def test_a_validation_batch_follows_the_mixture_of_the_training_as_far_as_it_goes(
+    batch: dict[str, object], expected: list[tuple[str, int, int]], tiny_shards: Path
+) -> None:
+    manifest, asked = Manifest.load(tiny_shards), config(tiny_shards, shards=["elsewhere"])
+    asked = asked.model_copy(update={"batch": asked.batch.model_validate(batch)})
+    made = Schedule.of(validation_config(asked, manifest, filtered=False), manifest)
+    assert [(kind.name, kind.part, kind.block) for kind in made.mixture.kinds] == expected
+    assert made.batch(0).group.size == 256
+
+
+@given(data=st.data())
+def test_what_trains_validates(data: st.DataObject, tiny_shards: Path) -> None:
+    manifest = Manifest.load(tiny_shards)
+    batch = {
+        "size": data.draw(st.integers(2, 400)),
+        "mono_share": data.draw(st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0.01, 0.99))),
+        "mix": data.draw(st.sampled_from(["step", "blocks"])),
+        "mono_block": data.draw(st.one_of(st.just("batch"), st.integers(1, 50))),
+        "cross_block": data.draw(st.one_of(st.just("batch"), st.integers(1, 50))),
+        "small_pool": "repeat",
+    }
+    asked = config(tiny_shards, shards=["elsewhere"], batch_size=data.draw(st.integers(2, 300)))
+    asked = asked.model_copy(update={"batch": asked.batch.model_validate(batch)})
+    with contextlib.suppress(ConfigError):
+        plan_mixture(manifest.groups, asked.batch, asked.data)
+        made = Schedule.of(validation_config(asked, manifest, filtered=False), manifest)
+        assert made.batch(3).group.size == asked.validation.batch_size
+        return
+    # Refused as training: every other refusal is a mistake.
+    with pytest.raises(ConfigError):
+        plan_mixture(manifest.groups, asked.batch, asked.data)
+
+
+def test_a_validation_that_cannot_be_made_is_refused_before_the_model_is_looked_for(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    folder = f"run.folder={tmp_path / 'run'}"
+    data = ("launch/train/demo.toml", f"data.shards={tiny_shards}", "data.languages=[]", "model.name=no/such/model")
+    assert main_here(*data, folder, "validation.every=1").returncode == 2
+    assert "holds nothing out" in outcome(tmp_path / "run")["message"]
+    too_small = [*data, folder, "validation.every=1", f"validation.shards=['{tiny_shards}']"]
+    manifest = Manifest.load(tiny_shards)
+    asked = Config.load("launch/train/demo.toml", [*too_small[1:], "validation.batch_size=2"])
+    with pytest.raises(ConfigError, match=r"validation\.batch_size = 2 is less than the 3 processes"):
+        Plan.of(asked, manifest, ranks=3)
+    assert "8 batches of 256 pairs" in Plan.of(Config.load("launch/train/demo.toml", too_small[1:]), manifest).text()
 
 
 def test_other_sets_are_not_filtered_by_the_languages_of_the_training(tiny_shards: Path) -> None:

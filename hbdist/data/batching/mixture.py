@@ -5,14 +5,19 @@ a sequence of pairs that share one pool. This module computes with counts only: 
 Impossible settings are refused here, before anything is loaded, together with the nearest possible ones.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal, assert_never
 
 from hbdist.config.explain import nearest
 from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.shards.groups import Group
 from hbdist.errors import ConfigError
+
+ROUNDING = 1e-9
+"""Rounding error of α as a number with all its digits, such as 3/7."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Kind:
 class Mixture:
     """Composition of the global batches."""
 
-    mix: str
+    mix: Literal["step", "blocks"]
     """ "step": one kind per step; "blocks": both kinds in each step."""
     kinds: tuple[Kind, ...]
     """Kinds with a share above zero: mono before cross."""
@@ -98,7 +103,7 @@ def plan_mixture(groups: Sequence[Group], batch: BatchSection, data: DataSection
         for pool in kind.pools
         if (largest := pool.largest_block(one_dataset=batch.one_dataset)) < kind.block
     )
-    if small and batch.small_pool == "refuse":
+    if small and not batch.may_repeat:
         raise ConfigError(_too_small(kinds, small, batch))
     return Mixture(batch.mix, kinds, small)
 
@@ -128,21 +133,30 @@ def _check_known(names: Iterable[str], known: set[str], key: str, what: str) -> 
 
 def _parts(batch: BatchSection) -> dict[str, int]:
     """Return the number of pairs of each kind in a global batch that has the kind."""
-    if batch.mix == "step":
-        return {"mono": batch.size, "cross": batch.size}
-    share = Fraction(str(batch.mono_share))
-    mono = share * batch.size
-    if mono.denominator != 1:
-        below, above = mono.__floor__(), mono.__ceil__()
-        size_below = batch.size // share.denominator * share.denominator
-        sizes = [size for size in (size_below, size_below + share.denominator) if size > 0]
+    match batch.mix:
+        case "step":
+            return {"mono": batch.size, "cross": batch.size}
+        case "blocks":
+            return _split(batch)
+        case _:
+            assert_never(batch.mix)
+
+
+def _split(batch: BatchSection) -> dict[str, int]:
+    """Return the number of pairs of each kind in a global batch that has both."""
+    mono = batch.mono_share * batch.size
+    if abs(mono - round(mono)) > ROUNDING * batch.size:
+        below, above = math.floor(mono), math.ceil(mono)
+        denominator = Fraction(batch.mono_share).limit_denominator(10_000).denominator
+        size_below = batch.size // denominator * denominator
+        sizes = [size for size in (size_below, size_below + denominator) if size > 0]
         raise ConfigError(
-            f"batch.mono_share = {batch.mono_share} of batch.size = {batch.size} is {float(mono):g} pairs, and batch.mix ="
+            f"batch.mono_share = {batch.mono_share} of batch.size = {batch.size} is {mono:g} pairs, and batch.mix ="
             f' "blocks" needs a whole number. Nearest that work: batch.mono_share = {below}/{batch.size} ='
-            f" {below / batch.size:g} or {above}/{batch.size} = {above / batch.size:g};"
+            f" {below / batch.size!r} or {above}/{batch.size} = {above / batch.size!r};"
             f" or batch.size = {' or '.join(map(str, sizes))}."
         )
-    return {"mono": int(mono), "cross": batch.size - int(mono)}
+    return {"mono": round(mono), "cross": batch.size - round(mono)}
 
 
 def _block(batch: BatchSection, kind: str, part: int) -> int:

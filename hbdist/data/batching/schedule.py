@@ -15,6 +15,7 @@ Shape suffixes: B pairs of a global batch · P pairs of one kind in it, in its o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -119,11 +120,14 @@ class Schedule:
 
     def batch(self, step: int) -> GlobalBatch:
         """Return the global batch of this step, counted from 0."""
-        if self.mixture.mix == "step":
-            card, turn = self._kinds.draw(np.array([step]))
-            turns = [(self.kind_decks[int(card[0])], int(turn[0]))]
-        else:
-            turns = [(decks, step) for decks in self.kind_decks]
+        match self.mixture.mix:
+            case "step":
+                card, turn = self._kinds.draw(np.array([step]))
+                turns = [(self.kind_decks[int(card[0])], int(turn[0]))]
+            case "blocks":
+                turns = [(decks, step) for decks in self.kind_decks]
+            case _:
+                assert_never(self.mixture.mix)
         columns = zip(*(decks.pairs(turn) for decks, turn in turns), strict=True)
         group, epoch, position, block = map(np.concatenate, columns)
         mono = np.repeat([decks.kind.name == "mono" for decks, _ in turns], [decks.kind.part for decks, _ in turns])
@@ -133,9 +137,13 @@ class Schedule:
 
     def turns_before(self, step: int) -> list[int]:
         """Return how many turns each kind had before this step."""
-        if self.mixture.mix == "blocks":
-            return [step] * len(self.kind_decks)
-        return self._kinds.count_before(step).tolist()
+        match self.mixture.mix:
+            case "step":
+                return self._kinds.count_before(step).tolist()
+            case "blocks":
+                return [step] * len(self.kind_decks)
+            case _:
+                assert_never(self.mixture.mix)
 
 
 def deal_to_rank(lengths: np.ndarray, rank: int, world: int) -> np.ndarray:

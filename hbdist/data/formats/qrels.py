@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from hbdist.data.formats.lines import REMEDY, table_rows
 from hbdist.errors import DataError
@@ -46,9 +46,14 @@ def read_qrels(path: Path, layout: Layout, *, remedy: str = REMEDY) -> Qrels:
 
 
 def _numbered_judgements(path: Path, layout: Layout, remedy: str) -> Iterator[tuple[int, str, str, float]]:
-    columns, expected, separator = 4, "query id, 0, document id, relevance", None
-    if layout == "beir":
-        columns, expected, separator = 3, "query-id <tab> corpus-id <tab> score", "\t"
+    separator: str | None
+    match layout:
+        case "trec":
+            columns, expected, separator = 4, "query id, 0, document id, relevance", None
+        case "beir":
+            columns, expected, separator = 3, "query-id <tab> corpus-id <tab> score", "\t"
+        case _:
+            assert_never(layout)
     for line, cells in table_rows(path, columns=columns, expected=expected, separator=separator, remedy=remedy):
         query, *_, document, grade = cells
         if layout == "beir" and line == 1 and grade.strip() == "score":

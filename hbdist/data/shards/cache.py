@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Self
@@ -35,12 +36,13 @@ STALE = 3600.0
 
 @dataclass
 class Cache:
-    """Files by their SHA-256, in `folder`, of about `limit` bytes together; the least recently used are evicted first.
+    """Files by their SHA-256, in a folder, of about `limit` bytes together; the least recently used are evicted first.
 
     A process evicts when it has added a 256th of the limit: each process may exceed the limit by that much in between.
     """
 
-    folder: Path
+    given: Path | None
+    """The folder; None: that of this machine, which is asked for only when a file is: local shards need none."""
     limit: int
     _added: float = inf
     """Bytes that this process has added since it last evicted; infinite if it never has."""
@@ -48,7 +50,16 @@ class Cache:
     @classmethod
     def of_machine(cls, gigabytes: float = CACHE_GB) -> Self:
         """Return the cache of this machine. It owns its whole folder: unknown files in it are evicted too."""
-        return cls(cache_folder() / "shards", int(gigabytes * 1e9))
+        return cls(None, int(gigabytes * 1e9))
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder.
+
+        Raises:
+            ConfigError: this user has no home folder, and $HBDIST_CACHE is not set.
+        """
+        return self.given or cache_folder() / "shards"
 
     def open(self, source: Remote, digest: str, *, size: int | None = None) -> int:
         """Return a descriptor, open for reading, of the file with this SHA-256; download the file if it is not cached.

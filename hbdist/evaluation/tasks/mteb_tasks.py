@@ -11,7 +11,7 @@ several languages. It is installed separately from hbdist and imported when a ta
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, assert_never
 
 from hbdist.errors import ConfigError
 from hbdist.evaluation.scores import SETTINGS, Setting
@@ -67,11 +67,15 @@ def describe(task: RetrievalTask, setting: Setting) -> dict[str, Any]:
 
 def subsets(task: RetrievalTask, setting: Setting) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Return the name of each subset → the language of its queries and the languages of its candidates."""
-    if setting == "monolingual":
-        return {one: (one, (one,)) for one in task.languages}
-    if setting == "multilingual":
-        return {one: (one, task.languages) for one in task.languages}
-    return {f"{x}-{y}": (x, (y,)) for x in task.languages for y in task.languages if x != y}
+    match setting:
+        case "monolingual":
+            return {one: (one, (one,)) for one in task.languages}
+        case "cross_lingual":
+            return {f"{x}-{y}": (x, (y,)) for x in task.languages for y in task.languages if x != y}
+        case "multilingual":
+            return {one: (one, task.languages) for one in task.languages}
+        case _:
+            assert_never(setting)
 
 
 def relevant_documents(task: RetrievalTask, language: str, pool: tuple[str, ...]) -> dict[str, dict[str, int]]:

@@ -19,7 +19,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 from typing_extensions import TypedDict
 
@@ -73,7 +73,13 @@ def load_wikihop(folder: Path = DEFAULT_FOLDER, *, labels: Labels = "answer") ->
     for sample in samples:
         answering = tuple(index for index in sample.passages if _contains(normalized[index], sample.answer))
         if answering:
-            relevance[sample.id] = answering if labels == "answer" else sample.passages
+            match labels:
+                case "answer":
+                    relevance[sample.id] = answering
+                case "any":
+                    relevance[sample.id] = sample.passages
+                case _:
+                    assert_never(labels)
     answerable = [sample for sample in samples if sample.id in relevance]
     ignored = _unjudged_passages(answerable, normalized)
     general = sum(sample.relation not in TEMPLATES for sample in answerable)
