@@ -196,26 +196,38 @@ def test_texts_without_languages_are_refused_only_if_the_model_needs_them(models
         assert len(ids) == 1
 
 
-def test_each_text_of_a_batch_has_the_language_token_of_its_pair(models: dict[str, Path], tiny_shards: Path) -> None:
+@pytest.mark.parametrize(("dataset", "mono_share", "pools"), [("ntrex", 0.5, 4), ("made", 1.0, 2)])
+def test_each_text_of_a_batch_has_the_language_token_of_its_pair(
+    dataset: str, mono_share: float, pools: int, models: dict[str, Path], tiny_shards: Path
+) -> None:
     manifest = Manifest.load(tiny_shards)
     config = make_config(models, tiny_shards, tiny_shards, "m2m100")
-    changes = {"loss": {"hard_negatives": 2}, "batch": {"mono_block": 2, "cross_block": 2}}
+    changes = {
+        "data": {"datasets": (dataset,)},
+        "loss": {"hard_negatives": 2},
+        "batch": {"mono_block": 2, "cross_block": 2, "mono_share": mono_share},
+    }
     config = config.model_copy(
         update={name: getattr(config, name).model_copy(update=change) for name, change in changes.items()}
     )
     tokenize = tokenize_of(config.model)
     batches = Batches(config, manifest, tokenize, token_rates=measure_token_rates(manifest, tokenize))
-    token, seen = tokenize.tokenizer.get_lang_id, set()
+    token, seen, of_negatives = tokenize.tokenizer.get_lang_id, set(), [set()]
     for step in range(4):
-        batch = batches[step]
-        # A single rank has the batch in the schedule's order; the hard negatives follow all documents.
-        groups = [manifest.groups[number] for number in batches.schedule.batch(step).group]
-        expected = [token(group.document_lang) for group in groups]
+        batch, planned = batches[step], batches.schedule.batch(step)
+        # A single rank has the batch in the schedule's order; the hard negatives that there are follow all documents.
+        groups = [manifest.groups[number] for number in planned.group]
+        documents = [token(group.document_lang) for group in groups]
+        pairs = batches.reader.read(planned.group, planned.row)
+        negatives = [
+            one for one, pair in zip(documents, pairs, strict=True) for _ in range(min(2, len(pair.negatives)))
+        ]
         assert first_tokens(batch.query_chunks) == [token(group.query_lang) for group in groups]
-        assert len(set(expected)) > 1, "any order of the hard negatives' languages would be right"
-        assert first_tokens(batch.document_chunks) == [*expected, *(one for one in expected for _ in range(2))]
+        assert first_tokens(batch.document_chunks) == documents + negatives
         seen |= {(group.query_lang, group.document_lang) for group in groups}
-    assert len(seen) > 3
+        of_negatives.append(set(negatives))
+    assert len(seen) >= pools
+    assert max(map(len, of_negatives)) == (2 if dataset == "made" else 0), "any order of languages would be right"
 
 
 def first_tokens(chunks: list[Any]) -> list[int]:
