@@ -9,7 +9,7 @@ DEMO_RUN ?= runs/demo
 DEMO_TRAIN ?= steps=12
 DEMO_EVALUATE ?= --languages en,ar,zh,de,el --questions 50
 
-.PHONY: demo demo-full slurm-demo test test-all lint mutants faults soak bench install clean
+.PHONY: demo demo-full slurm-demo test test-all lint mutants faults soak fuzz bench install clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -67,6 +67,10 @@ faults: install
 # 20,000 tiny steps on two processes, half an hour or more; memory, descriptors, threads, CPU time and files must not grow.
 soak: install
 	$(BIN)/python tests/faults/soak.py
+
+# Mutated files for everything that reads files; a quarter of an hour. Shorter: make fuzz FUZZ="--inputs 1000 squad study"
+fuzz: install
+	PYTHONPATH=tests:tests/support $(BIN)/python -m fuzz $(FUZZ)
 
 PEERS := benchmarks/.cache/peers
 

@@ -136,9 +136,9 @@ def _score(
 def _read_earlier(before: Path) -> "tuple[dict[str, Any], PerQuery]":
     """Return the scores and the per-query scores of an earlier evaluation."""
     from hbdist.evaluation.metrics.per_query import read_per_query
-    from hbdist.evaluation.scores import read_scores
+    from hbdist.evaluation.scores import read_evaluation
 
-    scores = read_scores(before)
+    scores = read_evaluation(before)
     if scores is None:
         raise DataError(f"--before {before} contains no scores.json. Give the --out folder of an earlier evaluation.")
     return scores, read_per_query(before, scores["task_fingerprint"])

@@ -31,10 +31,12 @@ def table(scores: dict[str, Any], before: dict[str, Any] | None = None, change: 
         shown.add_column(column.replace("_", "-"), justify="right" if column else "left")
     removals = list(scores.get("removal") or {}) if all(side.get("removal") for side in sides) else []
     own: dict[str, str] = {setting: setting for setting in SETTINGS}
-    main, *others = next(scores[setting] for setting in SETTINGS if scores[setting])
-    rows = [*_rows(sides, change, metric_label(main), main, own, removals=removals)]
-    for metric in (name for name in others if name.startswith(SHOWN)):
-        rows += _rows(sides, change, metric_label(metric), metric, own)
+    metrics = list(next((scores[setting] for setting in SETTINGS if scores[setting]), {}))
+    shown_metrics = metrics[:1] + [name for name in metrics[1:] if name.startswith(SHOWN)]
+    rows: list[list[str]] = []
+    for metric in shown_metrics:
+        kept = removals if metric == metrics[0] else []
+        rows += _rows(sides, change, metric_label(metric), metric, own, removals=kept)
     if any(side.get("bias") for side in sides):
         bias = {"multilingual": "bias"}
         rows += _rows(sides, change, "rank distance", "rank_distance", bias, digits=1, removals=removals)

@@ -17,7 +17,8 @@ from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.utils.json_toml import read_toml, shown
-from hbdist.utils.parse import is_encodable, toml_value
+from hbdist.utils.parse import LARGEST, is_encodable, toml_value
+from hbdist.utils.paths import check_path
 
 DEFAULT_CONFIG = Path("launch/train/demo.toml")
 
@@ -25,9 +26,9 @@ DEFAULT_CONFIG = Path("launch/train/demo.toml")
 class Config(Section):
     """All settings of one run. Create it with `Config.load`."""
 
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, le=LARGEST)
     """Seed of everything random: batches, dropout."""
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=sections.LAST_STEP)
     """Optimizer steps of the run."""
     run: sections.RunSection = sections.RunSection()
     data: sections.DataSection
@@ -61,6 +62,12 @@ class Config(Section):
         except ConfigError:  # the file alone is not a complete config
             delta = {key: value for key, value in changes.items() if not key.startswith(FREE_ON_RESUME)}
         folder = "-".join([path.stem, *(f"{key}={as_folder_name(value)}" for key, value in delta.items())])
+        try:
+            check_path(folder)
+        except ValueError as error:
+            raise ConfigError(
+                f"The run's folder would be named {shown(folder)}, which {error}. Set run.folder=… ."
+            ) from None
         return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(Path("runs", folder))})})
 
     @classmethod

@@ -1,8 +1,17 @@
 """Sections of a config: every key with its type, bounds and default, and a docstring that is its line in `--help`."""
 
-from typing import Literal, assert_never
+from typing import Annotated, Literal, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from hbdist.utils.paths import check_path
+
+Location = Annotated[str, AfterValidator(check_path)]
+"""Path, address, or name that may be a path."""
+MOST = 2**31 - 1
+"""Largest number of things that are in memory at once: pairs, tokens, processes."""
+LAST_STEP = 999_999_999
+"""Largest number of steps: checkpoints are named by nine digits, and sorted by name."""
 
 
 class Section(BaseModel):
@@ -14,7 +23,7 @@ class Section(BaseModel):
 class RunSection(Section):
     """`[run]`: the folder and its logs."""
 
-    folder: str = ""
+    folder: Location = ""
     """Folder of the run; empty: runs/NAME, followed by what differs from the config file."""
     log_batches: bool = False
     """Also write batches.jsonl: the ids of every global batch."""
@@ -25,7 +34,7 @@ class RunSection(Section):
 class DataSection(Section):
     """`[data]`: the shards to train on."""
 
-    shards: str
+    shards: Location
     """Folder of built shards (the one with manifest.json), or its address: s3://, gs:// or https://."""
     languages: tuple[str, ...] = ()
     """Languages of the mixture; empty: all in the manifest."""
@@ -35,7 +44,7 @@ class DataSection(Section):
     """A pair that cannot be read stops the run, or is left out of its batch and counted ("skipped" in the log)."""
     cache_gb: float = Field(50.0, gt=0)
     """Gigabytes of remote shards (s3://, gs://, https://) kept in $HBDIST_CACHE/shards (~/.cache/hbdist/shards)."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=1024)
     """Processes per rank that read and tokenise ahead; 0: the training process does it itself."""
     timeout_s: float = Field(600.0, gt=0)
     """Seconds without a batch from the workers after which the run ends and says what they do."""
@@ -55,7 +64,7 @@ class DataSection(Section):
 class ModelSection(Section):
     """`[model]`: the encoder."""
 
-    name: str
+    name: Location
     """Model name on Hugging Face, or folder of a model (also with 4-bit weights, such as models/me5-small-demo)."""
     pooling: Literal["mean", "cls"] = "mean"
     """Pooling of token vectors into one: their mean over the attention mask, or the first token's vector."""
@@ -63,9 +72,9 @@ class ModelSection(Section):
     """Text put before every query."""
     document_prefix: str = "passage: "
     """Text put before every document."""
-    max_query_tokens: int = Field(64, ge=4)
+    max_query_tokens: int = Field(64, ge=4, le=MOST)
     """Tokens after which a query is cut; the log counts the cut ones."""
-    max_document_tokens: int = Field(256, ge=4)
+    max_document_tokens: int = Field(256, ge=4, le=MOST)
     """Tokens after which a document is cut; the log counts the cut ones."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout during training; unset: as in the model's own config."""
@@ -80,7 +89,7 @@ class ModelSection(Section):
 class BatchSection(Section):
     """`[batch]`: the composition of global batches."""
 
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=MOST)
     """Pairs in the global batch: those of one optimizer step on all ranks together."""
     mono_share: float = Field(0.5, ge=0, le=1)
     """α: share of monolingual batches (mix = "step") or of monolingual pairs in each batch ("blocks")."""
@@ -92,9 +101,9 @@ class BatchSection(Section):
     """Number of cross-lingual pairs that share one language pair (1: each draws its own), or "batch"."""
     negatives: Literal["global", "block"] = "global"
     """Documents that a query is scored against: those of the whole global batch, or of its own block."""
-    language_exponent: float = Field(0.0, ge=0)
+    language_exponent: float = Field(0.0, ge=0, le=10)
     """Exponent x of the weight of a language (pair), ∝ pairs^x: 0 uniform, 1 by size."""
-    dataset_exponent: float = Field(1.0, ge=0)
+    dataset_exponent: float = Field(1.0, ge=0, le=10)
     """Exponent x of the weight of a dataset within its language (pair), ∝ pairs^x."""
     one_dataset: bool = False
     """Draw the dataset once per block instead of once per pair."""
@@ -135,9 +144,9 @@ class LossSection(Section):
     """Mask documents that score higher than the query's own by more than this, as likely false negatives; unset: none."""
     symmetric: bool = False
     """Average the query → document loss with the document → query loss."""
-    hard_negatives: int = Field(0, ge=0)
+    hard_negatives: int = Field(0, ge=0, le=MOST)
     """Hard negatives per pair, drawn from those in the data; positions left empty are masked."""
-    chunk_tokens: int = Field(8192, ge=1)
+    chunk_tokens: int = Field(8192, ge=1, le=MOST)
     """Most tokens, including padding, in one forward pass; affects memory and speed, and which units dropout drops."""
     gradient_cache: Literal["auto", "always", "never"] = "auto"
     """Encode in two passes, with the memory of one chunk: only if one pass would not fit, always, or never."""
@@ -150,7 +159,7 @@ class OptimizerSection(Section):
     """Highest learning rate of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Decay of weight matrices; biases and layer norms have none."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=LAST_STEP)
     """Steps over which the learning rate rises to lr."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Learning rate after the warm-up: constant, or falling to zero at the last step."""
@@ -173,11 +182,11 @@ class ValidationSection(PeriodicSection):
 
     every: int = Field(0, ge=0)
     """Steps between validations, with one more at the end; 0: none."""
-    shards: tuple[str, ...] = ()
+    shards: tuple[Location, ...] = ()
     """Folders of held-out shards, the deciding one first; empty: those held out by the recipe of data.shards."""
-    batch_size: int = Field(256, ge=2)
+    batch_size: int = Field(256, ge=2, le=MOST)
     """Pairs per validation batch."""
-    batches: int = Field(8, ge=1)
+    batches: int = Field(8, ge=1, le=MOST)
     """Batches per folder, the same ones every time."""
     patience: int = Field(0, ge=0)
     """Validations without a lower loss after which training stops; 0: never."""
@@ -201,9 +210,9 @@ class EvaluationSection(PeriodicSection):
 
     every: int = Field(0, ge=0)
     """Steps between evaluations on retrieval tasks during training, with one more at the end; 0: none."""
-    tasks: tuple[str, ...] = Field(("xquad-r",), min_length=1)
+    tasks: tuple[Location, ...] = Field(("xquad-r",), min_length=1)
     """Tasks to evaluate on, as for `hbdist evaluate --task`."""
-    data: tuple[str, ...] = ()
+    data: tuple[Location, ...] = ()
     """Folders of the tasks' files, in the order of evaluation.tasks; "" or none: where `hbdist data fetch` puts them."""
     languages: tuple[str, ...] = ()
     """Languages to keep, in queries and candidates; empty: all."""
@@ -233,7 +242,7 @@ class EngineSection(Section):
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of forward and backward passes; parameters, gradients and moments stay in fp32."""
-    deepspeed: str = ""
+    deepspeed: Location = ""
     """DeepSpeed's JSON, such as launch/deepspeed/zero2.json; empty: the one that the launcher names, or none."""
 
     @property

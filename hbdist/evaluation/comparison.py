@@ -8,7 +8,7 @@ from typing import Any
 from hbdist.errors import DataError
 from hbdist.evaluation.metrics.bootstrap import DRAWS, LEVEL, compare, count_clusters, without_interval
 from hbdist.evaluation.metrics.per_query import check_same_clusters, read_per_query
-from hbdist.evaluation.scores import describe_cut, read_scores
+from hbdist.evaluation.scores import describe_cut, read_evaluation
 
 CONDITIONS = ("task", "note", "cut", "counts", "task_fingerprint")
 """Keys of scores.json that are the same in all evaluations compared."""
@@ -65,8 +65,8 @@ def compare_folders(before: Sequence[Path], after: Sequence[Path]) -> dict[str, 
 
 
 def _read_evaluation(folder: Path) -> dict[str, Any]:
-    scores = read_scores(folder)
-    if scores is None or "task_fingerprint" not in scores:
+    scores = read_evaluation(folder)
+    if scores is None:
         raise DataError(f"{folder} has no scores.json of an evaluation. Give the --out of `hbdist evaluate`.")
     return scores
 

@@ -23,7 +23,7 @@ def evaluation_page(scores: dict[str, Any]) -> str:
             scores=scores,
             charts=list(_charts(scores)),
             sections=[(title, _rows(values)) for name, title in SECTIONS.items() if (values := scores.get(name))],
-            remarks=[f"{what} was not measured: {why}" for what, why in scores["not_measured"].items()],
+            remarks=[f"{what} was not measured: {why}" for what, why in scores.get("not_measured", {}).items()],
         )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hbdist.errors import DataError
-from hbdist.evaluation.scores import read_scores
+from hbdist.evaluation.scores import read_evaluation
 from hbdist.reports.evaluation_page import evaluation_page
 from hbdist.reports.exports import report_latex, report_markdown, results_csv
 from hbdist.reports.results import Results
@@ -53,7 +53,7 @@ def evaluation_report(out: Path) -> Path:
     Raises:
         DataError: there is no scores.json, or it is damaged.
     """
-    scores = read_scores(out)
+    scores = read_evaluation(out)
     if scores is None:
         raise DataError(f"{out} contains no scores.json. Give the --out of `hbdist evaluate`.")
     return _write(out, evaluation_page(scores))

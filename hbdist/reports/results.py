@@ -12,7 +12,7 @@ import numpy as np
 
 from hbdist.config.config import Config, difference
 from hbdist.errors import ConfigError, DataError
-from hbdist.evaluation.scores import read_scores
+from hbdist.evaluation.scores import read_evaluation
 from hbdist.launch.job_state import job_outcome
 from hbdist.runs.outcome import Outcome, read_outcome
 from hbdist.runs.record import Record, Scores
@@ -23,9 +23,6 @@ MOST_MARKS = 40
 """Most marks K of a curve of one run among many."""
 
 CURVES = ("loss_above_chance", "accuracy")
-
-KEYS = {"task", "task_fingerprint", "counts", "cut", "by_pair"}
-"""Keys without which a scores.json cannot be reported."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +166,6 @@ def _result(run: StudyRun, measures: Sequence[Measure]) -> RunResult:
         stored = Config.check(record.config, source=str(run.folder / "config.toml"))
     except (DataError, ConfigError) as error:
         return RunResult(run, "invalid", str(error))
-    except (KeyError, TypeError, ValueError) as error:
-        return RunResult(run, "invalid", f"A file in {run.folder} has unexpected content: {error!r}.")
     if changed := difference(run.config, stored):
         what = ", ".join(f"{key} = {value!r}" for key, value in list(changed.items())[:4])
         return RunResult(run, "changed", f"Its folder is that of another run than the study wants, with {what}.")
@@ -202,14 +197,9 @@ def _why_not_scored(run: StudyRun, measure: Measure) -> str:
 def _read_scores(model: Measured, measure: Measure, missing: str) -> Scores | str:
     """Return the scores of a model; if there are none that can be used, a sentence: `missing` if there is no file."""
     try:
-        scores: Any = read_scores(model.evaluation(measure))
+        return read_evaluation(model.evaluation(measure)) or missing
     except DataError as error:
         return str(error)
-    if scores is None:
-        return missing
-    if isinstance(scores, dict) and scores.keys() >= KEYS:
-        return scores
-    return f"{model.evaluation(measure)}/scores.json contains no scores. Delete it."
 
 
 def _leave_out_other_tasks(

@@ -1,9 +1,10 @@
 """Plan of a run: its arithmetic, computed, checked and printed before anything is loaded."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from hbdist.config.config import Config
 from hbdist.config.criterion import Criterion
@@ -85,9 +86,7 @@ class Plan:
         config, evaluation = self.config, self.config.evaluation
         used = {code for kind in self.mixture.kinds for pool in kind.pools for code in pool.pair.split("-")}
         cut = {"languages": evaluation.languages, "questions": evaluation.questions}
-        templates = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-        templates.filters["as"] = format
-        text = templates.from_string(read_text(TEMPLATE)).render(
+        text = _template().render(
             plan=self,
             config=config,
             criterion=Criterion.of(config),
@@ -95,3 +94,10 @@ class Plan:
             cut=describe_cut({key: value for key, value in cut.items() if value}),
         )
         return f"{text}\n"
+
+
+@cache
+def _template() -> Template:
+    templates = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    templates.filters["as"] = format
+    return templates.from_string(read_text(TEMPLATE))

@@ -1,17 +1,27 @@
 """Record of a run, read from its folder without torch: config, plan, environment, metrics, outcome, scores."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hbdist.config.config import read_config
+from hbdist.config.config import Config, read_config
 from hbdist.errors import DataError
-from hbdist.evaluation.scores import read_scores
-from hbdist.utils.json_toml import read_json_lines, read_json_object, read_text
+from hbdist.evaluation.scores import read_evaluation
+from hbdist.runs.outcome import read_outcome
+from hbdist.runs.stored import REMEDY, read_environment, read_steps
+from hbdist.utils.json_toml import read_text
+from hbdist.utils.stored import read_stored
 
 Scores = dict[str, Any]
 """Content of a scores.json."""
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """Part of a checkpoint's state.json that a report shows."""
+
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,22 +45,24 @@ class Record:
         """Read a run folder.
 
         Raises:
-            DataError: it is not a run folder, or a file in it is damaged.
+            ConfigError: its config is damaged.
+            DataError: it is not a run folder, or another file in it is damaged.
         """
-        if not (run / "config.toml").is_file():
+        path = run / "config.toml"
+        if not path.is_file():
             raise DataError(f"{run} has no config.toml, which every run folder has. Give the folder of a run.")
-        checkpoints = sorted(run.glob("checkpoints/*/state.json"))
+        checkpoints, outcome = sorted(run.glob("checkpoints/*/state.json")), read_outcome(run)
         return cls(
             folder=run,
-            config=read_config(run / "config.toml"),
-            config_text=read_text(run / "config.toml"),
-            plan=read_text(run / "plan.txt", remedy="Delete it, or copy the run again.", default=""),
-            environment=_read_json(run / "environment.json"),
-            metrics=read_json_lines(run / "metrics.jsonl", remedy="Delete the broken line, or copy the run again."),
-            outcome=_read_json(run / "outcome.json"),
-            fingerprint=_read_json(checkpoints[-1]).get("fingerprint", "") if checkpoints else "",
-            before=read_scores(run / "evaluation" / "before"),
-            after=read_scores(run / "evaluation" / "after"),
+            config=Config.check(read_config(path), source=str(path)).model_dump(),
+            config_text=read_text(path),
+            plan=read_text(run / "plan.txt", remedy=REMEDY, default=""),
+            environment=read_environment(run / "environment.json"),
+            metrics=read_steps(run / "metrics.jsonl"),
+            outcome=asdict(outcome) if outcome else {},
+            fingerprint=read_stored(Checkpointed, checkpoints[-1], remedy=REMEDY).fingerprint if checkpoints else "",
+            before=read_evaluation(run / "evaluation" / "before"),
+            after=read_evaluation(run / "evaluation" / "after"),
         )
 
     @property
@@ -93,8 +105,3 @@ class Record:
         words += ["--languages", ",".join(cut["languages"])] if cut.get("languages") else []
         words += ["--questions", str(cut["questions"])] if cut.get("questions") else []
         return shlex.join([*words, "--out", f"{self.folder}/evaluation/{side}"])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file; empty if there is no such file."""
-    return read_json_object(path, remedy="Delete it, or copy the run again.", default={})

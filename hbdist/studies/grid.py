@@ -11,6 +11,8 @@ from typing import Any, assert_never
 from hbdist.config.config import FREE_ON_RESUME, Config, as_folder_name, flatten, merge, read_config
 from hbdist.errors import ConfigError
 from hbdist.studies.schema import SEED, StudyFile, alternatives, frozen
+from hbdist.utils.json_toml import shown
+from hbdist.utils.paths import check_path
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,13 @@ def expand(file: StudyFile, base: Path, *, source: Path) -> list[Point]:
     base_values, points = read_config(base), []
     for values, seed in _combinations(file):
         name = "-".join(f"{axis}={as_folder_name(value)}" for axis, value in [*values.items(), (SEED, seed)])
-        where = f"{source}, run {name}"
+        where = f"{source}, run {shown(name)}"
+        try:
+            check_path(name)
+        except ValueError as error:
+            raise ConfigError(
+                f"{where}: its folder's name {error}. Give its values shorter names with [[zip]]."
+            ) from None
         keys = {key: value for axis, value in values.items() for key, value in file.axes[axis][value].items()}
         changes = {**file.set, **keys, SEED: seed}
         config = Config.check(merge(base_values, changes), source=where)

@@ -12,8 +12,10 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from hbdist.config.config import FIELDS, as_folder_name, flatten, read_config
 from hbdist.config.explain import explain, nearest
-from hbdist.config.sections import Section
+from hbdist.config.sections import Location, Section
 from hbdist.errors import ConfigError
+from hbdist.utils.parse import LARGEST
+from hbdist.utils.paths import LONGEST_NAME
 
 SEED = "seed"
 """Name of the seeds among the axes."""
@@ -36,11 +38,11 @@ Keys = Annotated[
 class Measure(Section):
     """One `[[measure]]`: a task, and the numbers of its scores.json that the study is about."""
 
-    task: str
+    task: Location
     """Task, as in `hbdist evaluate --task`."""
-    name: str = ""
+    name: Location = ""
     """Folder of its scores, to tell measures of the same task apart; empty: the task's name."""
-    data: str = ""
+    data: Location = ""
     """Folder of the task's files; empty: the task's default folder."""
     languages: tuple[str, ...] = ()
     """Languages kept in queries and candidates; empty: all."""
@@ -58,7 +60,9 @@ class Measure(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("task"), str) or not values.get("columns"):
+        if not isinstance(values, dict) or not isinstance(values.get("task"), str):
+            return values
+        if not isinstance(values.get("columns"), dict) or not values["columns"]:
             return values
         # A task may be a path, as in parallel:FOLDER, but its name is that of a folder.
         return values | {
@@ -88,7 +92,7 @@ class Measure(Section):
 class Zip(Section):
     """One `[[zip]]`: an axis whose values set several keys each."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     """Name of the axis, such as strategy, of letters, digits, ".", "_" and "-"."""
     values: dict[str, Keys] = Field(min_length=1)
     """Name of a value → {key of the config: its value}."""
@@ -116,7 +120,7 @@ class Assumptions(Section):
 class StudyFile(Section):
     """A study's whole TOML file."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     """Name of the study and its folder, of letters, digits, ".", "_" and "-"."""
     question: str
     """Question that the study is to answer; the report begins with it."""
@@ -124,9 +128,9 @@ class StudyFile(Section):
     """Title of the report; empty: the name."""
     note: str = ""
     """Note to the reader, such as which model or data stand in for which."""
-    folder: str = ""
+    folder: Location = ""
     """Folder of its runs; empty: runs/studies/NAME."""
-    base: str
+    base: Location
     """Config that all runs begin with, relative to this file."""
     lr_rule: Literal["none", "sqrt", "linear"] | None = None
     """Scaling of optimizer.lr with batch.size: none, or by (the square root of) batch.size / lr_reference_batch."""
@@ -138,7 +142,7 @@ class StudyFile(Section):
     """Pairs of every run, with equal = "pairs": steps are pairs_seen / batch.size."""
     warmup_share: float | None = Field(None, ge=0, le=1)
     """Share of the steps that is optimizer.warmup_steps; unset: as in the config."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((1,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=LARGEST)], ...] = Field((1,), min_length=1)
     """Seeds that every point of the grid is trained with."""
     x: str = ""
     """Axis along which plots run; empty: the first."""
@@ -258,5 +262,7 @@ def alternatives(value: Any) -> Sequence[Any]:
 
 
 def frozen(value: Any) -> Any:
-    """Return a value that can be the key of a dictionary: lists become tuples."""
+    """Return a value that can be the key of a dictionary: lists and tables become tuples."""
+    if isinstance(value, Mapping):
+        return tuple((key, frozen(inner)) for key, inner in value.items())
     return tuple(map(frozen, value)) if isinstance(value, list) else value

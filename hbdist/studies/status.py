@@ -19,9 +19,10 @@ from hbdist.launch.job_state import FILE as JOB
 from hbdist.runs.lock import FILE as LOCK
 from hbdist.runs.lock import owner_of
 from hbdist.runs.outcome import read_outcome
+from hbdist.runs.stored import LINE_REMEDY, ProgressLine, ValidationLine, check_lines
 from hbdist.studies.schema import Measure
 from hbdist.studies.study import Measured, StudyRun, StudySpec
-from hbdist.utils.json_toml import parse_json_lines
+from hbdist.utils.json_toml import parse_json_lines, shown
 from hbdist.utils.slurm import batched_squeue
 
 State = Literal[
@@ -95,8 +96,12 @@ def statuses_of(study: StudySpec) -> list[RunStatus]:
 
 def status_of(study: StudySpec, run: StudyRun) -> RunStatus:
     """Return the progress of a run, from its folder or else from the job that is to train it."""
-    newest = _json_lines(run.folder / "metrics.jsonl")[-RECENT_STEPS:]
-    state, problem = _training_state(run)
+    try:
+        newest = _newest_lines(ProgressLine, run.folder / "metrics.jsonl")[-RECENT_STEPS:]
+        state, problem = _training_state(run)
+        best = _best(study, run)
+    except DataError as error:
+        newest, state, problem, best = [], "invalid", str(error), ""
     seconds = sum(line["seconds"] for line in newest)
     return RunStatus(
         run,
@@ -104,7 +109,7 @@ def status_of(study: StudySpec, run: StudyRun) -> RunStatus:
         step=newest[-1]["step"] if newest else 0,
         rate=len(newest) / seconds if state == "running" and seconds else None,
         loss=newest[-1]["loss"] if newest else None,
-        best=_best(study, run),
+        best=best,
         problem=problem,
         measured={measure.name: measured_state(run, measure) for measure in study.measures},
     )
@@ -182,7 +187,8 @@ def _best(study: StudySpec, run: StudyRun) -> str:
     number = measure.number(scores, measure.primary) if scores else None
     if number is not None:
         return f"{measure.primary} {number:.3f}"
-    losses = [next(iter(line["loss"].values())) for line in _json_lines(run.folder / "validation.jsonl")]
+    lines = _newest_lines(ValidationLine, run.folder / "validation.jsonl")
+    losses = [next(iter(line["loss"].values())) for line in lines]
     return f"validation loss {min(losses):.3f}" if losses else ""
 
 
@@ -244,12 +250,18 @@ def _time(seconds: float | None) -> str:
     return f"{hours}h{minutes:02d}" if hours else f"{minutes}m{int(seconds) % 60:02d}"
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the newest lines of a JSON-lines file; a last line without its end is still being written."""
+def _newest_lines(kind: Any, path: Path) -> list[dict[str, Any]]:
+    """Return the newest lines of a log; a last line without its end is still being written.
+
+    Raises:
+        DataError: one is not of this kind.
+    """
     if not path.is_file():
         return []
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))
         tail = file.read()
-    return parse_json_lines(tail if size <= TAIL else tail.partition(b"\n")[2], where=str(path))
+    where = shown(path) if size <= TAIL else f"{shown(path)}, of its last {TAIL:,} bytes"
+    lines = parse_json_lines(tail if size <= TAIL else tail.partition(b"\n")[2], where=where, remedy=LINE_REMEDY)
+    return check_lines(kind, lines, where=where)

@@ -193,6 +193,17 @@ def read_toml(
         raise error(f"{shown(path)} is not valid TOML: {problem}. {remedy}") from None
 
 
+def is_absent(path: Path) -> bool:
+    """Check that there is nothing at a path. A path that no file can have is not absent: reading it says what is wrong."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def shown(path: object) -> str:
     """Return a path for a message, shortened in the middle if it is very long."""
     text = str(path)

@@ -146,14 +146,15 @@ def test_a_config_is_frozen() -> None:
 
 
 positive = st.floats(0, exclude_min=True, allow_infinity=False)
-counts = st.integers(1, 10**9)
+counts = st.integers(1, 10**9 - 1)
+paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 names = st.lists(st.text(), max_size=3)
 configs = st.fixed_dictionaries(
     {
         "steps": counts,
-        "data": st.fixed_dictionaries({"shards": st.text()}, optional={"languages": names, "datasets": names}),
+        "data": st.fixed_dictionaries({"shards": paths}, optional={"languages": names, "datasets": names}),
         "model": st.fixed_dictionaries(
-            {"name": st.text()},
+            {"name": paths},
             optional={
                 "pooling": st.sampled_from(["mean", "cls"]),
                 "query_prefix": st.text(),
@@ -176,7 +177,7 @@ configs = st.fixed_dictionaries(
     },
     optional={
         "seed": st.integers(0, 2**62),
-        "run": st.fixed_dictionaries({}, optional={"folder": st.text(), "trackers": names}),
+        "run": st.fixed_dictionaries({}, optional={"folder": paths, "trackers": names}),
         "loss": st.fixed_dictionaries({}, optional={"temperature": positive, "symmetric": st.booleans()}),
         "optimizer": st.fixed_dictionaries({}, optional={"lr": positive, "weight_decay": st.floats(0, 1)}),
         "checkpoint": st.fixed_dictionaries({}, optional={"every": counts, "keep": counts}),

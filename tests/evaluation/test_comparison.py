@@ -117,7 +117,7 @@ def test_another_search_is_refused(folders, tmp_path, capsys):
 def test_a_folder_without_an_evaluation_is_refused(folders, tmp_path, capsys):
     assert "has no scores.json" in refused(capsys, tmp_path, "--with", *folders["better"])
     (tmp_path / "scores.json").write_text('{"ndcg_at_10": 0.5}', encoding="utf-8")
-    assert "has no scores.json of an evaluation" in refused(capsys, tmp_path, "--with", *folders["better"])
+    assert "lacks task, model, model_fingerprint" in refused(capsys, tmp_path, "--with", *folders["better"])
     assert "has no scores.json" in refused(capsys, tmp_path / "scores.json", "--with", *folders["better"])
     (tmp_path / "scores.json").write_bytes((folders["noisy"][0] / "scores.json").read_bytes())
     assert "has no ranks.npz" in refused(capsys, tmp_path, "--with", *folders["better"])

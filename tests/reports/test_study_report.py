@@ -357,8 +357,11 @@ def test_a_finished_study_misses_nothing(whole):
     ("damage", "sentence"),
     [
         (lambda run, scores: scores.write_text("{"), "scores.json is not JSON"),
-        (lambda run, scores: scores.write_text("[]"), "scores.json contains a list; expected an object"),
-        (lambda run, scores: (run.folder / "metrics.jsonl").write_text("{}\n"), "has unexpected content"),
+        (lambda run, scores: scores.write_text("[]"), "scores.json is damaged: it contains no object"),
+        (
+            lambda run, scores: (run.folder / "metrics.jsonl").write_text("{}\n"),
+            "line 1, is damaged: step is missing",
+        ),
         (lambda run, scores: (run.folder / "config.toml").write_text("steps = 3"), "is missing"),
         (
             lambda run, scores: (run.folder / "config.toml").write_text(

@@ -178,7 +178,8 @@ def _setting(batch: BatchSection, kind: str) -> str | int:
 
 def nearest_divisors(number: int, wanted: int) -> list[int]:
     """Return the largest divisor of `number` below `wanted` and the smallest above it, if they exist."""
-    divisors = [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+    small = [candidate for candidate in range(1, math.isqrt(number) + 1) if number % candidate == 0]
+    divisors = [*small, *(number // divisor for divisor in reversed(small) if divisor * divisor != number)]
     below = [divisor for divisor in divisors if divisor < wanted][-1:]
     return below + [divisor for divisor in divisors if divisor > wanted][:1]
 

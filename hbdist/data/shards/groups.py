@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt
 
 
 def check_name(name: str) -> str:
@@ -52,7 +52,9 @@ def check_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Rows = Annotated[int, Field(ge=0, le=2**32)]
-"""Number of rows of texts, bounded because views store a row in four bytes."""
+"""Number of rows, bounded because views store a row in four bytes."""
+ShardRows = Annotated[int, Field(ge=1, le=2**32)]
+Bytes = Annotated[int, Field(ge=0, le=2**62)]
 Name = Annotated[str, AfterValidator(check_name)]
 Language = Annotated[str, AfterValidator(check_language)]
 RelativePath = Annotated[str, AfterValidator(lambda path: check_paths((path,))[0])]
@@ -79,8 +81,8 @@ class Shards:
     would take seconds. Items are created on access."""
 
     paths: RelativePaths
-    rows: tuple[NonNegativeInt, ...]
-    bytes: tuple[NonNegativeInt, ...]
+    rows: tuple[Rows, ...]
+    bytes: tuple[Bytes, ...]
     sha256: tuple[str, ...]
     indexes: RelativePaths
     index_sha256: tuple[str, ...]
@@ -122,8 +124,8 @@ class View:
     path: RelativePath
     """Path of an array (`<u4`, .npy) with a row of the texts for each pair, in the group's order."""
     sha256: str
-    rows: NonNegativeInt
-    shard_rows: PositiveInt
+    rows: Rows
+    shard_rows: ShardRows
     """Number of rows that the schedule treats as one shard: as many as the group's own shards would have."""
 
 
@@ -192,7 +194,7 @@ class Texts:
     language: Language
     rows: Rows
     """Number of rows of the dataset, those that this language lacks included: the same for all its languages."""
-    shard_rows: PositiveInt
+    shard_rows: ShardRows
     windows: tuple[NonNegativeInt, ...]
     """Window of each shard: window w is the rows w·shard_rows to (w + 1)·shard_rows − 1. There is no shard for a window
     in which the language has no row."""

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.special import chdtri, ndtri
 
+from hbdist.errors import DataError
 from hbdist.evaluation.metrics.per_query import PerQuery, Values, values_of
 from hbdist.evaluation.scores import SETTINGS
 from hbdist.utils.philox import random_words
@@ -211,9 +212,14 @@ def draw_scores(runs: Sequence[Values], draws: int = DRAWS) -> Draws:
     """Return the macro mean of each run in each draw of clusters. All runs are of the same queries."""
     clusters, cluster_V = np.unique(runs[0].cluster_V, return_inverse=True)
     parts, part_V = np.unique(runs[0].part_V, return_inverse=True)
-    assert all(
-        np.array_equal(run.cluster_V, runs[0].cluster_V) and np.array_equal(run.part_V, runs[0].part_V) for run in runs
-    ), "the runs are not of the same queries"
+    first = runs[0]
+    if not all(
+        np.array_equal(run.cluster_V, first.cluster_V) and np.array_equal(run.part_V, first.part_V) for run in runs
+    ):
+        raise DataError(
+            "two evaluations have the positions of different queries, although their task is the same: a ranks.npz is damaged."
+            " Delete both folders, and evaluate both models again."
+        )
     cell_V, cells = part_V * len(clusters) + cluster_V, len(parts) * len(clusters)
     count_SG = np.bincount(cell_V, minlength=cells).reshape(len(parts), -1)
     total_RSG = [np.bincount(cell_V, run.value_V, minlength=cells).reshape(len(parts), -1) for run in runs]

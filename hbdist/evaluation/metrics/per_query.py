@@ -6,10 +6,9 @@ So two evaluations of the same task can be compared query by query, long after t
 """
 
 import io
-import zlib
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -19,6 +18,10 @@ from hbdist.evaluation.metrics.retrieval import NO_POSITION, metrics
 from hbdist.utils.files import write_atomically
 
 FILE = "ranks.npz"
+METRIC = re.compile(r"(map|mrr)(@[1-9]\d{0,8})?|(ndcg|recall|precision)@[1-9]\d{0,8}")
+"""Metrics that follow from the positions of the relevant documents alone."""
+LANGUAGES = 1 << 20
+"""More languages than any task has: pairs of them are numbered with 64 bits."""
 
 
 def file_name(removal: str = "") -> str:
@@ -118,15 +121,37 @@ def read_per_query(out: Path, task_fingerprint: str, removal: str = "") -> PerQu
             arrays = {field.name: file[field.name] for field in fields(PerQuery) if field.name != "metric"}
             metric = str(file["metric"]) if "metric" in file else PerQuery.metric  # an earlier version wrote none
             queries = PerQuery(**arrays, metric=metric)
-    except FileNotFoundError:
+        _check_arrays(queries)
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{out} has no {path.name}, without which two evaluations cannot be compared. {advice}"
         ) from None
-    except (OSError, ValueError, KeyError, BadZipFile, zlib.error, EOFError) as error:
+    except Exception as error:  # for a damaged file, NumPy lets through whatever zipfile and Python's tokenizer raise
         raise DataError(f"{path} cannot be read: {error}. Delete the folder. {advice}") from None
     if found != task_fingerprint:
         raise DataError(f"{path} is of another task, or of the same task with another cut. {advice}")
     return queries
+
+
+def _check_arrays(queries: PerQuery) -> None:
+    """Check that arrays which were read from a file fit one another, and can be positions and numbers.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    arrays = {field.name: getattr(queries, field.name) for field in fields(PerQuery) if field.name != "metric"}
+    rows, columns = queries.language_Q.shape[:1] or (0,), queries.pool_QR.shape[1:] or (0,)
+    for name, array in arrays.items():
+        shape = rows if name.endswith("_Q") else rows + columns
+        if array.dtype != np.int64 or array.shape != shape:
+            raise ValueError(f"{name} has the shape {array.shape} of {array.dtype}; expected {shape} of int64")
+    for name in ("language_Q", "relevant_language_QR"):
+        if (array := arrays[name]).size and not -1 <= array.min() <= array.max() < LANGUAGES:
+            raise ValueError(f"{name} has the numbers {array.min()} to {array.max()}; expected those of languages")
+    if any((arrays[name] < NO_POSITION).any() for name in ("pool_QR", "own_QR")):
+        raise ValueError("a position is below 0")
+    if not METRIC.fullmatch(queries.metric):
+        raise ValueError(f"the metric is {queries.metric!r}; expected one that follows from positions")
 
 
 def check_same_clusters(first: Path, queries: PerQuery, other: Path, others: PerQuery) -> None:
