@@ -54,7 +54,7 @@ def search_ours(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndar
     none_QR = np.empty((len(query_QD), 0), dtype=np.int64)
     counter = PositionCounter(none_QR, none_QR, none_QR, top=TOP)
     count_positions(tiles, counter)
-    return counter.top_QK, counter.top_score_QK
+    return counter.top_NK, counter.top_score_NK
 
 
 def search_faiss(query_QD: np.ndarray, parts: Parts) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,7 @@ from hbdist.evaluation.search.encoding import TextEncoder, Texts, encode_all, en
 from hbdist.evaluation.search.in_memory import rank_in_memory
 from hbdist.evaluation.search.rank import PartRanker
 from hbdist.evaluation.search.settings import SearchSettings
-from hbdist.evaluation.tasks.task import RetrievalTask
+from hbdist.evaluation.tasks.task import MOST_TOPICS, RetrievalTask
 from hbdist.models.pretrained import chosen_on
 from hbdist.utils.files import sha256
 from hbdist.utils.progress import Progress
@@ -44,6 +44,7 @@ from hbdist.utils.progress import Progress
 StageProgress = Callable[[str, int, int], None]
 """Callback with the stage ("queries", "documents", "scores"), the number of this rank's items done, and their number."""
 
+NO_TOPICS = f"more than {MOST_TOPICS:,} pairs of a query and a language"
 NO_REMOVAL = "the baselines without training need all vectors in memory at once, and these are stored on disk"
 
 
@@ -107,7 +108,8 @@ def evaluate(
             "confidence": confidence(collect_positions(result.ranking, task)),
             "alignment": align_questions(result.query_QD, result.ranking, task) if _is_pooled(task) else None,
             "removal": {name: summarise_removal(ranking, task) for name, ranking in removal.items()} or None,
-            "not_measured": {"removal": NO_REMOVAL} if _is_pooled(task) and not removal else {},
+            "not_measured": ({"removal": NO_REMOVAL} if _is_pooled(task) and not removal else {})
+            | ({} if len(task.topics.query_N) else {"TREC files": NO_TOPICS}),
             "seconds": {"encode": result.encoded_at - started, "score": perf_counter() - result.encoded_at},
         }
     return Evaluation(ranks.broadcast_object(scores), result.ranking, removal)

@@ -404,7 +404,7 @@ def test_an_evaluation_encodes_each_text_in_its_language(models: dict[str, Path]
         relevance={str(n): (n, n + 3, n + 6) for n in range(3)},
     )
     encoder = Encoder.load_for_use(settings_of(str(models["m2m100"])))
-    score_QK = evaluate(encoder, task, model="m2m100").ranking.top_score_QK
+    score_QK = evaluate(encoder, task, model="m2m100").ranking.top_score_NK
     query_QD, candidate_CD = (
         np.concatenate([encoder.encode([one.text], kind, languages=[one.language]) for one in texts])
         for kind, texts in (("query", task.queries), ("document", task.candidates))

@@ -41,7 +41,8 @@ def evaluate_trec(folder: Path, measures: Sequence[str]) -> dict[str, dict[str, 
     for line in (folder / "qrels.trec").read_text().splitlines():
         query, _, document, grade = line.split()
         qrels.setdefault(query, {})[document] = int(grade)
-    for line in (folder / "multilingual.run.trec").read_text().splitlines():
+    (path,) = folder.glob("*.run.trec")
+    for line in path.read_text().splitlines():
         query, _, document, _, score, _ = line.split()
         run.setdefault(query, {})[document] = float(score)
     return pytrec_eval.RelevanceEvaluator(qrels, set(measures)).evaluate(run)

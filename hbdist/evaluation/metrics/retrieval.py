@@ -9,7 +9,7 @@ descending document id, so the two agree exactly wherever ids ascend with the in
 
     Q queries · T queries of a tile · C candidates of the pool · S candidates of a subset
     R relevant candidates of a query, padded
-    I candidates that are not ranked for a query, padded · D dimensions · K candidates at the top
+    I candidates that are not ranked for a query, padded · D dimensions · N topics · K candidates at the top
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ NEVER = np.iinfo(np.int64).max
 """Position of a relevant document that is not among the candidates: beyond any depth, and 1/NEVER counts as 0."""
 
 TOP = 100
-"""Number K of candidates that are kept for each query, best first. The metrics do not depend on them."""
+"""Number K of candidates that are kept for each topic, best first. The metrics do not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Ranking:
     """Positions in the whole pool; NO_POSITION where a query has no such candidate, NEVER where that is absent."""
     language_QR: np.ndarray
     """Positions among the candidates of the relevant one's own language."""
-    top_QK: np.ndarray
-    """Indices of the first K candidates of the whole pool, best first."""
-    top_score_QK: np.ndarray
-    """Their scores, float32."""
+    top_NK: np.ndarray
+    """Indices of the first K candidates of each topic, best first; −1 where there are fewer. With a multilingual setting
+    the topics are the queries, and the candidates those of the whole pool (see `RetrievalTask.topics`)."""
+    top_score_NK: np.ndarray
+    """Their scores, float32; minus infinity where there is no candidate, or it is not ranked."""
 
 
 def metrics(

@@ -60,7 +60,7 @@ def _measure_bias(ranking: Ranking, task: RetrievalTask) -> dict[str, dict[str, 
     """Return the bias measures of each query language; empty if no query has two answers."""
     query_Q, candidate_C = language_numbers(task.query_slices), language_numbers(task.candidate_slices)
     by_number = language_bias.bias_by_language(
-        ranking.pool_QR, ranking.top_QK, query_language_Q=query_Q, candidate_language_C=candidate_C
+        ranking.pool_QR, ranking.top_NK, query_language_Q=query_Q, candidate_language_C=candidate_C
     )
     return {task.languages[number]: measures for number, measures in by_number.items()}
 
@@ -75,7 +75,7 @@ def measure_more_bias(ranking: Ranking, task: RetrievalTask, map_by_language: Ma
     one_answer = language_bias.one_answer_map(
         pool_QR, relevant_language_QR=relevant_language_QR, query_language_Q=query_language_Q
     )
-    irrelevant_Q = language_bias.peer_irrelevant(ranking.top_QK, pool_QR, candidate_language_C=candidate_language_C)
+    irrelevant_Q = language_bias.peer_irrelevant(ranking.top_NK, pool_QR, candidate_language_C=candidate_language_C)
     relevant_Q = language_bias.peer_relevant(pool_QR, relevant_language_QR=relevant_language_QR, k=TOP)
     apart = language_bias.spread(map_by_language)
     return {
@@ -143,7 +143,7 @@ def align_questions(query_QD: np.ndarray, ranking: Ranking, task: RetrievalTask)
     length_Q1 = np.linalg.norm(query_QD, axis=1, keepdims=True)
     query_QD = query_QD / np.where(length_Q1 > 0, length_Q1, 1)
     measures = alignment(query_QD, row_NL, languages)
-    return measures and {**measures, "consistency": consistency(query_QD, ranking.top_QK, row_NL, languages)}
+    return measures and {**measures, "consistency": consistency(query_QD, ranking.top_NK, row_NL, languages)}
 
 
 def find_question_rows(task: RetrievalTask) -> np.ndarray:

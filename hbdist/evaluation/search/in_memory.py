@@ -44,6 +44,7 @@ def rank_in_memory(
     starts = range(0, len(query_QD), tile)[ranks.rank :: ranks.world]
     done, total = 0, sum(len(query_QD[start : start + tile]) for start in starts)
     slices = list(task.candidate_slices.values())
+    top = min(TOP, len(candidate_CD))
     own: dict[int, tuple[np.ndarray, ...]] = {}
     for start in starts:
         rows = slice(start, start + tile)
@@ -54,15 +55,32 @@ def rank_in_memory(
         language_TR = sum(
             (positions_of_relevant(score_TC, relevant_TR, subset=part) for part in slices), np.zeros_like(relevant_TR)
         )
-        own[start] = (positions_of_relevant(score_TC, relevant_TR), language_TR, *top_candidates(score_TC, TOP))
+        own[start] = (positions_of_relevant(score_TC, relevant_TR), language_TR, *_tops(score_TC, task, rows, top))
         done += len(score_TC)
         if progress:
             progress(done, total)
     tiles = {start: arrays for share in ranks.all_gather_object(own) for start, arrays in share.items()}
     columns = zip(*(tiles[start] for start in sorted(tiles)), strict=True)
-    pool_QR, language_QR, top_QK, top_score_QK = (np.concatenate(column) for column in columns)
+    pool_QR, language_QR, top_NK, top_score_NK = (np.concatenate(column) for column in columns)
     pool_QR, language_QR = (with_absent(position_QR, task.relevant) for position_QR in (pool_QR, language_QR))
-    return Ranking(pool_QR, language_QR, top_QK, top_score_QK)
+    return Ranking(pool_QR, language_QR, top_NK, top_score_NK)
+
+
+def _tops(score_TC: np.ndarray, task: RetrievalTask, rows: slice, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best candidates of the topics of these queries, and their scores: [N, K] each, padded with −1 and −inf."""
+    first, last = np.searchsorted(task.topics.query_N, [rows.start, rows.start + len(score_TC)])
+    row_N, language_N = task.topics.query_N[first:last] - rows.start, task.topics.language_N[first:last]
+    if "multilingual" in task.settings:
+        return top_candidates(score_TC, top)
+    index_NK = np.full((len(row_N), top), -1, dtype=np.int64)
+    score_NK = np.full((len(row_N), top), -np.inf, dtype=np.float32)
+    for language, part in enumerate(task.candidate_slices.values()):
+        (own,) = np.nonzero(language_N == language)
+        if len(own):
+            index_K, score_K = top_candidates(np.ascontiguousarray(score_TC[row_N[own], part]), top)
+            index_NK[own, : index_K.shape[1]] = index_K + part.start
+            score_NK[own, : index_K.shape[1]] = score_K
+    return index_NK, score_NK
 
 
 def positions_of_relevant(score_QC: np.ndarray, relevant_QR: np.ndarray, *, subset: slice = slice(None)) -> np.ndarray:

@@ -6,7 +6,8 @@ it is counted and when others are compared with it. So every product is computed
 tiles begin follows from the task alone.
 
     Q queries · R relevant candidates of a query, padded · D dimensions · K candidates at the top · T queries of a tile
-    S consecutive candidates in one language · H hits, the scores that are high enough to matter · N entries
+    S consecutive candidates in one language · H hits, the scores that are high enough to matter
+    N topics (queries with the language of the candidates that are ranked), or entries · M some topics
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+
+from hbdist.evaluation.tasks.task import WHOLE_POOL, Topics
 
 CPU_TILE, GPU_TILE = (256, 4_096), (2_048, 32_768)
 """Numbers of queries and of candidates per tile: on a CPU its scores stay near the caches."""
@@ -47,10 +50,25 @@ class PositionCounter:
         relevant_QR: int64 indices into the pool; −1 where a query has fewer than R. R may be 0.
         score_QR: float32 scores of the relevant candidates; ignored where there is none.
         language_QR: number of their language.
+        top: number K of candidates that are kept for each topic.
+        topics: topics of the task; by default each query is one, with the whole pool.
     """
 
-    def __init__(self, relevant_QR: np.ndarray, score_QR: np.ndarray, language_QR: np.ndarray, *, top: int) -> None:
-        queries = len(relevant_QR)
+    def __init__(
+        self,
+        relevant_QR: np.ndarray,
+        score_QR: np.ndarray,
+        language_QR: np.ndarray,
+        *,
+        top: int,
+        topics: Topics | None = None,
+    ) -> None:
+        topics = topics or Topics(np.arange(len(relevant_QR)), np.full(len(relevant_QR), WHOLE_POOL))
+        self._topic_of = {
+            int(language): _inverse(topics.query_N, topics.language_N == language, len(relevant_QR))
+            for language in np.unique(topics.language_N)
+        }
+        self._no_topic_Q = np.full(len(relevant_QR), -1)
         self.relevant_QR, self.language_QR = relevant_QR, language_QR
         # Where there is no relevant candidate, no score is above infinity, so nothing is counted.
         self.score_QR = np.where(relevant_QR >= 0, score_QR, np.inf).astype(np.float32)
@@ -58,19 +76,31 @@ class PositionCounter:
         """Number of candidates that come before each relevant one."""
         self.own_QR = np.zeros(relevant_QR.shape, dtype=np.int64)
         """Number of those that are of its own language."""
-        self.top_QK = np.full((queries, top), -1, dtype=np.int64)
+        self.top_NK = np.full((len(topics.query_N), top), -1, dtype=np.int64)
         """Indices of the best candidates, best first, once settled; −1 where there are fewer than K."""
-        self.top_score_QK = np.full((queries, top), -np.inf, dtype=np.float32)
+        self.top_score_NK = np.full((len(topics.query_N), top), -np.inf, dtype=np.float32)
         """Scores of the best candidates."""
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def threshold(self, rows: np.ndarray, kth_T: np.ndarray) -> np.ndarray:
-        """Return the least score that can change anything for these queries: float32 [T].
+    def topics_of(self, rows: np.ndarray, language: int) -> np.ndarray:
+        """Return the topic in which candidates of this language are ranked for each query; −1 for none: int64 [T]."""
+        return self._topic_of.get(WHOLE_POOL, self._topic_of.get(language, self._no_topic_Q))[rows]
+
+    def lowest_kept(self, rows: np.ndarray, language: int) -> np.ndarray:
+        """Return the score of the K-th best candidate so far; infinity if none are kept: float32 [T]."""
+        topic_T = self.topics_of(rows, language)
+        score_T = np.full(len(rows), np.inf, dtype=np.float32)
+        score_T[topic_T >= 0] = self.top_score_NK[topic_T[topic_T >= 0], -1]
+        return score_T
+
+    def threshold(self, rows: np.ndarray, kth_T: np.ndarray, language: int) -> np.ndarray:
+        """Return the least score of a candidate of this language that can change anything for these queries: float32 [T].
 
         `kth_T` has the K-th best score of the candidates at hand, or anything lower.
         """
         lowest_T = self.score_QR[rows].min(axis=1, initial=np.inf)
-        return np.maximum(np.minimum(np.maximum(self.top_score_QK[rows, -1], kth_T), lowest_T), np.float32(LOWEST))
+        kept_T = np.maximum(self.lowest_kept(rows, language), kth_T)
+        return np.maximum(np.minimum(kept_T, lowest_T), np.float32(LOWEST))
 
     def add(
         self, rows: np.ndarray, row_H: np.ndarray, index_H: np.ndarray, score_H: np.ndarray, *, language: int
@@ -86,24 +116,33 @@ class PositionCounter:
             count_T = np.bincount(row_H[before_H], minlength=len(rows))
             self.pool_QR[rows, column] += count_T
             self.own_QR[rows, column] += np.where(self.language_QR[rows, column] == language, count_T, 0)
-        high_H = score_H >= self.top_score_QK[rows, -1][row_H]
-        self._pending.append((rows[row_H[high_H]], index_H[high_H], score_H[high_H]))
+        high_H = score_H >= self.lowest_kept(rows, language)[row_H]
+        topic_T = self.topics_of(rows, language)
+        self._pending.append((topic_T[row_H[high_H]], index_H[high_H], score_H[high_H]))
         # Sorting waits until there are as many new candidates as are collected, so that its cost is spread over many.
-        if sum(len(query_H) for query_H, _, _ in self._pending) > self.top_QK.size:
+        if sum(len(topic_H) for topic_H, _, _ in self._pending) > self.top_NK.size:
             self.settle()
 
     def settle(self) -> None:
         """Sort the pending candidates into the best ones; to be called after the last `add`."""
         if not self._pending:
             return
-        query_H, index_H, score_H = (np.concatenate(column) for column in zip(*self._pending, strict=True))
+        topic_H, index_H, score_H = (np.concatenate(column) for column in zip(*self._pending, strict=True))
         self._pending.clear()
-        rows, row_H = np.unique(query_H, return_inverse=True)
-        top = self.top_QK.shape[1]
+        rows, row_H = np.unique(topic_H, return_inverse=True)
+        top = self.top_NK.shape[1]
         row_N = np.concatenate([np.repeat(np.arange(len(rows)), top), row_H])
-        index_N = np.concatenate([self.top_QK[rows].ravel(), index_H])
-        score_N = np.concatenate([self.top_score_QK[rows].ravel(), score_H])
-        self.top_QK[rows], self.top_score_QK[rows] = best_of_rows(row_N, index_N, score_N, top)
+        index_N = np.concatenate([self.top_NK[rows].ravel(), index_H])
+        score_N = np.concatenate([self.top_score_NK[rows].ravel(), score_H])
+        self.top_NK[rows], self.top_score_NK[rows] = best_of_rows(row_N, index_N, score_N, top)
+
+
+def _inverse(query_N: np.ndarray, selected_N: np.ndarray, queries: int) -> np.ndarray:
+    """Return the number of each query's topic among those selected; −1 for none: int64 [Q]."""
+    (topic_M,) = np.nonzero(selected_N)
+    topic_Q = np.full(queries, -1)
+    topic_Q[query_N[topic_M]] = topic_M
+    return topic_Q
 
 
 def best_of_rows(
@@ -195,14 +234,14 @@ def count_positions(
     tiles: ScoreTiles, counter: PositionCounter, *, progress: Callable[[int], None] | None = None
 ) -> None:
     """Count all candidates at hand; call `progress` with the number of those done after the last query of each segment."""
-    top = counter.top_QK.shape[1]
+    top = counter.top_NK.shape[1]
     done, last = 0, None
     for rows, segment, score_TS in tiles():
         kth_T = np.full(len(rows), -np.inf, dtype=np.float32)
         # Until the top is full, every score would be a hit; later the K-th best of all is the better threshold.
-        if score_TS.shape[1] > top and np.isinf(counter.top_score_QK[rows, -1]).any():
+        if score_TS.shape[1] > top and np.isneginf(counter.lowest_kept(rows, segment.language)).any():
             kth_T = score_TS.topk(top, dim=1).values[:, -1].cpu().numpy()
-        threshold_T = torch.from_numpy(counter.threshold(rows, kth_T)).to(score_TS.device)
+        threshold_T = torch.from_numpy(counter.threshold(rows, kth_T, segment.language)).to(score_TS.device)
         row_H, column_H, score_H = _find_hits(score_TS, threshold_T)
         counter.add(rows, row_H, column_H + segment.start, score_H, language=segment.language)
         if progress and segment is not last:

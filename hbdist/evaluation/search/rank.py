@@ -22,8 +22,8 @@ from hbdist.evaluation.search.faiss_index import Approximate
 from hbdist.evaluation.tasks.task import NO_CANDIDATE, RetrievalTask
 from hbdist.utils.progress import Progress
 
-MERGED_QUERIES = 1_024
-"""Number of queries whose best candidates are gathered from all ranks at once."""
+MERGED_TOPICS = 1_024
+"""Number of topics whose best candidates are gathered from all ranks at once."""
 
 Hits = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]
 """Queries; then, of each hit, the number of its query among them, its index in the pool and its score; their language."""
@@ -111,7 +111,10 @@ class PartRanker:
     def _counter(self, score_QR: np.ndarray) -> partitioned.PositionCounter:
         """Return a counter, given the scores of the relevant candidates in this rank's parts."""
         score_QR = self.ranks.all_reduce_max(score_QR)
-        return partitioned.PositionCounter(self.task.relevant, score_QR, relevant_languages(self.task), top=TOP)
+        task = self.task
+        return partitioned.PositionCounter(
+            task.relevant, score_QR, relevant_languages(task), top=TOP, topics=task.topics
+        )
 
     def _merge(self, counter: partitioned.PositionCounter) -> Ranking:
         """Return the sum of what all ranks counted, and the best of their best candidates."""
@@ -121,12 +124,12 @@ class PartRanker:
             for count_QR in (counter.pool_QR, counter.own_QR)
         )
         tops: list[tuple[np.ndarray, np.ndarray]] = []
-        for first in range(0, len(pool_QR), MERGED_QUERIES):
-            rows = slice(first, first + MERGED_QUERIES)
-            shares = self.ranks.all_gather_object((counter.top_QK[rows], counter.top_score_QK[rows]))
+        for first in range(0, max(1, len(counter.top_NK)), MERGED_TOPICS):
+            rows = slice(first, first + MERGED_TOPICS)
+            shares = self.ranks.all_gather_object((counter.top_NK[rows], counter.top_score_NK[rows]))
             tops.append(merge_tops(shares))
-        top_QK, top_score_QK = (np.concatenate(column) for column in zip(*tops, strict=True))
-        return Ranking(pool_QR, own_QR, top_QK, top_score_QK)
+        top_NK, top_score_NK = (np.concatenate(column) for column in zip(*tops, strict=True))
+        return Ranking(pool_QR, own_QR, top_NK, top_score_NK)
 
 
 def merge_tops(shares: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

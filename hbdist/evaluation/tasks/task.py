@@ -28,6 +28,25 @@ Values = Mapping[str, tuple[int, ...]]
 """Question id → values, one per candidate."""
 
 
+WHOLE_POOL = -1
+"""Language of a topic that ranks the candidates of all languages."""
+
+MOST_TOPICS = 200_000
+"""Number of topics above which the best candidates are not kept: their files would have tens of millions of lines."""
+
+
+class Topics(NamedTuple):
+    """Rankings whose best candidates are kept: a query, and the language of the candidates that are ranked for it.
+
+    Ordered by query, then by language. N of them.
+    """
+
+    query_N: np.ndarray
+    """Index of the query: int64."""
+    language_N: np.ndarray
+    """Number of the language, or WHOLE_POOL: int64."""
+
+
 class Query(NamedTuple):
     """One question in one language."""
 
@@ -126,6 +145,27 @@ class RetrievalTask:
     def unranked(self) -> np.ndarray:
         """Indices of the candidates that are not ranked for each query: int64 [Q, I], padded with NO_CANDIDATE."""
         return _padded([self.ignored.get(query.id, ()) for query in self.queries], NO_CANDIDATE)
+
+    @cached_property
+    def topics(self) -> Topics:
+        """Rankings by which the scores can be checked, as TREC files.
+
+        With a multilingual setting, each query once, against the whole pool. Else each query with each language in which
+        it has an answer, in the settings of the task. None at all if there would be more than MOST_TOPICS.
+        """
+        everyone = np.arange(len(self.queries))
+        if "multilingual" in self.settings:
+            return Topics(everyone, np.full(len(everyone), WHOLE_POOL))
+        stops = np.array([part.stop for part in self.candidate_slices.values()])
+        languages = len(self.languages)
+        row, column = np.nonzero(self.relevant != NO_CANDIDATE)
+        query_language_Q = np.repeat(np.arange(languages), [p.stop - p.start for p in self.query_slices.values()])
+        index = self.relevant[row, column]
+        # An absent answer is of its question's language.
+        answer_language = np.where(index == ABSENT, query_language_Q[row], np.searchsorted(stops, index, side="right"))
+        setting = np.where(query_language_Q[row] == answer_language, "monolingual", "cross_lingual")
+        key_N = np.unique((row * languages + answer_language)[np.isin(setting, self.settings)])
+        return Topics(*np.divmod(key_N if len(key_N) <= MOST_TOPICS else key_N[:0], languages))
 
     @cached_property
     def query_ids(self) -> list[str]:

@@ -17,9 +17,9 @@ from hbdist.evaluation.metrics.retrieval import (
     metrics,
     with_absent,
 )
-from hbdist.evaluation.scores import METRICS
+from hbdist.evaluation.scores import METRICS, SETTINGS
 from hbdist.evaluation.search.in_memory import positions_of_relevant, rank_in_memory, top_candidates
-from hbdist.evaluation.tasks.task import ABSENT, NO_CANDIDATE
+from hbdist.evaluation.tasks.task import ABSENT, NO_CANDIDATE, WHOLE_POOL, Topics
 from hbdist.utils.progress import Progress
 
 
@@ -136,6 +136,11 @@ class Pool:
     relevant: np.ndarray
     candidate_slices: dict[str, slice]
     unranked: np.ndarray
+    settings: tuple[str, ...] = SETTINGS
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(np.arange(len(self.query_QD)), np.full(len(self.query_QD), WHOLE_POOL))
 
     def rank(self, tile: int, progress: Progress | None = None) -> Ranking:
         return rank_in_memory(self.query_QD, self.candidate_CD, self, tile=tile, progress=progress)
@@ -155,7 +160,7 @@ def whole_numbers() -> Pool:
 @pytest.mark.parametrize("tile", [1, 5, 36, 512])
 def test_tiles_of_any_size_give_the_same(whole_numbers, tile):
     whole, tiled = whole_numbers.rank(37), whole_numbers.rank(tile)
-    for name in ("pool_QR", "language_QR", "top_QK", "top_score_QK"):
+    for name in ("pool_QR", "language_QR", "top_NK", "top_score_NK"):
         np.testing.assert_array_equal(getattr(tiled, name), getattr(whole, name))
 
 
@@ -181,7 +186,7 @@ def test_a_candidate_that_is_not_ranked_for_a_query_is_as_if_not_in_the_pool(who
         score_1C = whole_numbers.query_QD[[row]] @ whole_numbers.candidate_CD[remaining].T
         index_1R = np.searchsorted(remaining, whole_numbers.relevant[[row]])
         np.testing.assert_array_equal(found.pool_QR[[row]], slow_positions(score_1C, index_1R, slice(None)))
-        assert not set(found.top_QK[row]) & set(unranked_QI[row])
+        assert not set(found.top_NK[row]) & set(unranked_QI[row])
 
 
 def test_progress_ends_at_the_number_of_queries(whole_numbers):

@@ -56,9 +56,9 @@ def test_an_index_that_searches_all_clusters_gives_the_exact_scores(tmp_path) ->
 
 def test_hnsw_finds_nearly_all_of_the_first_hundred(tmp_path) -> None:
     task = made_task(candidates=2_000)
-    exact = evaluate(BatchEncoder(), task, model="m").ranking.top_QK
+    exact = evaluate(BatchEncoder(), task, model="m").ranking.top_NK
     near = Approximate.parse("hnsw:links=16")
-    found = evaluate(BatchEncoder(), task, model="m", search=SearchSettings(tmp_path, index=near)).ranking.top_QK
+    found = evaluate(BatchEncoder(), task, model="m", search=SearchSettings(tmp_path, index=near)).ranking.top_NK
     shares = [len(set(one) & set(other)) / 100 for one, other in zip(exact, found, strict=True)]
     assert np.mean(shares) > 0.95
 
