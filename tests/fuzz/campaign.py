@@ -24,6 +24,8 @@ TIMEOUT = 20
 MEMORY = 12 << 30
 """Bytes of address space that the process may have: a number in a file must not be a number of bytes to allocate."""
 PACKAGE = "hbdist"
+MEMORY_DISK = Path("/dev/shm")
+"""Folder in memory: most of the time is spent on files that are read once."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class TookTooLongError(Exception):
 def run(target: Target, inputs: int, *, seed: int = 0) -> Tally:
     """Give a target mutated inputs, and return what became of them."""
     tally = Tally(target.name)
-    with tempfile.TemporaryDirectory(prefix="hbdist-fuzz-") as scratch:
+    with tempfile.TemporaryDirectory(
+        prefix="hbdist-fuzz-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None
+    ) as scratch:
         folder, valid = Path(scratch, "here"), Path(scratch, "valid")
         valid.mkdir()
         target.make(valid)

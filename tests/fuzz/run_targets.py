@@ -1,8 +1,13 @@
 """Targets that read configs and overrides, studies, the files of runs and jobs, scores, and what reports are made of."""
 
+import atexit
 import json
+import shutil
+import tempfile
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +67,7 @@ steps = 30
 folder = "runs/x"
 trackers = []
 [data]
-shards = "shards"
+shards = "SHARDS"
 languages = ["en", "de"]
 datasets = []
 cache_gb = 50.0
@@ -87,7 +92,8 @@ lr = 1e-3
 warmup_steps = 2
 [validation]
 every = 5
-shards = ["shards"]
+batch_size = 8
+shards = ["SHARDS"]
 [evaluation]
 tasks = ["xquad-r"]
 languages = []
@@ -97,36 +103,33 @@ every = 4
 precision = "fp32"
 deepspeed = ""
 """
-_manifest: dict[str, Manifest] = {}
 
 
-def _manifest_of(folder: Path) -> Manifest:
-    """Return the manifest of a few small groups, built once per process."""
-    if "" not in _manifest:
-        for language in ("en", "de"):
-            write_jsonl(folder / "source" / f"{language}.jsonl", rows(language, 12))
-        dataset = '[[dataset]]\nname = "made"\nreader = "jsonl"\nparallel = true\n[dataset.files]\n'
-        write_text(folder / "source/recipe.toml", dataset + 'en = "en.jsonl"\nde = "de.jsonl"\n')
-        _manifest[""] = build(folder / "source/recipe.toml", folder / "built", workers=1)
-    return _manifest[""]
+@cache
+def _shards() -> Manifest:
+    """Build a few small groups, once per process."""
+    folder = Path(tempfile.mkdtemp(prefix="hbdist-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for language in ("en", "de"):
+        write_jsonl(folder / f"{language}.jsonl", rows(language, 12))
+    dataset = '[[dataset]]\nname = "made"\nreader = "jsonl"\nparallel = true\n[dataset.files]\n'
+    write_text(folder / "recipe.toml", dataset + 'en = "en.jsonl"\nde = "de.jsonl"\n')
+    return build(folder / "recipe.toml", folder / "shards", workers=1)
 
 
 def _write_config(folder: Path) -> None:
-    _manifest_of(folder / "shards")
-    write_text(folder / "config.toml", CONFIG)
+    write_text(folder / "config.toml", CONFIG.replace("SHARDS", str(_shards().root)))
 
 
 def _use(config: Config) -> None:
     refuse_another_run(config)
     Criterion.of(config)
     assert Config.check(dict(_toml(config)), source="its own TOML") == config
-    if config.batch.size <= LARGEST_PLAN:
-        Plan.of(config, _manifest[""], ranks=2).text()
+    if max(config.batch.size, config.validation.batch_size) <= LARGEST_PLAN:
+        Plan.of(config, _shards(), ranks=2).text()
 
 
 def _toml(config: Config) -> dict[str, Any]:
-    import tomllib
-
     return tomllib.loads(config.to_toml())
 
 
