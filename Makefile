@@ -52,10 +52,10 @@ test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 -q --ignore tests/memory/test_estimate.py
 	$(BIN)/python -m pytest -q tests/memory/test_estimate.py  # measures memory: alone on the machine
 
-# An hour or more: each change that mutmut makes to the core must fail a test. What survives is printed; a later call tests only what is
-# new or changed; `make mutants MUTANTS='hbdist.loss.*'` tests a part anew. docs/reliability.md has the numbers and the reasons.
+# Each change that mutmut makes to the core must fail a test. A later call tests only what is new or changed; with
+# MUTANTS="--again" what survived, with MUTANTS="'hbdist.loss.*'" a part. docs/reliability.md has the numbers and the reasons.
 mutants: install
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1 $(MUTANTS)
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python tests/mutation/run.py $(MUTANTS)
 	$(BIN)/mutmut results
 
 # Hurts real runs in every known way for half an hour, and checks what a restart makes of them (docs/reliability.md). Called again,
