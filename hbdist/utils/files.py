@@ -18,6 +18,8 @@ from filelock import SoftFileLock, Timeout
 from hbdist.errors import ConfigError, WriteError
 from hbdist.utils.leftovers import temporary_path
 
+LONGEST_NAME = 255
+"""Bytes of the longest name of a file or folder."""
 STALE_AFTER = 30.0
 """Seconds after which the lock of a file counts as left behind by a crash. Locks are held for milliseconds."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -195,6 +197,22 @@ def _remove_if_stale(lock: Path) -> None:
     seen = identity(lock)
     if seen and time.time() - seen[1] / 1e9 > STALE_AFTER:
         remove_unchanged(lock, seen)
+
+
+def check_path(path: Path) -> Path:
+    """Return `path` if it can be a path at all, whether or not there is anything.
+
+    Raises:
+        ValueError: it has a null byte, half of a surrogate pair, or a name of more than 255 bytes.
+    """
+    try:
+        too_long = max((len(os.fsencode(part)) for part in path.parts), default=0) > LONGEST_NAME
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(path)[:40]!a} has half of a surrogate pair, which no file has in its name") from None
+    if too_long or "\0" in str(path):
+        what = f"a name of more than {LONGEST_NAME} bytes" if too_long else "a null byte"
+        raise ValueError(f"{str(path)[:40]!a}… has {what}, which no file has in its path")
+    return path
 
 
 def sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ from hbdist.data.build.workspace import Workspace, build_lock, open_workspace
 from hbdist.data.shards.groups import Group, Texts
 from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Manifest
 from hbdist.errors import ConfigError, DataError
-from hbdist.utils.files import sha256
+from hbdist.utils.files import check_path, sha256
 from hbdist.utils.json_toml import read_json_object
 from hbdist.utils.workers import Progress, map_in_pool, silent
 
@@ -57,6 +57,10 @@ def build(
     root = Path(out) if out is not None else loaded.out
     if root is None:
         raise ConfigError(f'{path} has no key out, and none was given. Add out = "FOLDER" to it.')
+    try:
+        check_path(root)
+    except ValueError as error:
+        raise ConfigError(f"The folder to build cannot be: {error}. Give another --out.") from None
     inputs = _digest_inputs(path, loaded, workers=workers)
     if finished := _find_finished(root, loaded, inputs):
         progress(1, 1, f"reused {root}")

@@ -14,6 +14,7 @@ from hbdist.data.shards.manifest import VALIDATION
 from hbdist.data.sources.files import Document
 from hbdist.data.sources.rows import FieldName, Names
 from hbdist.errors import ConfigError
+from hbdist.utils.files import check_path
 from hbdist.utils.json_toml import read_toml
 
 
@@ -23,7 +24,7 @@ def _several(value: Any) -> Any:
 
 def _locate(path: Path, info: ValidationInfo) -> Path:
     assert info.context, "a recipe is read with Recipe.load, which passes its folder"
-    return Path(os.path.normpath(info.context["folder"] / path))
+    return check_path(Path(os.path.normpath(info.context["folder"] / path)))
 
 
 Located = Annotated[Path, AfterValidator(_locate)]

@@ -5,6 +5,7 @@ texts and the document in another's (or the same one's). Texts are stored once p
 """
 
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -21,8 +22,11 @@ def check_name(name: str) -> str:
     Raises:
         ValueError: it cannot.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.]*", name):
-        raise ValueError(f"{name!r} cannot name a dataset. Use a-z, 0-9, _ and ., beginning with a letter or digit")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.]{,99}", name):
+        raise ValueError(
+            f"{reprlib.repr(name)} cannot name a dataset. Use at most 100 of a-z, 0-9, _ and ., beginning with a letter or"
+            " digit"
+        )
     return name
 
 
@@ -32,8 +36,10 @@ def check_language(code: str) -> str:
     Raises:
         ValueError: it is not, for example because it has a `-`, which separates the two languages of a pair.
     """
-    if not re.fullmatch(r"[a-z]{2,3}(_[A-Za-z0-9]{2,8})*", code):
-        raise ValueError(f"{code!r} is not a canonical language code. Write it as en, arz or zh_Hant: _ and never -")
+    if not re.fullmatch(r"[a-z]{2,3}(_[A-Za-z0-9]{2,8}){,4}", code):
+        raise ValueError(
+            f"{reprlib.repr(code)} is not a canonical language code. Write it as en, arz or zh_Hant: _ and never -"
+        )
     return code
 
 

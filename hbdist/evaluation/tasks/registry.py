@@ -14,6 +14,7 @@ from hbdist.evaluation.tasks.task import RetrievalTask
 from hbdist.evaluation.tasks.tydiqa import load_tydiqa
 from hbdist.evaluation.tasks.wikihop import load_wikihop
 from hbdist.evaluation.tasks.xquad_r import load_xquad_r
+from hbdist.utils.files import check_path
 
 _LOADERS: dict[str, Callable[..., RetrievalTask]] = {
     "xquad-r": load_xquad_r,
@@ -40,6 +41,10 @@ def load_task(name: str, folder: Path | None = None, *, languages: Sequence[str]
         DataError: the folder does not have the task's files, or one is damaged.
     """
     kind, _, path = name.partition(":")
+    try:
+        check_path(folder or Path(path))
+    except ValueError as error:
+        raise ConfigError(f"--task {name[:60]} cannot be read: {error}. Give the folder of a task.") from None
     if kind in _FOLDER_LOADERS and path:
         if folder:
             raise ConfigError(f"--task {name} names a folder, and --data another, {folder}. Leave out --data.")

@@ -83,6 +83,10 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
             "files.en is a list of 2; several files are for reader",
         ),
         ("[[dataset]]\nname='d'\nreader='jsonl'\nfiles={en=[]}", "files"),
+        (f"[[dataset]]\nname='d'\nreader='jsonl'\nfiles={{en='{'x' * 256}'}}", "has a name of more than 255 bytes"),
+        ('[[dataset]]\nname="d"\nreader="jsonl"\nfiles={en="a\\u0000b"}', "has a null byte"),
+        (f"[[dataset]]\nname='{'x' * 101}'\nreader='jsonl'\nfiles={{en='a'}}", "Use at most 100 of a-z"),
+        ("shard_rows = 2000000000", "shard_rows = 2000000000: input should be less than or equal to 1000000000"),
         ("[[dataset]]\nname='d'\nreader='lines'\nfiles={en='a',de='b'}", 'reader "lines" needs parallel = true'),
         (
             "[[dataset]]\nname='validation'\nreader='jsonl'\nfiles={en='a'}",
@@ -107,6 +111,17 @@ def test_the_error_of_a_wrong_recipe_says_what_is_wrong_and_what_to_do(tmp_path:
 def test_a_recipe_needs_a_folder_to_build(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no key out, and none was given"):
         build(one_file(tmp_path, [row(1, "en")]))
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has a name of more than 255 bytes, .* Give another --out"):
+        build(one_file(tmp_path, [row(1, "en")]), tmp_path / ("x" * 256))
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = one_file(tmp_path, [row(1, "en")])
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert build(path, tmp_path / "out", workers=1).rows == 1
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
