@@ -1,6 +1,7 @@
 """Registry of tasks: tasks by their names, and errors."""
 
 import json
+import re
 
 import pytest
 from task_files import write_text
@@ -77,7 +78,6 @@ def test_half_a_surrogate_pair_is_refused_with_its_place_before_anything_is_enco
         (tmp_path / "corpus.jsonl").unlink()
         (tmp_path / "queries.jsonl").unlink()
     folder = name in ("beir", "parallel")
-    with pytest.raises(
-        DataError, match=rf"{file}.*{place}.*half of a surrogate pair|{file}.*half of a surrogate pair.*{place}"
-    ):
+    with pytest.raises(DataError, match=rf"{file}.*half of a surrogate pair") as error:
         load_task(f"{name}:{tmp_path}" if folder else name, None if folder else tmp_path)
+    assert re.search(place, str(error.value))
