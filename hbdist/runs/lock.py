@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,7 +104,8 @@ class RunLock:
         """Give up ownership; calling it twice does no harm."""
         self._released.set()
         if owner_of(self.path.parent) == self.owner:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # on a failing disk the file stays, and does not count once this process has ended
+                self.path.unlink(missing_ok=True)
 
     def refuse_if_lost(self, *, look: bool = False) -> None:
         """Check that the folder is still this process's: as known from the last heartbeat, or by a `look` at the file.

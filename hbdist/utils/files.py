@@ -22,8 +22,9 @@ LONGEST_NAME = 255
 """Bytes of the longest name of a file or folder."""
 STALE_AFTER = 30.0
 """Seconds after which the lock of a file counts as left behind by a crash. Locks are held for milliseconds."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Codes of errors in writing that concern the disk, not the program."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = (*NO_ROOM, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+"""Codes of errors that concern the disk, not the program."""
 
 
 def sync(path: Path) -> None:
@@ -64,15 +65,37 @@ def writing(path: Path) -> Iterator[None]:
         # torch's zip writer says only that a position is wrong; safetensors raises an error of its own.
         texts = {"inline_container": errno.ENOSPC, "No space left on device": errno.ENOSPC, "Read-only": errno.EROFS}
         code = next((number for text, number in texts.items() if text in str(error)), code)
-        if code not in NO_ROOM:
+        if code not in DISK_ERRORS:
             raise
         raise WriteError(code, f"{path} cannot be written: {os.strerror(code)}. {_remedy(path, code)}") from None
 
 
+@contextmanager
+def naming_disk_errors(place: Path) -> Iterator[None]:
+    """Give errors of the disk inside, in whatever place below or outside of `place`, a message that says what to do.
+
+    Raises:
+        WriteError: the disk has no room, is read-only or fails.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else place
+        verb = "written" if error.errno in (*NO_ROOM, errno.EROFS) else "read or written"
+        remedy = _remedy(path, error.errno)
+        raise WriteError(error.errno, f"{path} cannot be {verb}: {os.strerror(error.errno)}. {remedy}") from None
+
+
 def _remedy(path: Path, code: int) -> str:
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
-    if code == errno.EROFS:
-        return f"Make {folder} writable, or use another folder."
+    if code == errno.EIO:
+        return f"Check the disk of {folder} (the system's log says more), or use a folder on another, and start again."
+    if code not in NO_ROOM:
+        return f"Make {folder} and what is in it writable for this user, or use another folder."
     free = shutil.disk_usage(folder).free
     limit = "the quota or the limit on the size of a file" if code != errno.ENOSPC else "the disk"
     return (

@@ -5,9 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from multiprocessing import Value
 from typing import Any, TypeVar
+
+from hbdist.errors import RunError
 
 Progress = Callable[[int, int, str], None]
 """Function called as progress(done, total, task) in the calling process, after each task."""
@@ -58,6 +61,7 @@ def map_in_pool(
     The processes end when the one that started them does, however it ends.
 
     Raises:
+        RunError: a worker was killed.
         Exception: whatever `function` raises; tasks that have not started by then never start.
     """
     workers = min(workers or available_cores(), len(tasks))
@@ -89,13 +93,18 @@ def _in_this_process(function: Callable[[Task], Result], tasks: Sequence[Task], 
 def _in_pool(workers: int, function: Callable[[Task], Result], tasks: Sequence[Task], beat: Beat) -> Generator[Result]:
     total = Value("q", 0)
     with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(), total)) as executor:
-        futures = [executor.submit(function, task) for task in tasks]
         try:
+            futures = [executor.submit(function, task) for task in tasks]
             for future in futures:
                 while wait([future], timeout=BEAT_S).not_done:
                     beat(total.value)
                 beat(total.value)
                 yield future.result()
+        except BrokenProcessPool:
+            raise RunError(
+                f"One of {workers} worker processes was killed, perhaps by the system because memory ran out (its log says so)."
+                " Start again with fewer workers; what is finished is kept."
+            ) from None
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hbdist.data.build.parallel_layout import PARTS, TextsTask, align, select_group, write_language
@@ -25,7 +26,7 @@ from hbdist.data.build.workspace import Workspace, build_lock, open_workspace
 from hbdist.data.shards.groups import Group, Texts
 from hbdist.data.shards.manifest import FILE, VALIDATION, VERSION, Manifest
 from hbdist.errors import ConfigError, DataError
-from hbdist.utils.files import check_path, sha256
+from hbdist.utils.files import check_path, naming_disk_errors, sha256
 from hbdist.utils.json_toml import read_json_object
 from hbdist.utils.workers import Progress, map_in_pool, silent
 
@@ -51,6 +52,7 @@ def build(
             `out` exists and was not made by `build`.
         DataError: a source file is damaged or not in the format that the recipe names, or a group that the recipe asks
             for has no pairs.
+        RunError: the disk is full, read-only or fails, or a worker was killed.
     """
     path = Path(recipe)
     loaded = Recipe.load(path)
@@ -65,7 +67,8 @@ def build(
     if finished := _find_finished(root, loaded, inputs):
         progress(1, 1, f"reused {root}")
         return finished
-    with build_lock(root, waiting=lambda: progress(0, 1, f"waiting for another builder of {root}")):
+    waiting = partial(progress, 0, 1, f"waiting for another builder of {root}")
+    with naming_disk_errors(root), build_lock(root, waiting=waiting):
         if finished := _find_finished(root, loaded, inputs):  # the other builder's work
             progress(1, 1, f"reused {root}")
             return finished
