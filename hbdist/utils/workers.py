@@ -92,13 +92,14 @@ def _in_this_process(function: Callable[[Task], Result], tasks: Sequence[Task], 
 
 def _in_pool(workers: int, function: Callable[[Task], Result], tasks: Sequence[Task], beat: Beat) -> Generator[Result]:
     total = Value("q", 0)
+    counter = total.get_obj()  # read without its lock, which a killed worker may hold for ever
     with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(), total)) as executor:
         try:
             futures = [executor.submit(function, task) for task in tasks]
             for future in futures:
                 while wait([future], timeout=BEAT_S).not_done:
-                    beat(total.value)
-                beat(total.value)
+                    beat(counter.value)
+                beat(counter.value)
                 yield future.result()
         except BrokenProcessPool:
             raise RunError(

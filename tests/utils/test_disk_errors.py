@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hbdist.errors import DataError, RunError, WriteError
+from hbdist.utils import workers
 from hbdist.utils.files import DISK_ERRORS, naming_disk_errors
 from hbdist.utils.workers import map_in_pool
 
@@ -36,6 +37,20 @@ def die_at_two(task: int) -> int:
     if task == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return task
+
+
+def die_with_the_lock(task: int) -> int:
+    if task == 2:
+        cells = [cell.cell_contents for cell in workers._report.__closure__ or ()]
+        next(content for content in cells if hasattr(content, "get_lock")).get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sum(1 for _ in workers.counted(range(task)))
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_is_killed_while_it_counts_does_not_stop_the_others_for_ever() -> None:
+    with pytest.raises(RunError, match="was killed"):
+        map_in_pool(die_with_the_lock, [0, 1, 2, 3], workers=2)
 
 
 def test_a_killed_worker_is_a_sentence() -> None:
