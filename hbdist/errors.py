@@ -7,6 +7,9 @@ A fault of the program itself is an `assert` instead.
 class HbdistError(ValueError):
     """Mistake in the user's input. Its message is the whole report; no traceback is shown."""
 
+    reported = False
+    """True if rank 0 has the same error, and prints it for all."""
+
 
 class ConfigError(HbdistError):
     """Impossible request in a config, an override, a recipe or a study."""
@@ -33,3 +36,7 @@ class WriteError(RunError, OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class RankLostError(RunError, RuntimeError):
+    """Rank that has died, is stopped or has never come."""

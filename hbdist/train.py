@@ -1,22 +1,30 @@
-"""Training of one dense retriever, from start to end. Run by `accelerate launch hbdist/train.py [CONFIG.toml] [key=value …]`.
+"""Training of one dense retriever, from start to end. Run by `accelerate launch hbdist/train.py CONFIG.toml [key=value …]`.
 
 This file is run as a script, which puts its folder first on sys.path: imports are absolute, and no module of hbdist may have
 the name of another package.
 """
 
-import os
-import sys
-import time
-import traceback
-from collections.abc import Sequence
+if __name__ == "__main__":
+    # What can be wrong with the input is found before torch is imported; `train` below is then called from there.
+    import signal
+    import sys
 
-from hbdist.config.config import Config, describe, split_arguments
+    from hbdist.distributed.orphans import end_with_launcher
+
+    end_with_launcher()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a run has its own handler; before it, there is nothing to show
+
+    from hbdist.launch.entry import main
+
+    sys.exit(main())
+
+from hbdist.config.config import Config
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.engine import Engine
-from hbdist.errors import HbdistError, RunError
+from hbdist.distributed.meeting import Meeting
 from hbdist.models.encoder import Encoder
 from hbdist.runs.plan import Plan
-from hbdist.runs.run import REPORT_GRACE_S, Outcome, Run
+from hbdist.runs.run import Outcome, Run
 from hbdist.training.data_checks import check_data
 from hbdist.training.export import export
 from hbdist.training.loader import Batches, measure_token_rates
@@ -26,22 +34,21 @@ from hbdist.training.monitor import TrainingMonitor
 from hbdist.training.optimizer import learning_rate, make_optimizer
 from hbdist.training.step import ContrastiveStep
 
-USAGE = """usage: accelerate launch [--config_file launch/accelerate/X.yaml] hbdist/train.py [CONFIG.toml] [key=value ...]
 
-Trains as the config says; a run whose folder contains a checkpoint resumes from it. Keys:
-"""
-
-
-def train(config: Config) -> Outcome:
+def train(config: Config, manifest: Manifest | None = None, meeting: Meeting | None = None) -> Outcome:
     """Train one dense retriever, resuming from the newest checkpoint in its run folder.
+
+    Args:
+        manifest, meeting: data and the ranks' meeting, if they have been loaded and have met already.
 
     Raises:
         HbdistError: something in the user's input is wrong.
+        RankLostError: another rank has died, or has never come.
     """
-    engine = Engine.start(config)
+    engine = Engine.start(config, meeting=meeting)
     run = Run(config, is_main=engine.is_main)
     with run.underway(engine):
-        manifest = Manifest.load(config.data.shards)
+        manifest = manifest or Manifest.load(config.data.shards)
         checkpoints = run.find_checkpoints(engine, manifest)
         if engine.broadcast_object(run.finished()):
             run.say(f"{run.folder} is done already")
@@ -49,11 +56,9 @@ def train(config: Config) -> Outcome:
             return Outcome.done("done already")
         notes = check_data(config, manifest, rank=engine.rank, world=engine.world)
         run.announce(Plan.of(config, manifest, ranks=engine.world, zero=engine.zero), manifest, engine.hardware)
-        for note in notes:
-            run.say(note)
 
         encoder = Encoder.load(config.model)
-        for note in encoder.notes:
+        for note in (*notes, *encoder.notes):
             run.say(note)
         rates = engine.broadcast_object(measure_token_rates(manifest, encoder.tokenize))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
@@ -90,29 +95,3 @@ def train(config: Config) -> Outcome:
                 encoder, run.folder / "model", config, weights=exported, steps=steps, fingerprint=manifest.fingerprint
             )
         return run.end(Outcome.done(monitor.summary(done)), engine)
-
-
-def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
-    """Run the command and return its exit status: 0 done, 1 failed, 2 invalid input, 75 interrupted with its state saved."""
-    if "--help" in arguments or "-h" in arguments:
-        print(USAGE + describe())
-        return 0
-    try:
-        return train(Config.load(*split_arguments(arguments))).code
-    except HbdistError as error:
-        # An error that only another rank met has already been printed by that rank.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"hbdist: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(REPORT_GRACE_S)
-        return 2
-    except RunError as error:
-        print(f"hbdist: {error}", file=sys.stderr, flush=True)
-        return 1
-    except Exception:
-        traceback.print_exc()
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

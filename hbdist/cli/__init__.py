@@ -13,6 +13,7 @@ import typer
 
 from hbdist.cli import data, evaluation, runs, studies  # noqa: F401  each adds its commands to the app
 from hbdist.cli.app import app
+from hbdist.distributed.orphans import end_with_launcher
 from hbdist.errors import HbdistError, RunError
 
 REPORT_GRACE_S = 1.0
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `evaluate` runs on all ranks of a launcher, and only rank 0 prints.
     """
+    end_with_launcher()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     if arguments[:1] != ["evaluate"] or rank == "0":

@@ -119,7 +119,7 @@ def _score(
     loaded: list[Encoder] = []
 
     def load(settings: "ModelSection") -> Encoder:
-        loaded.append(Encoder.load_for_use(settings))
+        loaded.append(Encoder.load_for_use(settings, ranks.device))
         return loaded[-1]
 
     def progress(what: str, done: int, total: int) -> None:

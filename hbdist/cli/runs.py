@@ -19,11 +19,16 @@ ConfigArguments = Annotated[
     ),
 ]
 
+TrainArguments = Annotated[
+    list[str] | None,
+    Argument(metavar="CONFIG.toml [key=value]...", help="Config file, then values that override it."),
+]
+
 
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def train(arguments: ConfigArguments = None) -> int:
+def train(arguments: TrainArguments = None) -> int:
     """Train one model in this process, or resume it. On several GPUs: accelerate launch hbdist/train.py CONFIG."""
-    from hbdist.train import main
+    from hbdist.launch.entry import main
 
     return main(arguments or [])
 

@@ -96,7 +96,7 @@ class Config(Section):
 
 
 FREE_ON_RESUME = (
-    *("run.", "checkpoint.", "evaluation.", "engine.deepspeed"),
+    *("run.", "checkpoint.", "evaluation.", "engine.deepspeed", "engine.device", "engine.timeout_s"),
     *("validation.every", "validation.patience", "validation.keep"),
     *("loss.chunk_tokens", "loss.gradient_cache"),
     *("data.shards", "data.workers", "data.cache_gb", "data.on_error", "data.timeout_s"),

@@ -238,12 +238,16 @@ class CheckpointSection(Section):
 
 
 class EngineSection(Section):
-    """`[engine]`: precision and DeepSpeed."""
+    """`[engine]`: precision, DeepSpeed, device and the time-out of ranks."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of forward and backward passes; parameters, gradients and moments stay in fp32."""
     deepspeed: Location = ""
     """DeepSpeed's JSON, such as launch/deepspeed/zero2.json; empty: the one that the launcher names, or none."""
+    device: Literal["auto", "cpu"] = "auto"
+    """"auto": each rank computes on a GPU of its own, or all on CPUs where there is no GPU; "cpu": on CPUs in any case."""
+    timeout_s: float = Field(60.0, ge=1)
+    """Seconds after which a rank that does not come, does not connect or gives no sign of life ends the run."""
 
     @property
     def bf16(self) -> bool:

@@ -16,6 +16,17 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 _received = 0
+_entered = 0
+
+
+def entered() -> int:
+    """Return the number of collectives that this process has entered so far: who has entered fewer keeps others waiting."""
+    return _entered
+
+
+def _enter() -> None:
+    global _entered
+    _entered += 1
 
 
 def traffic() -> int:
@@ -50,6 +61,7 @@ def all_reduce_sum(numbers: Tensor, group: Any = None) -> Tensor:
 
 def _all_reduce(numbers: Tensor, operation: Any, group: Any) -> Tensor:
     numbers = numbers.detach().clone()
+    _enter()
     if world_size(group) > 1:
         dist.all_reduce(numbers, op=operation, group=group)
     return numbers
@@ -58,6 +70,7 @@ def _all_reduce(numbers: Tensor, operation: Any, group: Any) -> Tensor:
 def broadcast_object(value: Any, group: Any = None) -> Any:
     """Return rank 0's value on all ranks; it must be small and picklable."""
     box = [value]
+    _enter()
     if world_size(group) > 1:
         dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
@@ -67,6 +80,7 @@ def row_counts(own: int, device: torch.device) -> list[int]:
     """Return the number of rows on each rank, given the number on this one."""
     if world_size() == 1:
         return [own]
+    _enter()
     counts = torch.empty(world_size(), dtype=torch.int64, device=device)
     _all_gather(counts, torch.tensor([own], device=device))
     return counts.tolist()
@@ -95,6 +109,7 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, rows_BD: Tensor, counts: list[int]) -> Tensor:
         ctx.counts = counts
         padded_PD = _pad_rows(rows_BD, max(counts))
+        _enter()
         all_WPD = padded_PD.new_empty((len(counts) * max(counts), *rows_BD.shape[1:]))
         _all_gather(all_WPD, padded_PD)
         _count_traffic(padded_PD, len(counts) - 1)
@@ -110,6 +125,7 @@ class _GatherRows(torch.autograd.Function):
         padded = gradient_GD.to(torch.promote_types(gradient_GD.dtype, torch.float32)).contiguous()
         if min(counts) != max(counts):  # otherwise the largest tensor of a step would be copied for nothing
             padded = torch.cat([_pad_rows(part, max(counts)) for part in padded.split(counts)])
+        _enter()
         own_PD = padded.new_empty((max(counts), *gradient_GD.shape[1:]))
         _reduce_scatter(own_PD, padded, op=dist.ReduceOp.SUM)
         _count_traffic(own_PD, len(counts) - 1)

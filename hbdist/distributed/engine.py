@@ -22,65 +22,69 @@ from transformers.integrations import unset_hf_deepspeed_config
 from hbdist.config.config import Config
 from hbdist.distributed import collectives
 from hbdist.distributed.launcher import check_launcher, find_zero
+from hbdist.distributed.meeting import Meeting, meet_for_training
+from hbdist.distributed.rendezvous import read_rank_and_world
 from hbdist.distributed.saved_state import check_state
 from hbdist.distributed.strategies import DDPStrategy, DeepSpeedStrategy, Saved, Strategy, Weights
 from hbdist.distributed.watchdog import Watchdog
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 
-STARTING_TIMEOUT = timedelta(minutes=30)
-"""Timeout of collectives until the first update: longer than downloading and loading a model takes."""
-TIMEOUT = timedelta(minutes=10)
-"""Timeout of collectives after the first update, for a rank that is alive but stuck: longer than writing a checkpoint takes.
-The watchdog reports a dead rank within seconds."""
+TIMEOUT = timedelta(hours=1)
+"""Time-out of collectives, the last resort: for a rank that is alive but stuck. It is longer than downloading a model, an
+evaluation or a checkpoint on a slow disk takes. The watchdog reports a rank that is dead or stopped within a minute."""
 
 
 class Engine:
     """One rank of a training run, with the model and optimizer wrapped for its strategy."""
 
-    def __init__(self, accelerator: Accelerator, zero: Zero | None, *, max_grad_norm: float) -> None:
+    def __init__(
+        self, accelerator: Accelerator, zero: Zero | None, *, max_grad_norm: float, watchdog: Watchdog
+    ) -> None:
         self._accelerator = accelerator
         self._max_grad_norm = max_grad_norm
         self._strategy: Strategy | None = None
-        self._starting = True
-        self.watchdog = Watchdog()
-        """Watchdog that notices when another rank dies."""
+        self._updates = 0
+        self.watchdog = watchdog
+        """Watchdog that notices when another rank dies or stops."""
+        watchdog.position = lambda: (self._updates, collectives.entered())
         self.zero = zero
         """DeepSpeed's settings; None without DeepSpeed."""
 
     @classmethod
-    def start(cls, config: Config, environment: Mapping[str, str] = os.environ) -> "Engine":
+    def start(
+        cls, config: Config, environment: Mapping[str, str] = os.environ, meeting: Meeting | None = None
+    ) -> "Engine":
         """Join the other processes, over NCCL with GPUs and over gloo without.
 
+        Args:
+            meeting: the ranks' meeting, if they have met already.
+
         Raises:
-            ConfigError: the launcher's own settings contradict the config, or ask for something unsupported.
+            ConfigError: the launcher's own settings contradict the config, or ask for something unsupported; ranks differ in
+                config, code or GPUs, or are of another start.
+            RankLostError: a rank has not come in time, or has failed.
         """
         check_launcher(config.engine, environment)
         zero = find_zero(config.engine, environment)
-        launched, local = (int(environment.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        if launched > config.batch.size:
+        _, world = read_rank_and_world(environment)
+        if world > config.batch.size:
             raise ConfigError(
-                f"batch.size = {config.batch.size} is less than the {launched} processes: some would have no pair. Set"
-                f" batch.size to {launched} or more, or start fewer processes."
+                f"batch.size = {config.batch.size} is less than the {world} processes: some would have no pair. Set"
+                f" batch.size to {world} or more, or start fewer processes."
             )
         _refuse_unknown_trackers(config.run.trackers)
-        gpus = torch.cuda.device_count()
-        on_cpu = gpus < local
-        if gpus and on_cpu and environment.get("RANK", "0") == "0":
-            print(
-                f"{local} processes and {gpus} GPU{'s' * (gpus > 1)} on this machine: training on the CPU", flush=True
-            )
-        accelerator = _make_accelerator(config, zero, on_cpu=on_cpu, launched=launched)
+        meeting = meeting or meet_for_training(config, zero, environment)
+        meeting.join(timeout=TIMEOUT, within_s=config.engine.timeout_s)
+        accelerator = _make_accelerator(config, zero, meeting)
         joined = collectives.world_size()
-        assert accelerator.num_processes == joined == launched, (
-            f"the launcher started {launched} processes, torch.distributed joined {joined}, accelerate counts"
+        assert accelerator.num_processes == joined == world, (
+            f"the launcher started {world} processes, torch.distributed joined {joined}, accelerate counts"
             f" {accelerator.num_processes}: they would train separate models"
         )
         if config.run.trackers:
             accelerator.init_trackers("hbdist", config={"config": config.to_toml()})
-        engine = cls(accelerator, zero, max_grad_norm=config.optimizer.max_grad_norm)
-        engine.watchdog = Watchdog.join(engine.rank, engine.world, engine.broadcast_object)
-        return engine
+        return cls(accelerator, zero, max_grad_norm=config.optimizer.max_grad_norm, watchdog=meeting.watchdog)
 
     @property
     def rank(self) -> int:
@@ -130,6 +134,7 @@ class Engine:
             check_state(state, model)
             model.load_state_dict(state["model"])
             saved = state["moments"], state["updates"]
+            self._updates = saved[1]
         arguments = (self._accelerator, model, optimizer, saved, self._max_grad_norm)
         self._strategy = DeepSpeedStrategy(*arguments, self.zero) if self.zero else DDPStrategy(*arguments)
         return self._strategy.model
@@ -154,9 +159,7 @@ class Engine:
             FloatingPointError: the gradient is not finite; nothing is updated.
         """
         norm = self._prepared.update(lr)
-        if self._starting and self.world > 1:
-            dist.distributed_c10d._set_pg_timeout(TIMEOUT)
-        self._starting = False
+        self._updates = self._prepared.updates
         return norm
 
     def any_rank(self, flag: bool) -> bool:
@@ -200,30 +203,33 @@ class Engine:
             dist.destroy_process_group()
 
 
-def _make_accelerator(config: Config, zero: Zero | None, *, on_cpu: bool, launched: int) -> Accelerator:
-    """Join the process group. DeepSpeed needs one even for a single process."""
+def _make_accelerator(config: Config, zero: Zero | None, meeting: Meeting) -> Accelerator:
+    """Return accelerate's interface to the process group. DeepSpeed needs a group even for a single process."""
+    on_cpu = meeting.gpu is None
     if on_cpu:
         # Otherwise code that imports deepspeed would guess, and warn that it guessed.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # Otherwise, under DeepSpeed, accelerate would share the existing GPUs although all communicate over gloo.
-        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    # accelerate and DeepSpeed would choose by LOCAL_RANK, also where a rank sees its own GPU alone.
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu" if on_cpu else f"cuda:{meeting.gpu}"
+    if meeting.gpu is not None and meeting.world > 1:
+        os.environ["LOCAL_RANK"] = str(meeting.gpu)
     plugin = None
     if zero:
-        if launched == 1:
+        if meeting.world == 1:
             alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
             for name, value in alone.items():
                 os.environ.setdefault(name, value)
         _quieten_deepspeed()
         settings = zero.deepspeed_config(max_grad_norm=config.optimizer.max_grad_norm)
         plugin = DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False)
-    backend = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=STARTING_TIMEOUT)
+    backend = InitProcessGroupKwargs(backend=meeting.backend, timeout=TIMEOUT)
     accelerator = Accelerator(
         cpu=on_cpu and not zero,  # with DeepSpeed this would select plain DDP; on the CPU, gloo alone decides there
         mixed_precision="no",  # the trained module has its own, the same under DDP and DeepSpeed
         log_with=list(config.run.trackers) or None,
         project_dir=config.run.folder,
         deepspeed_plugin=plugin,
-        kwargs_handlers=[backend] if launched > 1 or zero else [],
+        kwargs_handlers=[backend] if meeting.world > 1 or zero else [],
     )
     if zero:
         # Otherwise transformers would shard a model while loading it, and a checkpoint's full weights would not fit.

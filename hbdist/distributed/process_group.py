@@ -17,15 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hbdist.distributed import collectives
-from hbdist.distributed.rendezvous import gpu_index, read_rank_and_world, rendezvous_address
-from hbdist.distributed.watchdog import Watchdog
+from hbdist.distributed.identity import software
+from hbdist.distributed.meeting import Meeting
 from hbdist.errors import HbdistError
 
 TIMEOUT = timedelta(days=1)
 """Timeout of collectives: one rank may finish its share of a large corpus hours before the last. The watchdog reports a dead
 rank within seconds."""
-LOSS_NOTICE = 2.0
-"""Seconds to wait for the watchdog's report on a lost rank after a collective has failed."""
+TIMEOUT_S = 60.0
+"""Seconds in which the ranks must meet, unless the command says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,25 @@ class ProcessGroup:
     world: int = 1
     group: Any = None
     """Group of torch.distributed, over gloo; None for a process alone."""
+    on_cpu: bool = False
+    """True if ranks compute on CPUs even where there are GPUs."""
 
     @classmethod
-    def of_training(cls) -> "ProcessGroup":
+    def of_training(cls, *, on_cpu: bool = False) -> "ProcessGroup":
         """Return a gloo group of the training's ranks, or a process alone without a group. A collective; call it once."""
         if collectives.world_size() == 1:
-            return cls()
-        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=TIMEOUT))
+            return cls(on_cpu=on_cpu)
+        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=TIMEOUT), on_cpu)
 
     @property
     def is_main(self) -> bool:
         """True on rank 0, the only rank that writes results and prints; not a collective."""
         return self.rank == 0
+
+    @property
+    def device(self) -> str:
+        """Device of this rank's computations; not a collective."""
+        return "cpu" if self.on_cpu or not torch.cuda.is_available() else "cuda"
 
     def all_reduce_sum(self, array: np.ndarray) -> np.ndarray:
         """Return the element-wise sum over ranks. For integers it does not depend on the number of ranks."""
@@ -96,38 +103,37 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 @contextmanager
-def join_process_group(environment: Mapping[str, str] = os.environ) -> Iterator[ProcessGroup]:
+def join_process_group(
+    settings: Mapping[str, str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    on_cpu: bool = False,
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[ProcessGroup]:
     """Join the ranks that a launcher started (accelerate launch, torchrun, srun), or run alone without a launcher.
 
-    Also selects this rank's GPU, if there are GPUs.
+    Args:
+        settings: what must be the same on all ranks, besides the software.
+        timeout_s: seconds in which the ranks must meet.
+        on_cpu: compute on CPUs, whatever GPUs there are.
 
     Raises:
-        ConfigError: the launcher's variables do not fit together.
-        RuntimeError: another rank died; the message names it.
+        ConfigError: the launcher's variables do not fit together, ranks differ, or there are fewer GPUs than ranks.
+        RankLostError: another rank died or has not come; the message names it.
     """
-    rank, world = read_rank_and_world(environment)
-    if gpus := torch.cuda.device_count():
-        torch.cuda.set_device(gpu_index(environment, gpus))
-    if world == 1:
-        yield ProcessGroup()
-        return
     assert not dist.is_initialized(), "this process is already a rank: use ProcessGroup.of_training"
-    # Through the environment, because torchrun has already opened the port and says so there.
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = rendezvous_address(environment)
-    dist.init_process_group("gloo", init_method="env://", rank=rank, world_size=world, timeout=TIMEOUT)
-    ranks = ProcessGroup(rank, world, dist.group.WORLD)
-    watchdog = Watchdog.join(rank, world, ranks.broadcast_object)
+    meeting = Meeting.of(software() | dict(settings or {}), timeout_s=timeout_s, on_cpu=on_cpu, environment=environment)
+    with meeting.watchdog.guard():
+        meeting.join(timeout=TIMEOUT, within_s=timeout_s, backend="gloo")
+    if meeting.world == 1:
+        yield ProcessGroup(on_cpu=meeting.gpu is None)
+        return
+    ranks = ProcessGroup(meeting.own.rank, meeting.world, dist.group.WORLD, meeting.gpu is None)
     try:
-        yield ranks
-        # No rank may leave while others still communicate with it.
-        ranks.barrier()
-        watchdog.leave()
-    except Exception as error:
-        # A broken connection does not say which rank it led to.
-        lost = watchdog.wait_for_lost_rank(LOSS_NOTICE) if isinstance(error, RuntimeError) else ""
-        watchdog.leave("" if lost else f"{type(error).__name__}: {error}")
-        if lost:
-            raise RuntimeError(lost) from None
-        raise
+        with meeting.watchdog.guard():
+            yield ranks
+            # No rank may leave while others still communicate with it.
+            ranks.barrier()
+            meeting.watchdog.leave()
     finally:
         dist.destroy_process_group()

@@ -1,7 +1,10 @@
 """Rank, world size and rendezvous address of this process, from a launcher's variables or from SLURM's."""
 
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 from hbdist.errors import ConfigError
 
@@ -52,6 +55,22 @@ def rendezvous_address(environment: Mapping[str, str]) -> tuple[str, str]:
     step = environment.get("SLURM_STEP_ID", "0")
     number = int(job) * 31 + (int(step) if step.isdigit() else 0)
     return first_node(nodes), str(FIRST_PORT + number % PORTS)
+
+
+def local_address(host: str, port: int) -> str:
+    """Return the address of this machine in the network by which it reaches a host; empty if it reaches none."""
+    for family, _, _, _, address in _resolve(host, port):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # of a datagram socket: nothing is sent
+            return str(probe.getsockname()[0])
+    return ""
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError:
+        return []
 
 
 def first_node(nodes: str) -> str:

@@ -1,175 +1,239 @@
-"""Watchdog of the ranks: when one dies, it ends all others within seconds, with a message that names the dead one.
+"""Watchdog of the ranks: when one dies or stops, it ends all others in time, with a message that names rank, host and step.
 
 Collectives do not do this. Over NCCL the other ranks would wait silently for minutes; over gloo they get a broken connection
-that does not say which rank it led to. So each rank keeps a connection to rank 0, which the operating system closes when the
-process ends for any reason, and rank 0 passes the news on.
+that does not say which rank it led to. So each rank keeps a connection to rank 0. The operating system closes it when the
+process ends for any reason, and a thread sends a sign of life through it every few seconds: a process that is stopped, or
+whose machine hangs, sends none, while one that computes, saves or waits for however long does.
 """
 
-import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-from uuid import uuid4
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
-Message = dict[str, Any]
+from hbdist.distributed.greeting import Line, Message, encode, greet, listen
+from hbdist.distributed.identity import Identity
+from hbdist.errors import RankLostError
+from hbdist.utils.processes import machine_id, process_start
 
-GRACE = 5.0
+GRACE_S = 5.0
 """Seconds a rank has to end by itself after another is lost: usually it meets the same error."""
-CONNECT_TIMEOUT = 30.0
-"""Seconds ranks have to connect; they have just communicated with one another."""
-SPARE_BACKLOG = 100
-"""Number of pending connections allowed beyond those of the ranks, for port scanners."""
+NOTICE_S = 2.0
+"""Seconds in which the news of a lost rank follows on the error of a collective."""
 GONE = "is gone: it was killed or crashed, or its machine was lost"
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
-"""Seconds of silence before the first probe, seconds between probes, and number of probes: 30 s in all."""
+SILENT = "has given no sign of life"
+BEATS = 12
+"""Number of signs of life in a time-out."""
+SILENT_BEATS = 9
+"""Number of signs of life that are missing when a rank is given up: what is left of the time-out is for ending all."""
+LONGEST_BEAT_S = 5.0
+Position = tuple[int, int]
+"""Updates that a rank has made, and collectives that it has entered."""
 
 
-class _Connection(NamedTuple):
+@dataclass
+class Peer:
+    """Connection to another rank."""
+
+    rank: Identity
     socket: socket.socket
-    name: str
-    messages: Iterator[Message]
+    lines: Iterator[Line]
+    position: Position | None = None
+    """How far it has come; None before it trains, or if it does not."""
+    silent: int = 0
+    """Number of beats since its last message."""
+    sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, message: Message) -> None:
+        """Send a message; a process that is gone needs none."""
+        with self.sending, suppress(OSError):
+            self.socket.sendall(encode(message))
+
+    @property
+    def where(self) -> str:
+        """Step that it was in when it was last heard of, for messages."""
+        return f", in step {self.position[0] + 1}" if self.position else ""
 
 
 class Watchdog:
     """Connections of this rank: to rank 0, or from rank 0 to all others. A process alone has none."""
 
-    def __init__(self, rank: int = 0) -> None:
-        self.rank = rank
+    def __init__(self, own: Identity | None = None, timeout_s: float = 60.0) -> None:
+        self.own, self.timeout_s = own, timeout_s
         self.on_rank_lost: Callable[[str], None] = lambda _: None
         """Function called with the reason before this process ends because another rank was lost."""
-        self._connections: list[_Connection] = []
+        self.position: Callable[[], Position | None] = lambda: None
+        """Function that says how far this rank has come in training."""
+        self._peers: list[Peer] = []
         self._lost = ""
         self._is_lost, self._left = threading.Event(), threading.Event()
         self._first = threading.Lock()
 
-    @classmethod
-    def join(cls, rank: int, world: int, broadcast_object: Callable[[Any], Any]) -> "Watchdog":
-        """Connect the ranks. A collective; if no connection can be made, rank 0 warns and training continues without it."""
-        watchdog = cls(rank)
-        if world == 1:
-            return watchdog
-        listener = _listen(world) if rank == 0 else None
-        hosts = [os.environ.get("MASTER_ADDR", "127.0.0.1"), socket.gethostname()]
-        offer = (hosts, listener.getsockname()[1], uuid4().hex, _describe_process()) if listener else None
-        hosts, port, token, main = broadcast_object(offer)
-        if listener:
-            watchdog._accept(listener, token, world)
-        else:
-            hello = {"token": token, "rank": rank, "where": _describe_process()}
-            watchdog._connect(hosts, port, hello, f"rank 0 ({main})")
-        for connection in watchdog._connections:
-            threading.Thread(target=watchdog._watch, args=(connection,), name="watchdog", daemon=True).start()
-        return watchdog
+    @property
+    def beat_s(self) -> float:
+        """Seconds between two signs of life."""
+        return min(LONGEST_BEAT_S, self.timeout_s / BEATS)
+
+    def accept(self, listener: socket.socket, token: str, others: list[Identity]) -> None:
+        """Accept the connections of all other ranks, on rank 0; strangers are ignored. If one is missing, it says so."""
+        found = listen(listener, token, [one.rank for one in others], timeout_s=self.timeout_s)
+        for one in others:
+            if one.rank in found:
+                self._add(one, *found[one.rank])
+        if missing := [one for one in others if one.rank not in found]:
+            print(
+                f"{missing[0].name}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''} could not connect to the"
+                f" watchdog of rank 0 within {self.timeout_s:g} s. If such a rank dies or stops, the others notice late: when a"
+                " collective times out.",
+                flush=True,
+            )
+
+    def connect(self, address: str, port: int, token: str, main: Identity) -> None:
+        """Connect to rank 0, on another rank; training continues without if that fails, and rank 0 says so."""
+        assert self.own is not None
+        if connected := greet(address, port, token, self.own.rank, timeout_s=self.timeout_s):
+            self._add(main, *connected)
+
+    def begin(self) -> None:
+        """Begin to watch, and to send signs of life."""
+        for peer in self._peers:
+            peer.socket.settimeout(self.beat_s)
+            threading.Thread(target=self._watch, args=(peer,), name="watchdog", daemon=True).start()
+        if self._peers:
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def wait_for_lost_rank(self, seconds: float) -> str:
         """Return which rank was lost and how, waiting this long for the news; "" if all are alive."""
-        if self._connections:
+        if self._peers:
             self._is_lost.wait(seconds)
         return self._lost
 
     def leave(self, failure: str = "") -> None:
-        """Announce that this process ends: normally, or because of a failure, which then ends the other ranks."""
+        """Announce that this process ends: normally, or because of a failure, which then ends the other ranks.
+
+        A second call does nothing.
+        """
+        if self._left.is_set():
+            return
         self._left.set()
-        name = f"rank {self.rank} ({_describe_process()})"
-        for connection in self._connections:
-            _send(connection.socket, {"lost": f"{name} failed: {failure}"} if failure else {"left": True})
-            try:
-                connection.socket.shutdown(socket.SHUT_WR)
-            except OSError:
-                continue  # the other side has closed it already
+        for peer in self._peers:
+            assert self.own is not None
+            peer.send({"lost": f"{self.own.name} failed: {failure}"} if failure else {"left": True})
+            with suppress(OSError):  # the other side may have closed it already
+                peer.socket.shutdown(socket.SHUT_WR)
 
-    def _accept(self, listener: socket.socket, token: str, world: int) -> None:
-        """Accept the connections of all other ranks, ignoring strangers."""
-        deadline = time.monotonic() + CONNECT_TIMEOUT
-        while len(self._connections) < world - 1 and (remaining := deadline - time.monotonic()) > 0:
-            listener.settimeout(remaining)
-            try:
-                accepted, _ = listener.accept()
-            except OSError:
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Tell the other ranks of an error that is raised inside; if it comes from a lost rank, raise that instead.
+
+        Raises:
+            RankLostError: another rank was lost; the message names it.
+        """
+        try:
+            yield
+        except Exception as error:
+            # The error of a broken collective does not say which rank was lost.
+            lost = self.wait_for_lost_rank(NOTICE_S) if isinstance(error, RuntimeError) else ""
+            self.leave("" if lost else str(error) if isinstance(error, RankLostError) else _describe(error))
+            if lost:
+                raise RankLostError(lost) from None
+            raise
+
+    def _add(self, rank: Identity, connected: socket.socket, lines: Iterator[Line]) -> None:
+        self._peers.append(Peer(rank, connected, lines))
+
+    def _watch(self, peer: Peer) -> None:
+        """Read what a rank sends until it leaves or is lost."""
+        for message in peer.lines:
+            if message is None:  # a beat's time without a message
+                peer.silent += 1
+                if peer.silent >= SILENT_BEATS:
+                    seconds = peer.silent * self.beat_s
+                    _kill_on_this_machine(peer.rank)
+                    lost = f"{peer.rank.name} {SILENT} for {seconds:.0f} s{peer.where}: it is stopped, or its machine hangs"
+                    return self._end(lost, reported_by=peer)
                 continue
-            accepted.settimeout(CONNECT_TIMEOUT)
-            messages = _receive(accepted)
-            hello = next(messages, {})
-            if hello.get("token") == token:
-                _send(accepted, {"token": token})
-                self._add(accepted, f"rank {hello['rank']} ({hello['where']})", messages)
-        listener.close()
-        if missing := world - 1 - len(self._connections):
-            print(
-                f"{missing} ranks did not connect to rank 0 within {CONNECT_TIMEOUT:.0f} s. If one of them dies, the"
-                " others notice late: when a collective times out.",
-                flush=True,
-            )
+            peer.silent = 0
+            if "left" in message:
+                return None
+            if "lost" in message:
+                return self._end(str(message["lost"]), reported_by=peer)
+            if message.get("at"):
+                updates, calls = message["at"]
+                peer.position = (int(updates), int(calls))
+        return self._end(f"{peer.rank.name} {GONE}{peer.where}", reported_by=peer)
 
-    def _connect(self, hosts: list[str], port: int, hello: Message, name: str) -> None:
-        """Connect to rank 0 by the first of its host names that works; not at all if none does."""
-        for host in hosts:
-            try:
-                connected = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT / len(hosts))
-            except OSError:
-                continue
-            messages = _receive(connected)
-            _send(connected, hello)
-            if next(messages, {}).get("token") == hello["token"]:
-                self._add(connected, name, messages)
-                return
+    def _beat(self) -> None:
+        """Send signs of life, and say on rank 0 whom the others wait for."""
+        waiting = Waiting(self.timeout_s)
+        while not self._left.wait(self.beat_s):
+            own = self.position()
+            for peer in self._peers:
+                peer.send({"at": own})
+            if own and self.own and self.own.rank == 0:
+                waiting.look({self.own.name: own} | {peer.rank.name: peer.position or (0, 0) for peer in self._peers})
 
-    def _add(self, connected: socket.socket, name: str, messages: Iterator[Message]) -> None:
-        """Keep a connection without a read timeout; the operating system probes whether the other machine is alive."""
-        connected.settimeout(None)
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE.items():
-            if hasattr(socket, option):
-                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        self._connections.append(_Connection(connected, name, messages))
-
-    def _watch(self, connection: _Connection) -> None:
-        message = next(connection.messages, {"lost": f"{connection.name} {GONE}"})
-        if "lost" in message:
-            self._end(message["lost"], reported_by=connection)
-
-    def _end(self, lost: str, reported_by: _Connection) -> None:
+    def _end(self, lost: str, reported_by: Peer) -> None:
         with self._first:
             if self._lost or self._left.is_set():
                 return
             self._lost = lost
-        for connection in self._connections:
-            if connection is not reported_by:
-                _send(connection.socket, {"lost": lost})
+        for peer in self._peers:
+            if peer is not reported_by:
+                peer.send({"lost": lost})
         self._is_lost.set()
-        if not self._left.wait(GRACE):
-            print(f"hbdist, rank {self.rank}: {lost}. This rank ends too.", file=sys.stderr, flush=True)
+        if not self._left.wait(GRACE_S):
+            rank = self.own.rank if self.own else 0
+            print(f"hbdist, rank {rank}: {lost}. This rank ends too.", file=sys.stderr, flush=True)
             self.on_rank_lost(lost)
             sys.stdout.flush()
             os._exit(1)  # the main thread is stuck in a collective
 
 
-def _describe_process() -> str:
-    return f"{os.environ.get('SLURMD_NODENAME') or socket.gethostname()}, process {os.getpid()}"
+class Waiting:
+    """Notice of a rank that is alive, but keeps all others waiting: it may be busy or stuck, and is not ended."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._positions: dict[str, Position] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since, self._next = time.monotonic(), self.seconds
+
+    def look(self, positions: dict[str, Position]) -> None:
+        """Compare the ranks' positions with those seen before; print who is behind after a while, and then less and less."""
+        if positions != self._positions:
+            self._positions = positions
+            self._begin()
+        elapsed = time.monotonic() - self._since
+        if elapsed < self._next:
+            return
+        self._next *= 2
+        furthest = max(positions.values())
+        behind = [name for name, position in positions.items() if position < furthest]
+        if behind and len(behind) < len(positions):
+            more = f" and {len(behind) - 1} more" if len(behind) > 1 else ""
+            step = positions[behind[0]][0] + 1
+            print(f"the others have waited {elapsed:.0f} s for {behind[0]}{more}, alive in step {step}", flush=True)
 
 
-def _listen(world: int) -> socket.socket:
-    try:
-        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=world + SPARE_BACKLOG, dualstack_ipv6=True)
-    except (OSError, ValueError):  # a machine without IPv6
-        return socket.create_server(("", 0), backlog=world + SPARE_BACKLOG)
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
-def _send(connected: socket.socket, message: Message) -> None:
-    try:
-        connected.sendall(json.dumps(message).encode() + b"\n")
-    except OSError:
-        return  # a process that is gone needs no message
+def _kill_on_this_machine(rank: Identity) -> None:
+    """End a process that all others have given up: stopped, it would hold the run's folder, and go on when it is continued."""
+    if rank.machine == machine_id() and rank.born and process_start(rank.pid) == rank.born:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(rank.pid, signal.SIGKILL)
 
 
-def _receive(connected: socket.socket) -> Iterator[Message]:
-    """Yield the messages of the other side until it is gone or sends anything else."""
-    try:
-        for line in connected.makefile("rb"):
-            yield dict(json.loads(line))
-    except (OSError, ValueError, TypeError):
-        return
+def is_of_a_lost_rank(message: str) -> bool:
+    """Check that a run's outcome says that a rank was lost, most often together with its machine."""
+    return GONE in message or SILENT in message

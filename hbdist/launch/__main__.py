@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from hbdist.distributed.orphans import end_with_launcher
 from hbdist.errors import HbdistError
 from hbdist.launch.command import Command
 from hbdist.launch.job import after_failure
@@ -17,6 +18,7 @@ def main(verb: str, *arguments: str) -> int:
         case "queue":  # SUBMISSION: run the jobs of a local submission
             run_queue(*arguments)
         case "rank":  # FOLDER WORD …: run the command of a job as one of its local ranks
+            end_with_launcher()
             folder, *words = arguments
             return Command(tuple(words)).run_for(Path(folder), int(os.environ.get("RANK", "0")))
         case "after-failure":  # SUBMISSION FOLDER …: maybe put a Slurm job whose ranks failed back into the queue

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hbdist.distributed.watchdog import GONE
+from hbdist.distributed.watchdog import is_of_a_lost_rank
 from hbdist.launch.command import Command
 from hbdist.launch.handle import LOGS, find_handle
 from hbdist.launch.job_state import job_outcome, read_job, update_job
@@ -80,7 +80,7 @@ def after_failure(submission: str, *folders: str) -> None:
     folder = Path(folders[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))])
     handle = find_handle(folder)
     outcome = handle.outcome if handle else None
-    if handle is None or outcome is None or outcome.state != "failed" or GONE not in outcome.message:
+    if handle is None or outcome is None or outcome.state != "failed" or not is_of_a_lost_rank(outcome.message):
         return
     newest = newest_checkpoint(handle.run)
     if newest == read_job(folder)["checkpoint"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 from hbdist.launch.handle import LIVE, LOGS, find_handle
 from hbdist.launch.job_state import cancel_job, end_job, read_job, update_job
@@ -73,6 +74,7 @@ class QueuedJob:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {"OMP_NUM_THREADS": str(cpus or max(1, (os.cpu_count() or 1) // ranks))} | dict(os.environ)
+        shared["HBDIST_START"] = uuid4().hex
         shared["CUDA_VISIBLE_DEVICES"] = ",".join(devices[slot * gpus : (slot + 1) * gpus])
         if ranks > 1:
             shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}

@@ -109,14 +109,15 @@ class Encoder(nn.Module):
             )
 
     @classmethod
-    def load_for_use(cls, settings: ModelSection) -> "Encoder":
-        """Load the encoder in evaluation mode, on the GPU if there is one.
+    def load_for_use(cls, settings: ModelSection, device: str = "") -> "Encoder":
+        """Load the encoder in evaluation mode, by default on the GPU if there is one.
 
         Raises:
             ConfigError, DataError: as `load`; a model whose own similarity function ranks otherwise is refused as well.
         """
         check_similarity(settings.name, VectorSettings.read(settings.name))
-        return cls.load(settings).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls.load(settings).to(device).eval()
 
     @property
     def dimensions(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from hbdist.config.config import Config, refuse_another_run
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.engine import Engine
-from hbdist.errors import HbdistError
+from hbdist.errors import HbdistError, RankLostError
 from hbdist.runs import checkpoint, logs, resuming
 from hbdist.runs.checkpoint import Position
 from hbdist.runs.environment import environment
@@ -65,7 +65,7 @@ class Run:
         Raises:
             ConfigError: the folder is not writable.
             ResumeError: another process is working on the same run.
-            RuntimeError: another rank was lost; the message names it.
+            RankLostError: another rank was lost; the message names it.
         """
         self._claim(engine)
         engine.watchdog.on_rank_lost = self._record_lost_rank
@@ -75,13 +75,14 @@ class Run:
         except HbdistError as error:
             engine.watchdog.leave(str(error))
             self._record_failure(Outcome.invalid(error))
+            error.reported = True  # by the first rank that met it
             raise
         except Exception as error:
             # The error of a broken collective does not say which rank was lost.
             if isinstance(error, RuntimeError) and (lost := engine.watchdog.wait_for_lost_rank(REPORT_GRACE_S)):
                 engine.watchdog.leave()
                 self._record_failure(Outcome("failed", 1, lost))
-                raise RuntimeError(lost) from None
+                raise RankLostError(lost) from None
             outcome = Outcome.failed(error)
             engine.watchdog.leave(outcome.message)
             self._record_failure(outcome)
@@ -104,6 +105,8 @@ class Run:
         if error:
             if self._lock:
                 self._lock.release()
+            if isinstance(error, HbdistError):
+                error.reported = True
             raise error
 
     def _record_lost_rank(self, lost: str) -> None:

@@ -47,7 +47,7 @@ class TrainingEvaluation:
         self.tasks = load_tasks(config.evaluation) if config.evaluation.every else {}
         for task in self.tasks.values():
             encoder.tokenize.check(task.languages)
-        self.ranks = ProcessGroup.of_training() if self.tasks else ProcessGroup()
+        self.ranks = ProcessGroup.of_training(on_cpu=engine.device.type == "cpu") if self.tasks else ProcessGroup()
         if self.criterion and self.criterion.task:
             names = score_names(self.tasks[self.criterion.task])
             if self.criterion.metric not in names:

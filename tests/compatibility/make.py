@@ -134,8 +134,7 @@ def make_all(folder: Path) -> None:
     make_encoder(folder / "encoder")
     for recipe, out in (("recipe.toml", "shards"), ("parallel.toml", "parallel")):
         hbdist(folder, "build", recipe, "--out", out)
-    train = "import sys; from hbdist.train import main; sys.exit(main(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", train, "base.toml", "run.folder=finished"], cwd=folder, check=True)
+    hbdist(folder, "train", "base.toml", "run.folder=finished")
     hbdist(folder, "evaluate", "finished/model", "--task", "parallel:sentences", "--out", "finished/scores")
     # As a kill -9 after step 6 leaves it: the newest checkpoint is that of step 4, the logs go further.
     shutil.copytree(

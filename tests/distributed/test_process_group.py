@@ -140,4 +140,4 @@ def test_a_rank_that_dies_ends_the_others_which_name_it() -> None:
     ]
     errors = [one.communicate(timeout=100)[1] for one in started]
     assert [one.returncode for one in started] == [1, -9]
-    assert re.search(r"RuntimeError: rank 1 \(.*\) is gone", errors[0])
+    assert re.search(r"RankLostError: rank 1 \(.*\) is gone", errors[0])

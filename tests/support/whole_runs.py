@@ -17,7 +17,7 @@ def main_here(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `launching.train(1, …)` in this process, which has already imported torch; also with one thread."""
     import torch
 
-    from hbdist.train import main
+    from hbdist.launch.entry import main
 
     output, errors, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
     torch.set_num_threads(1)

@@ -160,7 +160,7 @@ ONE_RANK_WITHOUT_ROOM = """
 import os, sys
 from hbdist.evaluation import evaluate
 from hbdist.evaluation.search import embeddings
-from hbdist.train import main
+from hbdist.launch.entry import main
 
 evaluate.IN_MEMORY_BYTES = 0
 embeddings.LEAST_ROWS = embeddings.MOST_ROWS = 8

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from hbdist.distributed.process_group import ProcessGroup
 from hbdist.evaluation.metrics.retrieval import NO_POSITION, TOP, Ranking, with_absent
@@ -55,9 +54,12 @@ class PartRanker:
 
     def rank_exactly(self) -> Ranking:
         """Return the exact ranking."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         tiles = partitioned.ScoreTiles(
-            self.query_QD, self._segments, queries_of=self.queries_of, unranked_QI=self.task.unranked, device=device
+            self.query_QD,
+            self._segments,
+            queries_of=self.queries_of,
+            unranked_QI=self.task.unranked,
+            device=self.ranks.device,
         )
         counter = self._counter(partitioned.score_relevant(tiles, self.task.relevant))
         total = sum(len(self.parts.span(number)) for number in self.parts.of_rank(self.ranks))
