@@ -105,6 +105,8 @@ class BatchSection(Section):
     """Exponent x of the weight of a language (pair), ∝ pairs^x: 0 uniform, 1 by size."""
     dataset_exponent: float = Field(1.0, ge=0, le=10)
     """Exponent x of the weight of a dataset within its language (pair), ∝ pairs^x."""
+    dataset_sizes: tuple[Annotated[str, Field(pattern=r"^[^=]+=[0-9]+(\.[0-9]+)?(e[0-9]{1,2})?$")], ...] = ()
+    """Numbers that stand for the pairs of datasets in their weights, such as published ones: "mmarco=39780811"."""
     one_dataset: bool = False
     """Draw the dataset once per block instead of once per pair."""
     small_pool: Literal["refuse", "repeat"] = "refuse"

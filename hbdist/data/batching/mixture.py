@@ -16,6 +16,9 @@ from hbdist.config.sections import BatchSection, DataSection
 from hbdist.data.shards.groups import Group
 from hbdist.errors import ConfigError
 
+MOST_SIZE = 1e15
+"""Largest number that may stand for the pairs of a data set."""
+
 ROUNDING = 1e-9
 """Rounding error of α as a number with all its digits, such as 3/7."""
 
@@ -185,6 +188,7 @@ def nearest_divisors(number: int, wanted: int) -> list[int]:
 
 
 def _pools(groups: Sequence[Group], selected: list[int], batch: BatchSection, *, monolingual: bool) -> tuple[Pool, ...]:
+    sizes = _dataset_sizes(batch, {group.dataset for group in groups})
     by_pair: dict[str, list[int]] = {}
     for index in selected:
         if groups[index].monolingual == monolingual:
@@ -193,8 +197,23 @@ def _pools(groups: Sequence[Group], selected: list[int], batch: BatchSection, *,
     for pair, indexes in sorted(by_pair.items()):
         rows = tuple(groups[index].rows for index in indexes)
         weight = sum(rows) ** batch.language_exponent
-        pools.append(Pool(pair, tuple(indexes), rows, weight, tuple(count**batch.dataset_exponent for count in rows)))
+        counts = [sizes.get(groups[index].dataset, groups[index].rows) for index in indexes]
+        pools.append(Pool(pair, tuple(indexes), rows, weight, tuple(count**batch.dataset_exponent for count in counts)))
     return tuple(pools)
+
+
+def _dataset_sizes(batch: BatchSection, known: set[str]) -> dict[str, float]:
+    """Return the data sets whose weight does not follow from their own number of pairs, with the number that does."""
+    sizes = {}
+    for entry in batch.dataset_sizes:
+        name, _, number = entry.rpartition("=")
+        if name not in known or not 1 <= float(number) <= MOST_SIZE or name in sizes:
+            raise ConfigError(
+                f"batch.dataset_sizes has {entry!r}; expected a data set of the shards ({', '.join(sorted(known))}), once,"
+                f" and a number from 1 to {MOST_SIZE:g}, as in mmarco=39780811."
+            )
+        sizes[name] = float(number)
+    return sizes
 
 
 def _no_pool(kind: Kind, batch: BatchSection, groups: list[Group]) -> str:

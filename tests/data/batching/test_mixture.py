@@ -41,6 +41,22 @@ def test_weights_follow_the_exponents() -> None:
     assert by_size.pools[1].dataset_weights == (1, 1)
 
 
+def test_a_number_may_stand_for_the_pairs_of_a_data_set() -> None:
+    """The paper's mMARCO counts triples, of which the shards keep the pairs: by pairs it would be 7 % of English, not 91 %."""
+    pool = plan(mono_share=1, dataset_sizes=("a=3e3",)).kinds[0].pools[1]
+    assert pool.rows == (100, 300)
+    assert pool.dataset_weights == (3000, 300)
+    assert plan(mono_share=1, dataset_sizes=("a=900",), dataset_exponent=0.5).kinds[0].pools[1].dataset_weights[0] == 30
+
+
+@pytest.mark.parametrize("entry", ["c=5", "a=0", "a=1e99"])
+def test_a_size_of_an_unknown_data_set_or_out_of_range_is_refused(entry: str) -> None:
+    with pytest.raises(
+        ConfigError, match=re.escape(f"batch.dataset_sizes has {entry!r}; expected a data set of the shards (a, b)")
+    ):
+        plan(dataset_sizes=(entry,))
+
+
 NINE = tuple(make_group("a", f"l{number}", f"l{number}", 10 + number) for number in range(9))
 ONE_ROW = (make_group("a", "de", "de", 1), make_group("a", "en", "en", 9))
 PRIME = (make_group("a", "de", "de", 4), make_group("a", "en", "en", 7))
