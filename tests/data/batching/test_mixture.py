@@ -51,9 +51,8 @@ def test_a_number_may_stand_for_the_pairs_of_a_data_set() -> None:
 
 @pytest.mark.parametrize("entry", ["c=5", "a=0", "a=1e99"])
 def test_a_size_of_an_unknown_data_set_or_out_of_range_is_refused(entry: str) -> None:
-    with pytest.raises(
-        ConfigError, match=re.escape(f"batch.dataset_sizes has {entry!r}; expected a data set of the shards (a, b)")
-    ):
+    message = f"batch.dataset_sizes has {entry!r}; expected a data set of the shards (a, b)"
+    with pytest.raises(ConfigError, match=re.escape(message)):
         plan(dataset_sizes=(entry,))
 
 
