@@ -33,6 +33,7 @@ from hbdist.training.module import TrainingModule
 from hbdist.training.monitor import TrainingMonitor
 from hbdist.training.optimizer import learning_rate, make_optimizer
 from hbdist.training.step import ContrastiveStep
+from hbdist.training.watch import NumberWatch
 
 
 def train(config: Config, manifest: Manifest | None = None, meeting: Meeting | None = None) -> Outcome:
@@ -70,12 +71,12 @@ def train(config: Config, manifest: Manifest | None = None, meeting: Meeting | N
         del state  # every rank has loaded all of it
         monitor.measure(contrastive_step, done)  # in case an interruption came before it
 
-        meter = StepMeter(config, engine.device)
+        meter, watch = StepMeter(config, engine.device), NumberWatch(config)
         for batch in meter.timed(batches.from_step(config.steps if monitor.exhausted else done)):
             parts = contrastive_step(batch)
             lr = learning_rate(batch.step, config.optimizer, steps=config.steps)
             norm = engine.update(lr)
-            metrics = meter.measure(batch, parts, lr=lr, grad_norm=norm, temperature=contrastive_step.temperature)
+            metrics = watch.check(meter.measure(batch, parts, lr=lr, grad_norm=norm, **contrastive_step.seen))
             run.record(metrics, batch.ids)
             engine.track(metrics, metrics["step"])
 

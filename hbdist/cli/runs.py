@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from hbdist.cli.app import app, console
+from hbdist.cli.app import Bar, app, console
 from hbdist.config.config import Config, split_arguments
 from hbdist.errors import ConfigError
 
@@ -81,6 +81,18 @@ def plan(
     if fit:
         print("\nmeasuring a few real steps …", flush=True)
         print(MemoryEstimate.measure(config, manifest, ranks=ranks, memory=limit, zero=zero).text(), end="")
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, Argument(help="Folder of a run.")],
+    step: Annotated[int, Option(min=1, help="Step to make again, counted from 1 as in the log.")],
+) -> None:
+    """Make one step of a run again, and show its loss, its gradient by part, and texts whose vectors are not finite."""
+    from hbdist.training.replay import replay as make_again
+
+    with Bar("replaying") as bar:
+        print(make_again(run, step, progress=bar).text(), end="")
 
 
 @app.command()

@@ -98,7 +98,7 @@ class Config(Section):
 FREE_ON_RESUME = (
     *("run.", "checkpoint.", "evaluation.", "engine.deepspeed", "engine.device", "engine.timeout_s"),
     *("validation.every", "validation.patience", "validation.keep"),
-    *("loss.chunk_tokens", "loss.gradient_cache"),
+    *("loss.chunk_tokens", "loss.gradient_cache", "optimizer.on_nonfinite"),
     *("data.shards", "data.workers", "data.cache_gb", "data.on_error", "data.timeout_s"),
 )
 """Keys and sections that may change when a run resumes: none of them changes its results beyond rounding (and, with dropout,

@@ -167,6 +167,8 @@ class OptimizerSection(Section):
     """Learning rate after the warm-up: constant, or falling to zero at the last step."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Norm to which longer gradients are scaled down; 0: never."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A gradient with infinities or NaNs stops the run, or its update is left out (grad_norm is NaN in the log)."""
 
 
 class PeriodicSection(Section):

@@ -155,8 +155,7 @@ class Engine:
     def update(self, lr: float) -> float:
         """Make one optimizer step and return the norm of the full gradient before clipping.
 
-        Raises:
-            FloatingPointError: the gradient is not finite; nothing is updated.
+        If the norm is not finite, nothing is updated and the gradient is dropped, on all ranks.
         """
         norm = self._prepared.update(lr)
         self._updates = self._prepared.updates

@@ -64,12 +64,13 @@ class DDPStrategy:
             yield
 
     def update(self, lr: float) -> float:
-        """Make one step of AdamW and return the norm of the full gradient before clipping."""
+        """Make one step of AdamW, if the gradient is finite, and return its norm before clipping."""
         norm = clip_gradients(self.module, self.max_grad_norm)
-        _set_lr(self.optimizer, lr)
-        self.optimizer.step()
+        if math.isfinite(norm):
+            _set_lr(self.optimizer, lr)
+            self.optimizer.step()
+            self.updates += 1
         self.optimizer.zero_grad()
-        self.updates += 1
         return norm
 
     def weights(self, *, keep: bool) -> Weights:
@@ -119,11 +120,19 @@ class DeepSpeedStrategy:
 
     def update(self, lr: float) -> float:
         _set_lr(self.model.optimizer, lr)
-        norm = clip_gradients(self.model.module, self.max_grad_norm) if self.stage == 0 else None
-        self.model.step()
-        self.updates += 1
-        # Stages 1 to 3 skip an update whose gradient is not finite, and report an infinite norm.
-        return _check_norm(float(self.model.get_global_grad_norm())) if norm is None else norm
+        if self.stage == 0:
+            norm = clip_gradients(self.model.module, self.max_grad_norm)
+            if math.isfinite(norm):
+                self.model.step()
+            else:
+                self.model.zero_grad()
+        else:
+            # Stages 1 to 3 skip an update whose gradient is not finite, and report its norm as infinite or as −1.
+            self.model.step()
+            norm = float(self.model.get_global_grad_norm())
+            norm = norm if norm >= 0 else math.nan
+        self.updates += math.isfinite(norm)
+        return norm
 
     def weights(self, *, keep: bool) -> Weights:
         module, weights = self.model.module, {}
@@ -209,11 +218,10 @@ def _gather(parameter: nn.Parameter) -> Tensor:
 def clip_gradients(model: nn.Module, limit: float) -> float:
     """Scale the gradients down to a norm of `limit` if it is not 0 and they exceed it; return their norm before.
 
-    Raises:
-        FloatingPointError: the norm is not finite.
+    Gradients whose norm is not finite stay as they are.
     """
-    norm = _check_norm(gradient_norm(model.parameters()))
-    if 0 < limit < norm:
+    norm = gradient_norm(model.parameters())
+    if 0 < limit < norm < math.inf:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(limit / norm)
@@ -237,13 +245,3 @@ def _trained_parameters(module: nn.Module) -> list[tuple[str, Any]]:
 def _set_lr(optimizer: Any, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def _check_norm(norm: float) -> float:
-    """Return the norm if it is finite; DeepSpeed reports one that is not as −1."""
-    if not math.isfinite(norm) or norm < 0:
-        raise FloatingPointError(
-            f"the gradient's norm is {norm}. A lower optimizer.lr, more optimizer.warmup_steps or a higher"
-            " loss.temperature usually helps; the newest checkpoint was written before this step."
-        )
-    return norm

@@ -7,6 +7,7 @@ def progress_line(metrics: dict[str, Any], *, steps: int, rate: float) -> str:
     """Format one line with stable columns; `rate` is the recent number of steps per second."""
     step, seconds = metrics["step"], metrics["seconds"]
     left = (steps - step) / rate if rate else 0
+    notes = "".join(f"  ! {note}" for note in metrics.get("notes", ()))
     return (
         f"step {step:>{len(str(steps))}}/{steps} {step / steps:>4.0%}"
         f"  {'mono ' if metrics['mono_share'] == 1 else 'cross' if metrics['mono_share'] == 0 else 'mixed'}"
@@ -14,7 +15,7 @@ def progress_line(metrics: dict[str, Any], *, steps: int, rate: float) -> str:
         f"  acc {metrics['accuracy']:>4.0%}  |g| {metrics['grad_norm']:>6.2f}  lr {metrics['lr']:.1e}"
         f"  {metrics['pairs'] / seconds:>6,.0f} pairs/s  {metrics['tokens'] / seconds:>9,.0f} tok/s"
         f"  pad {metrics['padding']:>4.0%}  {metrics['peak_bytes'] / 1e9:>5.1f} GB"
-        f"  data {metrics['data_seconds'] / seconds:>4.0%}  eta {int(left // 60)}m{int(left % 60):02d}"
+        f"  data {metrics['data_seconds'] / seconds:>4.0%}  eta {int(left // 60)}m{int(left % 60):02d}{notes}"
     )
 
 

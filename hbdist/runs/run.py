@@ -182,7 +182,7 @@ class Run:
         self._seconds.append(metrics["seconds"])
         rate = len(self._seconds) / sum(self._seconds)
         line = progress_line(metrics, steps=self.config.steps, rate=rate)
-        if is_worth_a_line(metrics["step"], self.config.steps):
+        if is_worth_a_line(metrics["step"], self.config.steps) or "notes" in metrics:
             print(f"\r{line}" if sys.stdout.isatty() else line, flush=True)
         elif sys.stdout.isatty():
             print(f"\r{line}", end="", flush=True)

@@ -51,6 +51,32 @@ class ActivationBudget:
         return f"{self.bytes_per_token / 1e6:.2f} MB of activations per token, {self.available / 1e9:.1f} GB for them"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Check that an error says that memory, of the GPU or the machine, does not suffice."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+
+
+def describe_remedy(budget: ActivationBudget | None, chunk_tokens: int, *, one_pass: bool | None) -> str:
+    """Return what to do when memory does not suffice for a step: the size of a chunk that would fit, as far as is known.
+
+    Args:
+        budget: the measured one; None if the step has not measured any.
+        one_pass: whether the activations of all chunks were kept.
+    """
+    size, known = max(1, chunk_tokens // 2), ""
+    if budget:
+        while size > 1 and not budget.fits(size):
+            size //= 2
+        known = f" ({budget})"
+    passes = ' Set loss.gradient_cache="always" too: one pass keeps the activations of all chunks.' if one_pass else ""
+    verb = "would fit" if budget else "halves what a pass takes"
+    return (
+        f"out of memory{known}. loss.chunk_tokens={size} {verb}, now {chunk_tokens}; it changes neither the loss nor the"
+        f" gradient.{passes} `hbdist plan CONFIG --fit` measures what fits."
+    )
+
+
 @dataclass(frozen=True)
 class Activations:
     """Model of the bytes autograd saves for a chunk: once + per_token · bL + per_pair · bL²."""

@@ -19,7 +19,7 @@ from hbdist.config.criterion import Criterion
 from hbdist.config.sections import EvaluationSection
 from hbdist.distributed.engine import Engine
 from hbdist.distributed.process_group import ProcessGroup
-from hbdist.errors import ConfigError, HbdistError
+from hbdist.errors import ConfigError, HbdistError, NotFiniteError
 from hbdist.evaluation.evaluate import evaluate
 from hbdist.evaluation.metrics.summary import language_numbers, relevant_languages
 from hbdist.evaluation.output import write_scores
@@ -63,7 +63,7 @@ class TrainingEvaluation:
         `Engine.prepare`, and is in training mode again afterwards.
 
         Raises:
-            FloatingPointError: a vector is not finite.
+            NotFiniteError: a vector is not finite.
         """
         started, task, folder = perf_counter(), self.tasks[name], Path(self.config.run.folder)
         encoder = TrainingEncoder(model, self.encoder, self.engine)
@@ -126,7 +126,7 @@ class TrainingEncoder:
         """Return the unit vectors of texts, in their order: float32 [N, D]. A collective.
 
         Raises:
-            FloatingPointError: a vector of any rank is not finite.
+            NotFiniteError: a vector of any rank is not finite.
         """
         ids, cut = self.tokenize(texts, kind, languages)
         self.cut += cut
@@ -139,7 +139,7 @@ class TrainingEncoder:
         for _ in range(fillers):
             self._forward(*(tensor.to(device) for tensor in pad([[pad_id]], pad_id)))
         if self.engine.any_rank(not np.isfinite(embedding_ND).all()):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 "the model gives vectors that are not finite. A lower optimizer.lr, more optimizer.warmup_steps or a higher"
                 " loss.temperature usually helps."
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hbdist.config.config import Config
 from hbdist.distributed.collectives import all_reduce_max, all_reduce_sum, traffic
@@ -36,16 +37,27 @@ class StepMeter:
             yield batch
 
     def measure(
-        self, batch: RankBatch, parts: LossParts, *, lr: float, grad_norm: float, temperature: float
+        self,
+        batch: RankBatch,
+        parts: LossParts,
+        *,
+        lr: float,
+        grad_norm: float,
+        temperature: float,
+        document_sum_D: Tensor,
     ) -> dict[str, Any]:
-        """Return the metrics of this update over all ranks, with the keys of metrics.jsonl."""
+        """Return the metrics of this update over all ranks, with the keys of metrics.jsonl.
+
+        Args:
+            document_sum_D: sum of the vectors of this rank's documents, [D].
+        """
         counts = batch.counts
         sums = (parts.loss.detach(), parts.correct, parts.candidates, parts.masked, parts.suspected)
         own_counts = (counts.tokens, counts.padded_tokens, counts.truncated, len(counts.unreadable), counts.negatives)
         # NCCL and gloo both add float64; float32 would round counts above 2^24.
         own = torch.tensor([*map(float, sums), *own_counts], dtype=torch.float64, device=self.device)
-        total = all_reduce_sum(own).tolist()
-        loss, correct, candidates, masked, suspected, tokens, padded, truncated, skipped, negatives = total
+        total, sum_D = all_reduce_sum(torch.cat([own, document_sum_D.to(own)])).split([len(own), len(document_sum_D)])
+        loss, correct, candidates, masked, suspected, tokens, padded, truncated, skipped, negatives = total.tolist()
         size = self.config.batch.size - int(skipped)
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
@@ -57,6 +69,8 @@ class StepMeter:
             "loss": loss / size,
             "loss_above_chance": loss / size - math.log(candidates / size),
             "accuracy": correct / size,
+            "candidates": candidates / size,
+            "document_cosine": (float(sum_D @ sum_D) - size) / (size * (size - 1)) if size > 1 else 0.0,
             "grad_norm": grad_norm,
             "lr": lr,
             "pairs": size,

@@ -10,17 +10,18 @@ gradient back. The gradient is the same, for a third more time and the memory of
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 
 from hbdist.config.config import Config
 from hbdist.distributed.engine import Engine
+from hbdist.errors import RunError
 from hbdist.loss.contrastive import score_globally
 from hbdist.loss.infonce import LossParts
 from hbdist.loss.masks import Candidates
-from hbdist.training.activations import ActivationBudget
+from hbdist.training.activations import ActivationBudget, describe_remedy, is_out_of_memory
 from hbdist.training.batch import Chunk, RankBatch
 
 
@@ -39,9 +40,31 @@ class ContrastiveStep:
         self.one_pass: bool | None = None
         self.temperature = config.loss.temperature
         """Value of τ in the last step."""
+        self.document_sum_D = torch.zeros(0)
+        """Sum of the vectors of this rank's documents in the last step, without hard negatives: float64."""
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What the last step saw beside its sums, for `StepMeter.measure`."""
+        return {"temperature": self.temperature, "document_sum_D": self.document_sum_D}
 
     def __call__(self, batch: RankBatch) -> LossParts:
-        """Add the gradient of the global batch's mean loss and return this rank's sums. A collective."""
+        """Add the gradient of the global batch's mean loss and return this rank's sums. A collective.
+
+        Raises:
+            RunError: the memory does not suffice; the message names a size that would fit.
+        """
+        try:
+            return self._add_gradient(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = self.config.loss.chunk_tokens
+            raise RunError(
+                f"step {batch.step + 1}: {describe_remedy(self.budget, size, one_pass=self.one_pass)}"
+            ) from None
+
+    def _add_gradient(self, batch: RankBatch) -> LossParts:
         seed = f"{self.config.seed}/{batch.step}/{self.engine.rank}"
         one_pass = self._takes_one_pass(batch.chunks, seed)
         # Filler chunks are encoded like any other, but none of their vectors is used.
@@ -108,6 +131,7 @@ class ContrastiveStep:
             documents_D[: len(batch.block_B)],
             batch.place_negatives(documents_D[len(batch.block_B) :]),
         )
+        self.document_sum_D = document_BD.detach().to(torch.float64).sum(dim=0)
         self.temperature = float(tau.detach() if isinstance(tau, Tensor) else tau)
         identity_BI, block_B = batch.identity_BI.to(self.device), batch.block_B.to(self.device)
         identity_NI, block_N = batch.negative_identity_NI.to(self.device), batch.negative_block_N.to(self.device)

@@ -13,6 +13,7 @@ from hbdist.config.config import Config
 from hbdist.data.batching.held_out import load_held_out
 from hbdist.distributed.collectives import all_reduce_sum
 from hbdist.distributed.engine import Engine
+from hbdist.errors import NotFiniteError
 from hbdist.models.tokenizer import Tokenize
 from hbdist.training.data_checks import check_files
 from hbdist.training.loader import Batches, measure_token_rates
@@ -43,7 +44,7 @@ class Validation:
         """Return a line of validation.jsonl: the mean loss on each set, the deciding one first. A collective.
 
         Raises:
-            FloatingPointError: a loss is not finite.
+            NotFiniteError: a loss is not finite.
         """
         losses, skipped = dict[str, float](), 0
         for name, batches in self.sets.items():
@@ -55,7 +56,7 @@ class Validation:
             total, count, set_skipped = all_reduce_sum(sums).tolist()
             losses[name], skipped = total / count, skipped + int(set_skipped)
             if not math.isfinite(losses[name]):
-                raise FloatingPointError(
+                raise NotFiniteError(
                     f"the validation loss on {name} is {losses[name]} after step {step}. A lower optimizer.lr, more"
                     " optimizer.warmup_steps or a higher loss.temperature usually helps."
                 )

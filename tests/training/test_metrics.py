@@ -17,7 +17,7 @@ from hbdist.training.batch import BatchCounts, RankBatch
 from hbdist.training.metrics import StepMeter
 
 METRICS = {
-    *("temperature", "suspected", "exchanged_bytes", "skipped", "negatives"),
+    *("temperature", "suspected", "exchanged_bytes", "skipped", "negatives", "candidates", "document_cosine"),
     *("step", "loss", "loss_above_chance", "accuracy", "grad_norm", "lr", "pairs", "tokens", "padding", "masked"),
     *("repeats", "truncated", "mono_share", "groups", "seconds", "data_seconds", "peak_bytes"),
 }
@@ -42,7 +42,9 @@ def make_parts(loss: float = 6.0, candidates: int = 12, masked: int = 4) -> Loss
 
 def measured(**parts: Any) -> dict[str, Any]:
     meter = StepMeter(CONFIG, torch.device("cpu"))
-    return meter.measure(make_batch(), make_parts(**parts), lr=1e-5, grad_norm=2.5, temperature=0.05)
+    return meter.measure(
+        make_batch(), make_parts(**parts), lr=1e-5, grad_norm=2.5, temperature=0.05, document_sum_D=torch.zeros(4)
+    )
 
 
 def test_metrics_have_the_keys_of_the_contract() -> None:
@@ -57,6 +59,8 @@ def test_metrics_of_a_handmade_case_are_exact() -> None:
         "loss": 1.5,
         "loss_above_chance": pytest.approx(1.5 - math.log(3)),
         "accuracy": 0.75,
+        "candidates": 3.0,
+        "document_cosine": pytest.approx(-1 / 3),
         "grad_norm": 2.5,
         "lr": 1e-5,
         "temperature": 0.05,
@@ -93,7 +97,9 @@ def test_timed_yields_the_batches_and_measures_only_the_wait_for_them() -> None:
     seen = []
     for batch in meter.timed(slow()):
         time.sleep(0.1)  # the training
-        metrics = meter.measure(batch, make_parts(), lr=1e-5, grad_norm=1.0, temperature=0.05)
+        metrics = meter.measure(
+            batch, make_parts(), lr=1e-5, grad_norm=1.0, temperature=0.05, document_sum_D=torch.zeros(4)
+        )
         seen.append(batch.step)
         assert 0.05 <= metrics["data_seconds"] < metrics["seconds"] - 0.09
     assert seen == [0, 1, 2]
