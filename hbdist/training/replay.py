@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """What one step was like."""
+    """Loss, gradient and faults of one step."""
 
     step: int
     start: str

@@ -45,7 +45,7 @@ class ContrastiveStep:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What the last step saw beside its sums, for `StepMeter.measure`."""
+        """Numbers of the last step beside its sums, for `StepMeter.measure`."""
         return {"temperature": self.temperature, "document_sum_D": self.document_sum_D}
 
     def __call__(self, batch: RankBatch) -> LossParts:
