@@ -3,11 +3,12 @@
 mutmut makes the mutants and keeps the results (`mutmut results`, `mutmut show NAME`); `[tool.mutmut]` in pyproject.toml says of
 which modules, and which tests are tried. Its own runner starts pytest anew for each mutant, runs tests with several ranks in
 processes that import torch anew, and does not see what these ranks call. So the tests are run here: they are collected once,
-and each mutant is a fork of that process, which runs the tests that call the mutant's function, the shortest first, until
-one fails. A mutant costs a tenth of a second.
+and each mutant is a fork of that process, which runs the tests that call the mutant's function, the narrowest and shortest
+first, until one fails. A mutant costs a tenth of a second.
 """
 
 import argparse
+import hashlib
 import os
 import pickle
 import random
@@ -39,6 +40,8 @@ CPU_S, WALL_S = 20, 120
 """Seconds a mutant may take beyond five times what its tests take."""
 SLOW_FIXTURE_S = 0.3
 """Time of a fixture from which its tests come last, module by module."""
+MOST_S = 8
+"""Seconds of tests, as measured without a mutant, after which a mutant counts as survived; the narrowest tests come first."""
 
 Item = pytest.Function
 
@@ -57,19 +60,39 @@ class Mutants:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Measure all tests, then test each mutant."""
-        start = time.perf_counter()
-        self.called, self.seconds, self.fixture_seconds, self.failed = in_fork(lambda: self._measure(session))
-        if self.failed:
-            raise pytest.UsageError(f"these tests fail without a mutant: {' '.join(self.failed)}")
-        print(f"{len(session.items)} tests in {time.perf_counter() - start:.0f} s", flush=True)
+        """Measure the tests of new and changed files, then test each mutant."""
+        start, items = time.perf_counter(), session.items
+        measured = self.root / "mutants" / "measured.pickle"
+        known: dict[str, Any] = pickle.loads(measured.read_bytes()) if measured.is_file() else {}
+        digests = {
+            file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in {file_of(item) for item in items}
+        }
+        new = [item for item in items if known.get(file_of(item), {}).get("digest") != digests[file_of(item)]]
+        if new:
+            called, seconds, fixtures, failed = in_fork(lambda: self._measure(new))
+            if failed:
+                raise pytest.UsageError(f"these tests fail without a mutant: {' '.join(failed)}")
+            for file in {file_of(item) for item in new}:
+                own = [item.nodeid for item in new if file_of(item) == file]
+                known[file] = {
+                    "digest": digests[file],
+                    "called": {name: called[name] for name in own},
+                    "seconds": {name: seconds[name] for name in own},
+                    "fixtures": fixtures,
+                }
+            measured.write_bytes(pickle.dumps(known))
+        for file in digests:
+            self.called |= known[file]["called"]
+            self.seconds |= known[file]["seconds"]
+            self.fixture_seconds = defaultdict(float, known[file]["fixtures"] | self.fixture_seconds)
+        print(f"{len(new)} of {len(items)} tests measured in {time.perf_counter() - start:.0f} s", flush=True)
         for path in sorted(walk_mutatable_files_of(self.root)):
-            self._test_module(path, session.items)
+            self._test_module(path, items)
         return True
 
-    def _measure(self, session: pytest.Session) -> tuple[Any, ...]:
+    def _measure(self, items: list[Item]) -> tuple[Any, ...]:
         set_mutant_under_test("stats")
-        for item, following in pairwise([*session.items, None]):
+        for item, following in pairwise([*items, None]):
             start = time.perf_counter()
             self.failed += [item.nodeid] * (not passes(item, following))
             self.seconds[item.nodeid] = time.perf_counter() - start
@@ -117,15 +140,24 @@ class Mutants:
             return NO_TESTS
         os.chdir(self.root / "mutants")
         slow = {item: max((self.fixture_seconds[one] for one in item.fixturenames), default=0.0) for item in tests}
-        tests.sort(key=lambda item: (slow[item] > SLOW_FIXTURE_S, slow[item] > SLOW_FIXTURE_S and slow[item]))
-        fast = [item for item in tests if slow[item] <= SLOW_FIXTURE_S]
-        fast.sort(key=lambda item: self.seconds[item.nodeid])
-        modules: dict[str, list[Item]] = defaultdict(list)
-        for item in tests[len(fast) :]:
-            modules[item.nodeid.partition("::")[0]].append(item)
-        ordered = fast + [item for module in modules.values() for item in module]
-        seconds = sum(self.seconds[item.nodeid] for item in tests)
-        return run_mutant(name, ordered, cpu_s=round(CPU_S + 5 * seconds), wall_s=round(WALL_S + 5 * seconds))
+        module = name.split(".")[-2]
+
+        def rank(item: Item) -> tuple[bool, bool, str, float]:
+            """Tests of the module's own files first, and of these those without a slow fixture; slow fixtures file by file."""
+            waits = slow[item] > SLOW_FIXTURE_S
+            return module not in file_of(item), waits, file_of(item) if waits else "", self.seconds[item.nodeid]
+
+        narrow: list[Item] = []
+        for item in sorted(tests, key=rank):
+            if sum(self.seconds[one.nodeid] for one in narrow) < MOST_S or module in file_of(item):
+                narrow.append(item)
+        seconds = sum(self.seconds[item.nodeid] for item in narrow)
+        return run_mutant(name, narrow, cpu_s=round(CPU_S + 5 * seconds), wall_s=round(WALL_S + 5 * seconds))
+
+
+def file_of(item: Item) -> str:
+    """Return the file of a test."""
+    return item.nodeid.partition("::")[0]
 
 
 def walk_mutatable_files_of(root: Path) -> list[Path]:
