@@ -229,7 +229,7 @@ def test_one_seed_beside_several_is_drawn_as_one():
 
 def test_runs_of_other_queries_are_refused():
     one, other = made_values(0), made_values(1)
-    with pytest.raises(AssertionError, match="not of the same queries"):
+    with pytest.raises(DataError, match="have the positions of different queries"):
         difference([one], [other])
 
 
