@@ -89,6 +89,7 @@ bench: install $(PEERS)/.installed
 	$(BIN)/python benchmarks/composition.py
 	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/schedule.py
+	$(BIN)/python benchmarks/feeding.py
 	$(BIN)/python benchmarks/layouts.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/scoring.py

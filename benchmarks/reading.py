@@ -3,7 +3,9 @@
 208,000 pairs of about 1 KB in tars of 2,000; batches of 512; 0, 1 and 2 workers. hbdist reads each batch in random order
 from all shards of one language; webdataset reads tar after tar, without shuffling and with `json.loads` for decoding, its
 fastest. The rate
-that an encoder needs is measured, too: that of the forward pass of the demo's encoder, which is faster than training.
+that an encoder needs is measured, too: that of the forward pass of the demo's encoder, which is faster than training. And the
+price of comparing each text with its checksum: the same shards with and without checksums, in CPU time, turn by turn
+(`--checksums` measures this alone, and puts it into the results that are there).
 """
 
 import json
@@ -11,6 +13,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ REPETITIONS, WARMUPS = 5, 2
 OURS, PEER = "hbdist", "webdataset"
 BATCHES = {"texts": 80, "tokens": 12}
 """Number of batches of each turn."""
+CHECKSUM_TURNS = 15
 ENCODER_PAIRS = 16
 GPU = {"encoder": "XLM-R-base", "parameters": 86e6, "tokens_a_pair": 160, "operations_a_second": 0.4 * 989e12}
 """Assumed H200 at 40 % of its bfloat16 peak; parameters without the embedding table. Computed, not measured."""
@@ -67,7 +72,59 @@ def measure(*, quick: bool) -> dict[str, Any]:
                 result[what][str(number)] = _or_reason(rates, what=what, workers=number, **given)
         say("texts, files not in memory")
         result["cold"] = _or_reason(rates, what="texts", workers=0, batches=20, warmups=0, cold=True, **turns)
-    return result
+    return {**result, "checksums": measure_checksums(quick=quick)}
+
+
+def measure_checksums(*, quick: bool) -> dict[str, Any]:
+    """Return the pairs per CPU second of every turn, with checksums and without."""
+    say("checksums")
+    rows, turns = (2_000, 3) if quick else (8_000, CHECKSUM_TURNS)
+    with tempfile.TemporaryDirectory() as folder:
+        root, without = Path(folder, "with"), Path(folder, "without")
+        manifest = make_shards(root, monolingual(LANGUAGES[:8]), rows=rows, shard_rows=2_000)
+        leave_checksums_out(manifest, without)
+        found = _or_reason(
+            checksum_rates, roots=[str(root), str(without)], batches=80 // (4 if quick else 1), turns=turns
+        )
+    return {**found, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "pairs": manifest.rows}
+
+
+def leave_checksums_out(manifest: Any, root: Path) -> None:
+    """Make a folder of the same shards with the indexes of before, which have no checksums."""
+    import numpy as np
+
+    from hbdist.data.shards.groups import Shards
+    from hbdist.data.shards.sample import INDEX_WITHOUT_CHECKSUMS
+    from hbdist.utils.files import sha256
+
+    groups = []
+    for group in manifest.groups:
+        (root / group.name).mkdir(parents=True)
+        shards = []
+        for shard in group.shards:
+            os.link(manifest.folder / shard.path, root / shard.path)
+            entries = np.load(manifest.folder / shard.index)
+            np.save(root / shard.index, entries[list(INDEX_WITHOUT_CHECKSUMS.names)].astype(INDEX_WITHOUT_CHECKSUMS))
+            shards.append(replace(shard, index_sha256=sha256(root / shard.index)))
+        groups.append(replace(group, shards=Shards.of(shards)))
+    replace(manifest, root=root, groups=tuple(groups)).save(root)
+
+
+def checksum_rates(roots: list[str], batches: int, turns: int) -> dict[str, list[float]]:
+    from hbdist.data.shards.manifest import Manifest
+
+    cases = dict(zip(("with", "without"), map(Manifest.load, roots), strict=True))
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(-2, turns):
+        for name, manifest in cases.items():
+            loader = our_texts(manifest, 0, batches)
+            iterator = iter(loader)
+            next(iterator)  # opens the shards
+            start = time.process_time()
+            count = sum(len(batch) for batch in iterator)
+            if turn >= 0:
+                found[name].append(count / (time.process_time() - start))
+    return found
 
 
 def _or_reason(function: Callable[..., Any], **settings: Any) -> dict[str, Any]:
@@ -226,6 +283,13 @@ def table(result: dict[str, Any]) -> str:
             else [_count(found[OURS]), _count(found[PEER]), _ratio(found)]
         )
         lines.append(f"| {what} | {number} | {' | '.join(cells)} |")
+    if "with" in (compared := result.get("checksums", {})):
+        one = ratio(compared["with"], compared["without"])
+        cells = f"{_count(compared['with'])} | without: {_count(compared['without'])}"
+        lines.append(
+            f"| texts compared with their checksums, pairs per CPU second | 0 | {cells} | {one['median']:.3f}"
+            f" ({one['low']:.3f}–{one['high']:.3f}) |"
+        )
     return "\n".join([*lines, "", *_needs(result)])
 
 
@@ -257,7 +321,12 @@ def _needs(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__)
-    result = measure(quick=given.quick)
-    write(given.out, "reading", result)
+    given = arguments(__doc__, None, "--checksums")
+    if given.checksums:
+        path = given.out / "reading.json"
+        result = json.loads(path.read_text(encoding="utf-8")) | {"checksums": measure_checksums(quick=given.quick)}
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    else:
+        result = measure(quick=given.quick)
+        write(given.out, "reading", result)
     print(table(result))

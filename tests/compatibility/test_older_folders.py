@@ -13,7 +13,7 @@ from launching import environment
 
 from hbdist.cli import main
 from hbdist.data.shards.manifest import Manifest
-from hbdist.data.shards.sample import INDEX_WITHOUT_CRC
+from hbdist.data.shards.sample import INDEX_WITHOUT_CHECKSUMS
 from hbdist.launch import find_handle
 from hbdist.studies.api import Study
 
@@ -72,7 +72,7 @@ def test_shards_are_sound_and_are_built_again_with_checksums(
     indexes = {path for path in files if path.name.endswith(".index.npy")}
     assert changed - indexes <= {path for path in files if path.suffix == ".json"}  # which counts more than it did
     assert indexes <= changed
-    columns = list(INDEX_WITHOUT_CRC.names or ())
+    columns = list(INDEX_WITHOUT_CHECKSUMS.names or ())
     assert all((np.load(Path(folder, one)) == np.load(Path("again", one))[columns]).all() for one in indexes)
 
 

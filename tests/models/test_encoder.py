@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -76,6 +77,27 @@ def test_a_chunk_ends_only_where_the_next_text_would_not_fit(lengths: list[int],
     chunks = make_chunks([[0] * length for length in lengths], chunk_tokens)
     for chunk in chunks[:-1]:
         assert (len(chunk) + 1) * lengths[chunk[0]] > chunk_tokens
+
+
+@pytest.mark.parametrize(("side", "calls"), [("right", 1), ("left", 2)])
+def test_a_truncated_text_is_tokenised_once_and_as_the_tokenizer_truncates_it(
+    side: str, calls: int, tiny_model: Path
+) -> None:
+    tokenize = Encoder.load(ModelSection(name=str(tiny_model), max_query_tokens=9)).tokenize
+    tokenize.tokenizer.truncation_side = side
+    texts = [f"{word} and some more words that are cut {word}" for word in ("one", "two", "three")] + ["short"]
+    expected = [tokenize.tokenizer(f"query: {text}", truncation=True, max_length=9)["input_ids"] for text in texts]
+    assert tokenize(texts, "query") == (expected, 3)  # also looks once how it truncates
+    made: list[int] = []
+    own = type(tokenize)._truncate
+
+    def counting(self: object, some: list[str], limit: int, **options: object) -> list[list[int]]:
+        made.append(len(some))
+        return own(self, some, limit, **options)
+
+    with patch.object(type(tokenize), "_truncate", counting):
+        assert tokenize(texts, "query") == (expected, 3)
+    assert made == [4, 3][:calls]
 
 
 def test_a_truncated_text_keeps_its_special_tokens_and_is_counted(tiny_model: Path) -> None:

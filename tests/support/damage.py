@@ -7,7 +7,7 @@ import numpy as np
 
 from hbdist.data.shards.groups import Shard, Shards, ShardSet
 from hbdist.data.shards.manifest import Manifest
-from hbdist.data.shards.sample import INDEX_WITHOUT_CRC
+from hbdist.data.shards.sample import INDEX_WITHOUT_CHECKSUMS
 from hbdist.utils.files import sha256
 
 Kind = TypeVar("Kind", bound=ShardSet)
@@ -30,7 +30,7 @@ def as_if_built_so(manifest: Manifest) -> Manifest:
     return Manifest.load(manifest.folder)
 
 
-def as_built_before_crcs(manifest: Manifest) -> Manifest:
+def as_built_before_checksums(manifest: Manifest) -> Manifest:
     """Take the checksums of samples and the counts of hard negatives out of a folder, and return its manifest."""
 
     def without_counts(shard: Shard) -> Shard:
@@ -39,7 +39,7 @@ def as_built_before_crcs(manifest: Manifest) -> Manifest:
     for shard_set in manifest.shard_sets:
         for shard in shard_set.shards:
             path = manifest.folder / shard.index
-            np.save(path, np.load(path)[list(INDEX_WITHOUT_CRC.names or ())].astype(INDEX_WITHOUT_CRC))
+            np.save(path, np.load(path)[list(INDEX_WITHOUT_CHECKSUMS.names or ())].astype(INDEX_WITHOUT_CHECKSUMS))
     groups = [replace(one, shards=Shards.of(map(without_counts, one.shards))) for one in manifest.groups]
     texts = [replace(one, shards=Shards.of(map(without_counts, one.shards))) for one in manifest.texts]
     return as_if_built_so(replace(manifest, groups=tuple(groups), texts=tuple(texts)))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damage import as_built_before_crcs
+from damage import as_built_before_checksums
 from launching import outcome
 from whole_runs import main_here
 
@@ -58,11 +58,11 @@ def test_rows_without_hard_negatives_are_counted(layout: str, tmp_path: Path) ->
 
 
 def test_shards_that_do_not_count_hard_negatives_are_sampled(tmp_path: Path) -> None:
-    none = as_built_before_crcs(built(tmp_path / "none", {"a": 0}))
+    none = as_built_before_checksums(built(tmp_path / "none", {"a": 0}))
     assert none.groups[0].shards.negatives is None
     (sentence,) = check_hard_negatives(config_of(none.folder), none)
     assert "none of 40 pairs looked at has hard negatives" in sentence
-    some = as_built_before_crcs(built(tmp_path / "some", {"a": 2}))
+    some = as_built_before_checksums(built(tmp_path / "some", {"a": 2}))
     assert check_hard_negatives(config_of(some.folder), some) == []
 
 

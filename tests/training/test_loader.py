@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_schedule import plain_batch
 
 from hbdist.config.config import Config
 from hbdist.config.sections import ModelSection
@@ -351,3 +352,30 @@ def test_a_damaged_shard_is_reported_with_the_rank_that_saw_it(
         next(batches.from_step(0))
     assert str(caught.value).startswith(str(damaged.root))
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_ranks_have_the_pairs_that_a_plain_plan_deals_to_them(
+    world: int, make: Any, manifest: Manifest, token_rates: dict[str, float]
+) -> None:
+    """The same from plain lists: rows by the plain schedule, lengths of the texts themselves, one stable sort, a snake."""
+    sections = {"seed": 3, "batch": {"size": 50, "mono_share": 0.5, "mix": "blocks", "mono_block": 5}}
+    batches = [make(rank, world, **sections) for rank in range(world)]
+    mixture = batches[0].schedule.mixture
+    for step in (0, 7):
+        rows = plain_batch(manifest.groups, mixture, 3, step, one_dataset=False)
+        pairs = batches[0].reader.read(np.array([row[0] for row in rows]), np.array([row[1] for row in rows]))
+        tokens = [
+            len(pair.query) * token_rates[pair.query_lang] + len(pair.document) * token_rates[pair.document_lang]
+            for pair in pairs
+        ]
+        by_length = sorted(range(50), key=lambda index: (-tokens[index], index))
+        snake = [*range(world), *reversed(range(world))]
+        for rank in range(world):
+            own = sorted(index for turn, index in enumerate(by_length) if snake[turn % (2 * world)] == rank)
+            share = batches[rank].share(step)
+            assert share.dealt.tolist() == own
+            assert share.pools == Counter(f"{pair.query_lang}-{pair.document_lang}" for pair in pairs)
+            assert share.repeats == 50 - len({row[:2] for row in rows})
+            documents = tokens_of(batches[rank][step])[1]
+            assert documents == batches[rank].tokenize([pairs[index].document for index in own], "document")[0]

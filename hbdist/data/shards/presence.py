@@ -13,7 +13,7 @@ from hbdist.data.shards.groups import ShardSet
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.open_files import ROW, array_bytes
 from hbdist.data.shards.remote import MISSING, Remote
-from hbdist.data.shards.sample import INDEX_WITHOUT_CRC
+from hbdist.data.shards.sample import INDEX_WITHOUT_CHECKSUMS
 from hbdist.errors import DataError
 
 THREADS = 8
@@ -35,7 +35,7 @@ class StoredFile(NamedTuple):
     size: int
     """Its size in bytes, or the least that it can have."""
     exact: bool
-    without_crc: int | None = None
+    without_checksums: int | None = None
     """For an index: its size if it was built before samples had checksums."""
 
 
@@ -48,7 +48,7 @@ class Presence:
     """Number of files that this process should have looked at."""
     unanswered: int
     """Number of remote files whose size the store did not tell."""
-    without_crc: int
+    without_checksums: int
     """Number of indexes that were built before samples had checksums."""
 
     def sentences(self, root: object) -> list[str]:
@@ -60,11 +60,11 @@ class Presence:
                 f"{root}: {self.looked_at:,} of {self.files:,} files were looked at{unanswered}; the others are compared with"
                 " the manifest when they are downloaded"
             )
-        if self.without_crc:
+        if self.without_checksums:
             lines.append(
-                f"{root} has shards that were built before samples had checksums ({self.without_crc:,} of the indexes seen):"
-                " bytes that change on the disk are noticed by `hbdist check` alone. Built again from the same recipe and"
-                " sources, they have checksums, and the run resumes on them"
+                f"{root} has shards that were built before samples had checksums ({self.without_checksums:,} of the indexes"
+                " seen): bytes that change on the disk are noticed by `hbdist check` alone. Built again from the same recipe"
+                " and sources, they have checksums, and the run resumes on them"
             )
         return lines
 
@@ -101,10 +101,11 @@ def check_presence(manifest: Manifest, shard_sets: Iterable[ShardSet], *, share:
             f"Copy the whole folder there again, or build it again with `hbdist build RECIPE`; `hbdist check {manifest.root}`"
             " compares every byte."
         )
-    without_crc = sum(
-        file.without_crc is not None and size == file.without_crc for file, size in zip(seen, sizes, strict=True)
+    without_checksums = sum(
+        file.without_checksums is not None and size == file.without_checksums
+        for file, size in zip(seen, sizes, strict=True)
     )
-    return Presence(len(seen), len(files), sum(size is None for size in sizes), without_crc)
+    return Presence(len(seen), len(files), sum(size is None for size in sizes), without_checksums)
 
 
 def _files(shard_sets: Iterable[ShardSet]) -> Iterable[StoredFile]:
@@ -114,8 +115,10 @@ def _files(shard_sets: Iterable[ShardSet]) -> Iterable[StoredFile]:
         for number, shard in enumerate(shard_set.shards):
             rows = shard_set.index_rows(number)
             yield StoredFile(shard.path, shard.bytes, exact=True)
-            least = rows * INDEX_WITHOUT_CRC.itemsize
-            yield StoredFile(shard.index, least, exact=False, without_crc=array_bytes(INDEX_WITHOUT_CRC, rows))
+            least = rows * INDEX_WITHOUT_CHECKSUMS.itemsize
+            yield StoredFile(
+                shard.index, least, exact=False, without_checksums=array_bytes(INDEX_WITHOUT_CHECKSUMS, rows)
+            )
 
 
 def _problem(file: StoredFile, size: int | None) -> str | None:

@@ -2,13 +2,11 @@
 
 Nothing is ever unpickled or extracted: samples are JSON, read by offset, and indexes are plain arrays. A pair of a group
 that has shards is one sample; a pair of a view is made of two, one in each of its languages. Each sample is compared with its
-CRC in the index, if the shards were built with CRCs.
+checksum in the index, if the shards were built with checksums.
 
 Shape suffixes: P pairs · S samples · 2 the query and the document of each pair.
 """
 
-import os
-import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
@@ -21,10 +19,11 @@ from hbdist.data.shards.cache import CACHE_GB, Cache
 from hbdist.data.shards.groups import Group
 from hbdist.data.shards.length_table import LengthTable
 from hbdist.data.shards.manifest import Manifest
-from hbdist.data.shards.open_files import OpenFiles
+from hbdist.data.shards.open_files import READ_AT_ONCE, OpenFiles
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair, has_crc
+from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair
 from hbdist.errors import ConfigError, DataError
+from hbdist.utils.philox import by_label
 from hbdist.utils.processes import raise_open_files_limit
 
 __all__ = ["Pair", "ShardReader"]
@@ -202,20 +201,17 @@ class ShardReader:
         except _DAMAGES as error:
             yield from [_Fault(error, path)] * len(inside)
             return
-        crcs: list[int | None] = entries["crc"].tolist() if has_crc(entries) else [None] * len(entries)
-        for offset, size, crc in zip(entries["offset"].tolist(), entries["size"].tolist(), crcs, strict=True):
-            try:
-                payload = os.pread(tar.file, size, offset)
-                if len(payload) != size:
-                    raise ValueError(f"it has {len(payload)} bytes at {offset}, its index says {size}")
-                if crc is not None and zlib.crc32(payload) != crc:
-                    raise ValueError(f"its {size} bytes at {offset} have changed (their CRC is not the index's)")
-                if isinstance(shard_set, Group):
-                    yield decode_pair(payload, dataset=shard_set.dataset)
-                else:
-                    yield decode_language_sample(payload, language=shard_set.language)
-            except _DAMAGES as error:
-                yield _Fault(error, path)
+        for start in range(0, len(entries), READ_AT_ONCE):
+            for payload in tar.read(entries[start : start + READ_AT_ONCE]):
+                try:
+                    if isinstance(payload, Exception):
+                        raise payload
+                    if isinstance(shard_set, Group):
+                        yield decode_pair(payload, dataset=shard_set.dataset)
+                    else:
+                        yield decode_language_sample(payload, language=shard_set.language)
+                except _DAMAGES as error:
+                    yield _Fault(error, path)
 
     def _index(self, set_number: int, number: int) -> NDArray[np.void]:
         if number < 0:
@@ -282,7 +278,9 @@ class ShardReader:
 def _of_views(group_P: Ints, set_G2: Ints) -> Iterator[Ints]:
     """Yield the positions of the pairs of each group that is a view."""
     positions = np.flatnonzero(set_G2[group_P, 0] != group_P)
-    order = positions[np.argsort(group_P[positions], kind="stable")]
+    groups = group_P[positions]
+    # NumPy sorts 16-bit numbers by radix, several times as fast.
+    order = positions[by_label(groups) if len(set_G2) <= 1 << 16 else np.argsort(groups, kind="stable")]
     return _runs(order, group_P[order])
 
 

@@ -28,7 +28,7 @@ class CheckReport:
     manifest: Manifest
     with_negatives: Mapping[str, int]
     """Samples with hard negatives of each group that has shards, or of each language of a parallel layout."""
-    shards_without_crc: int
+    shards_without_checksums: int
     """Number of shards that were built before samples had checksums."""
     alike: Mapping[str, float]
     """Data set → share of its samples whose two texts are also those of a sample in other languages."""
@@ -67,11 +67,11 @@ class CheckReport:
             lines.append(f"left out of {dataset}: {counts or 'nothing'}")
         lines.append(f"hard negatives: {self._negatives()}")
         lines += describe_alike(self.alike)
-        if self.shards_without_crc:
+        if self.shards_without_checksums:
             lines.append(
-                f"{self.shards_without_crc:,} shards were built before samples had checksums: bytes that change on the disk"
-                " are then noticed by this check alone, not in training. Build them again from the same recipe and sources:"
-                " the fingerprint stays, and runs resume."
+                f"{self.shards_without_checksums:,} shards were built before samples had checksums: bytes that change on the"
+                " disk are then noticed by this check alone, not in training. Build them again from the same recipe and"
+                " sources: the fingerprint stays, and runs resume."
             )
         return "\n".join(lines)
 
@@ -117,7 +117,7 @@ def check(
     for part, result in zip(parts, results, strict=True):
         texts[part.shard_set.dataset].append(result.texts)
     alike = {dataset: alike_share(digests) for dataset, digests in texts.items()}
-    return CheckReport(manifest, with_negatives, sum(result.shards_without_crc for result in results), alike)
+    return CheckReport(manifest, with_negatives, sum(result.shards_without_checksums for result in results), alike)
 
 
 def _find_unlisted_tars(manifest: Manifest) -> Iterator[str]:

@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import tarfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
@@ -21,7 +20,7 @@ from hbdist.data.shards.groups import Group, Shard, ShardSet, Texts, View
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.open_files import ROW, check_rows_differ, map_array, map_index
 from hbdist.data.shards.remote import Remote, StoreError
-from hbdist.data.shards.sample import LanguageSample, Pair, decode_language_sample, decode_pair, has_crc
+from hbdist.data.shards.sample import LanguageSample, Pair, checksum, decode_language_sample, decode_pair, has_checksums
 from hbdist.errors import DataError
 
 
@@ -69,7 +68,7 @@ class PartReport:
     """One sentence for each difference from the manifest."""
     with_negatives: int = 0
     """Number of its samples that have hard negatives."""
-    shards_without_crc: int = 0
+    shards_without_checksums: int = 0
     """Number of its shards that were built before samples had checksums."""
 
 
@@ -157,7 +156,7 @@ def _check_samples(
     row = first = shard_set.first_row(number)
     try:
         entries = map_index(index, shard.index, shard_set.index_rows(number))
-        report.shards_without_crc += not has_crc(entries)
+        report.shards_without_checksums += not has_checksums(entries)
         # Texts have entries of zeros for rows that the language lacks.
         rows = first + (np.arange(len(entries)) if isinstance(shard_set, Group) else np.flatnonzero(entries["size"]))
         if len(rows) != shard.rows:
@@ -168,7 +167,7 @@ def _check_samples(
                 raise ValueError(f"the tar ends, the manifest has {shard.rows} rows")
             entry, sample = _entry(*found, shard_set, row)
             if (stored := entries[row - first].item()) != entry[: len(stored)]:
-                raise ValueError(f"the index has {stored} as offset, size, lengths and CRC, the tar {entry}")
+                raise ValueError(f"the index has {stored} as offset, size, lengths and checksum, the tar {entry}")
             with_negatives += bool(sample.negatives)
             report.texts.add(sample.query, sample.document)
         row += 1
@@ -214,4 +213,4 @@ def _entry(
         if (pair.query_lang, pair.document_lang) != (shard_set.query_lang, shard_set.document_lang):
             raise ValueError(f"a pair of {pair.query_lang}-{pair.document_lang}")
     lengths = member.size, len(sample.query), len(sample.document)
-    return (member.offset_data, *lengths, zlib.crc32(payload)), sample
+    return (member.offset_data, *lengths, checksum(payload)), sample

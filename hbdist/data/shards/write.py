@@ -1,7 +1,6 @@
 """Writer of shards: plain WebDataset tars of JSON members, each with an index beside it."""
 
 import tarfile
-import zlib
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hbdist.data.shards.groups import Shard, Shards, Texts
-from hbdist.data.shards.sample import INDEX, LanguageSample, Pair, encode
+from hbdist.data.shards.sample import INDEX, LanguageSample, Pair, checksum, encode
 from hbdist.utils.files import sha256
 
 
@@ -80,7 +79,7 @@ def _write_shard(
             payload = encode(sample)
             position += archive.write(tar_header(f"{row:09d}.json", len(payload)))
             lengths = len(payload), len(sample.query), len(sample.document)
-            entries[row - first] = (position, *lengths, zlib.crc32(payload))
+            entries[row - first] = (position, *lengths, checksum(payload))
             negatives += bool(sample.negatives)
             position += archive.write(payload + bytes(-len(payload) % tarfile.BLOCKSIZE))
         # Two empty blocks end a tar, and its size is a multiple of the record size.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import as_built_before_crcs, as_if_built_so
+from damage import as_built_before_checksums, as_if_built_so
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shard_sources import parallel
@@ -83,7 +83,7 @@ def test_a_text_of_another_language_is_found_and_refused(damaged: Manifest) -> N
     path = first(damaged, "de")
     path.write_bytes(path.read_bytes().replace(b'"lang":"de"', b'"lang":"nl"', 1))
     assert "a text of nl" in problems(damaged)
-    damaged = as_built_before_crcs(damaged)
+    damaged = as_built_before_checksums(damaged)
     number = number_of(damaged, "p/de-de")
     rows = np.arange(damaged.groups[number].rows)
     found = ShardReader(damaged).read_each(np.full_like(rows, number), rows)

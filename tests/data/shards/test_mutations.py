@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import as_built_before_crcs, as_if_built_so
+from damage import as_built_before_checksums, as_if_built_so
 from reads_remotely import all_of
 
 from hbdist.data.shards.manifest import Manifest
@@ -127,11 +127,11 @@ def test_a_view_with_a_row_twice_is_refused_even_if_its_digest_is_right(viewed: 
 
 
 @pytest.mark.parametrize("layout", ["shipped", "viewed"])
-def test_shards_without_crcs_are_read_and_the_check_says_so(
+def test_shards_without_checksumss_are_read_and_the_check_says_so(
     layout: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     manifest = request.getfixturevalue(layout)
-    older = as_built_before_crcs(Manifest.load(shutil.copytree(manifest.folder, tmp_path / "copy")))
+    older = as_built_before_checksums(Manifest.load(shutil.copytree(manifest.folder, tmp_path / "copy")))
     assert older.fingerprint == manifest.fingerprint
     assert older.shard_sets != manifest.shard_sets
     assert ShardReader(older).read(*all_of(older)) == ShardReader(manifest).read(*all_of(manifest))

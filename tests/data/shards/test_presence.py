@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from damage import as_built_before_crcs
+from damage import as_built_before_checksums
 from stores import serving
 
 from hbdist.data.shards import presence
@@ -83,7 +83,7 @@ def test_processes_share_the_look_at_many_files(
 
 
 def test_shards_without_checksums_are_said_once(shipped: Manifest, tmp_path: Path) -> None:
-    (sentence,) = look(as_built_before_crcs(copy_of(shipped, tmp_path)))
+    (sentence,) = look(as_built_before_checksums(copy_of(shipped, tmp_path)))
     assert "built before samples had checksums (27 of the indexes seen)" in sentence
 
 

@@ -152,7 +152,7 @@ def move_third_sample(index: Path) -> None:
             "000000.tar",
             replace_bytes(b'"document":"d4', b'"documemt":"d4'),
             4,
-            "bytes at 4608 have changed (their CRC",
+            "bytes at 4608 have changed (their checksum",
         ),
         ("000000.index.npy", move_third_sample, 2, "its index p/de-de/000000.index.npy has changed (its SHA-256"),
         *(
