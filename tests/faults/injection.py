@@ -66,7 +66,7 @@ def _changed(event: str, arguments: tuple[Any, ...], folder: Path) -> str:
     if not os.path.isabs(text):
         # shutil.rmtree removes by name, in a folder that it has open.
         in_open_folder = event in ("os.remove", "os.rmdir") and arguments[1] not in (-1, None)
-        text = f"{folder}/…/{text}" if in_open_folder else os.path.abspath(text)
+        text = f"{os.readlink(f'/proc/self/fd/{arguments[1]}')}/{text}" if in_open_folder else os.path.abspath(text)
     return text.removeprefix(f"{folder}/") if text.startswith(f"{folder}/") else ""
 
 
