@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import typer
 
@@ -15,6 +16,7 @@ from hbdist.cli import data, evaluation, runs, studies  # noqa: F401  each adds 
 from hbdist.cli.app import app
 from hbdist.distributed.orphans import end_with_launcher
 from hbdist.errors import HbdistError, RunError
+from hbdist.utils.files import naming_disk_errors
 
 REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks meet: launchers stop all ranks when the first one ends."""
@@ -39,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        return app(arguments, standalone_mode=False) or 0
+        with naming_disk_errors(Path.cwd()):
+            return app(arguments, standalone_mode=False) or 0
     except HbdistError as error:
         print(f"hbdist: {error}", file=sys.stderr)
         return 2

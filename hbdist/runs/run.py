@@ -29,7 +29,7 @@ from hbdist.runs.outcome import Outcome, outcome_state, write_outcome
 from hbdist.runs.plan import Plan
 from hbdist.runs.progress import is_worth_a_line, progress_line
 from hbdist.runs.signals import StopFlag
-from hbdist.utils.files import sync_tree, write_atomically
+from hbdist.utils.files import naming_disk_errors, sync_tree, write_atomically
 
 REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks see; launchers end all ranks as soon as one has ended."""
@@ -66,12 +66,14 @@ class Run:
             ConfigError: the folder is not writable.
             ResumeError: another process is working on the same run.
             RankLostError: another rank was lost; the message names it.
+            WriteError: the disk is full, read-only or fails.
         """
         self._claim(engine)
         engine.watchdog.on_rank_lost = self._record_lost_rank
         self.stop.listen()
         try:
-            yield
+            with naming_disk_errors(self.folder):
+                yield
         except HbdistError as error:
             engine.watchdog.leave(str(error))
             self._record_failure(Outcome.invalid(error))
@@ -98,7 +100,8 @@ class Run:
             if self.is_main:
                 self._lock = RunLock.claim(self.folder)
                 if not self.finished():  # how the last start ended is not how this one will
-                    (self.folder / OUTCOME).unlink(missing_ok=True)
+                    with naming_disk_errors(self.folder):
+                        (self.folder / OUTCOME).unlink(missing_ok=True)
         except (HbdistError, OSError) as refusal:
             error = refusal
         error, self._owner = engine.broadcast_object((error, self._lock and self._lock.owner))

@@ -48,7 +48,7 @@ def _check_failed_start(trial: Trial, way: Way, *, named: str, prepare: object =
     return True
 
 
-@scenario("failing disk", share=3)
+@scenario("failing disk", share=3, short=True)
 def full_disk(trial: Trial) -> str:
     """Fill the disk at any moment of the run; with more room it goes on as if nothing had been."""
     way = trial.rng.choice([Way(), Way(2)])

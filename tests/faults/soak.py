@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -155,7 +156,10 @@ def main() -> int:
     finally:
         kill(*(process.pid for process in alive_descendants()))
     packages = ("torch", "accelerate", "transformers", "numpy")
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
     result = verdict(samples, status, run) | {
+        "commit": commit.stdout.strip(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},

@@ -27,6 +27,7 @@ def test_runs_that_are_hurt_end_as_undisturbed_ones(tmp_path: Path) -> None:
     assert ends["kill inside a checkpoint"] == ends["kill the launcher"] == "equal", ends
     assert ends["another number of ranks or strategy"] == "close", ends
     assert ends["altered checkpoint"] in ("equal", "refused"), ends
+    assert ends["full disk"] in ("equal", "skipped"), ends
 
 
 INJECTION = """
