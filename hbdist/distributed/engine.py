@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs
+from accelerate import Accelerator, DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from transformers.integrations import unset_hf_deepspeed_config
 
 from hbdist.config.config import Config
 from hbdist.distributed import collectives
-from hbdist.distributed.launcher import check_launcher, find_zero
+from hbdist.distributed.launcher import check_launcher, find_zero, overrule, refuse_cpu
 from hbdist.distributed.meeting import Meeting, meet_for_training
 from hbdist.distributed.rendezvous import read_rank_and_world
 from hbdist.distributed.saved_state import check_state
@@ -65,7 +65,7 @@ class Engine:
                 config, code or GPUs, or are of another start.
             RankLostError: a rank has not come in time, or has failed.
         """
-        check_launcher(config.engine, environment)
+        check_launcher(config.engine, environment, max_grad_norm=config.optimizer.max_grad_norm)
         zero = find_zero(config.engine, environment)
         _, world = read_rank_and_world(environment)
         if world > config.batch.size:
@@ -75,6 +75,8 @@ class Engine:
             )
         _refuse_unknown_trackers(config.run.trackers)
         meeting = meeting or meet_for_training(config, zero, environment)
+        if meeting.gpu is not None:
+            refuse_cpu(environment)
         meeting.join(timeout=TIMEOUT, within_s=config.engine.timeout_s)
         accelerator = _make_accelerator(config, zero, meeting)
         joined = collectives.world_size()
@@ -204,6 +206,7 @@ class Engine:
 
 def _make_accelerator(config: Config, zero: Zero | None, meeting: Meeting) -> Accelerator:
     """Return accelerate's interface to the process group. DeepSpeed needs a group even for a single process."""
+    overrule(os.environ)
     on_cpu = meeting.gpu is None
     if on_cpu:
         # Otherwise code that imports deepspeed would guess, and warn that it guessed.
@@ -231,6 +234,7 @@ def _make_accelerator(config: Config, zero: Zero | None, meeting: Meeting) -> Ac
         kwargs_handlers=[backend] if meeting.world > 1 or zero else [],
     )
     if zero:
+        assert accelerator.distributed_type == DistributedType.DEEPSPEED, "accelerate would train without DeepSpeed"
         # Otherwise transformers would shard a model while loading it, and a checkpoint's full weights would not fit.
         unset_hf_deepspeed_config()
     return accelerator

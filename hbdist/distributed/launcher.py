@@ -1,6 +1,6 @@
 """Checks of the launcher's environment against the config: neither may silently change what the other says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 from hbdist.config.sections import EngineSection
 from hbdist.distributed.zero import Zero
@@ -10,12 +10,23 @@ UNSUPPORTED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a device mesh",
     "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_SAGEMAKER": "SageMaker",
 }
 """Variables by which accelerate asks for a strategy that hbdist does not have, and the strategies' names."""
 
+OVERRULED = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+"""Beginnings of the variables by which accelerate's classes would change what they are told."""
+HARMLESS = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL", "ACCELERATE_CPU_AFFINITY")
+"""Those of them that change no result."""
 
-def check_launcher(settings: EngineSection, environment: Mapping[str, str]) -> None:
+
+def check_launcher(
+    settings: EngineSection, environment: Mapping[str, str], *, max_grad_norm: float | None = None
+) -> None:
     """Refuse launcher settings that would silently override the config.
+
+    Args:
+        max_grad_norm: the config's `optimizer.max_grad_norm`, if it is known.
 
     Raises:
         ConfigError: the launcher contradicts the config; the message names both settings.
@@ -31,6 +42,12 @@ def check_launcher(settings: EngineSection, environment: Mapping[str, str]) -> N
         raise ConfigError(
             f"The launcher sets gradient_accumulation_steps: {steps}. Accumulation adds no negatives to a contrastive"
             " batch: remove it from the accelerate config and set batch.size; loss.chunk_tokens bounds the memory."
+        )
+    clipping = environment.get("ACCELERATE_GRADIENT_CLIPPING", "none")
+    if max_grad_norm is not None and _is_number(clipping) and float(clipping) != max_grad_norm:
+        raise ConfigError(
+            f"The launcher sets gradient_clipping: {clipping}, the config optimizer.max_grad_norm = {max_grad_norm:g}. Remove"
+            " gradient_clipping from the accelerate config; optimizer.max_grad_norm alone sets it."
         )
     tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("OMPI_COMM_WORLD_SIZE", "1"))
     if tasks != "1" and "WORLD_SIZE" not in environment:
@@ -73,8 +90,49 @@ def find_zero(settings: EngineSection, environment: Mapping[str, str]) -> Zero |
             f"The launcher sets deepspeed_config_file: {launched}, the config engine.deepspeed ="
             f" {settings.deepspeed!r}, and the files differ. Remove one of the two settings."
         )
+    stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    if (
+        launched == "none"
+        and stage.isdigit()
+        and _is_on(environment, "ACCELERATE_USE_DEEPSPEED")
+        and int(stage) != zero.stage
+    ):
+        raise ConfigError(
+            f"The launcher sets zero_stage: {stage}, the config engine.deepspeed = {settings.deepspeed!r}, which is stage"
+            f" {zero.stage}. Remove zero_stage from the accelerate config."
+        )
     return zero
 
 
+def refuse_cpu(environment: Mapping[str, str]) -> None:
+    """Refuse a launcher that asks for the CPU where the config computes on GPUs.
+
+    Raises:
+        ConfigError: it asks for the CPU.
+    """
+    if _is_on(environment, "ACCELERATE_USE_CPU"):
+        raise ConfigError(
+            "The launcher sets use_cpu: true, the config engine.device = 'auto', and there are GPUs. Set engine.device=cpu to"
+            " compute on the CPU, or remove use_cpu from the accelerate config (ACCELERATE_USE_CPU)."
+        )
+
+
+def overrule(environment: MutableMapping[str, str]) -> None:
+    """Remove what the launcher tells accelerate: it has been checked against the config, which alone decides.
+
+    `ACCELERATE_USE_CPU=true`, for example, would turn DeepSpeed into plain DDP without a word.
+    """
+    for name in [name for name in environment if name.startswith(OVERRULED) and name not in HARMLESS]:
+        del environment[name]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_on(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "false").lower() in ("true", "1")
+    return environment.get(name, "false").lower() in ("true", "1", "yes", "on", "y", "t")

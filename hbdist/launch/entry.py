@@ -72,7 +72,7 @@ def check(config: Config, environment: Mapping[str, str] = os.environ) -> tuple[
         HbdistError: config, launcher, data or plan are wrong, or do not fit together.
     """
     rank, world = read_rank_and_world(environment)
-    check_launcher(config.engine, environment)
+    check_launcher(config.engine, environment, max_grad_norm=config.optimizer.max_grad_norm)
     zero = find_zero(config.engine, environment)
     refuse_another_run(config)
     try:
