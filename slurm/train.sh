@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train one config on all tasks of a job, one task per GPU; resume by itself after a time limit or a lost node.
 #
-#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 slurm/train.sh [CONFIG.toml] [key=value ...]
+#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 slurm/train.sh CONFIG.toml [key=value ...]
 #
 # Run sbatch in the project's folder. What differs between clusters is in slurm/site.sh, the rest in docs/slurm.md.
 #SBATCH --job-name=hbdist-train
@@ -16,6 +16,7 @@ if ! [ -e slurm/common.sh ]; then
     exit 2
 fi
 . slurm/common.sh
+[ $# != 0 ] || refuse "which config? Submit it as: sbatch slurm/train.sh CONFIG.toml"
 one_task_per_gpu
 
 folder=$(${HBDIST_CONTAINER:-} python -m hbdist.launch run-folder "$@") || exit 2
