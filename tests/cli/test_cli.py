@@ -79,7 +79,7 @@ def test_the_exit_status_of_train_is_that_of_its_outcome(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def train(config: Config) -> Outcome:
+    def train(config: Config, *_: object) -> Outcome:
         assert config.steps == 7
         if isinstance(outcome, Exception):
             raise outcome
