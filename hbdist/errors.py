@@ -3,12 +3,30 @@
 A fault of the program itself is an `assert` instead.
 """
 
+import re
+
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/\"'<>?#]*@")
+_SIGNED = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>?]*\?)[^\s\"'<>#]*"
+    r"(?:signature|sig|token|credential|accesskeyid|password|secret|key)=[^\s\"'<>#]*",
+    re.IGNORECASE,
+)
+HIDDEN = "***"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose addresses have no user, no password and no signed query: these are for the store alone."""
+    return _SIGNED.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
+
 
 class HbdistError(ValueError):
-    """Mistake in the user's input. Its message is the whole report; no traceback is shown."""
+    """Mistake in the user's input. Its message is the whole report, without secrets; no traceback is shown."""
 
     reported = False
     """True if rank 0 has the same error, and prints it for all."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class ConfigError(HbdistError):

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
     sys.exit(main())
 
-from hbdist.config.config import Config
+from hbdist.config.config import Config, how_to_extend
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.engine import Engine
 from hbdist.distributed.meeting import Meeting
@@ -52,7 +52,7 @@ def train(config: Config, manifest: Manifest | None = None, meeting: Meeting | N
         manifest = manifest or Manifest.load(config.data.shards)
         checkpoints = run.find_checkpoints(engine, manifest)
         if engine.broadcast_object(run.finished()):
-            run.say(f"{run.folder} is done already")
+            run.say(f"{run.folder} is done already. {how_to_extend(config)}")
             engine.stop()
             return Outcome.done("done already")
         notes = check_data(config, manifest, rank=engine.rank, world=engine.world)

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import shutil
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from launching import lines, outcome, train
+from launching import ROOT, environment, lines, outcome, train
 from whole_runs import main_here
 
 from hbdist.runs import checkpoint
@@ -177,3 +181,115 @@ def test_an_exported_model_has_the_rights_of_any_new_file(tiny: list[str], kille
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (killed / "model").rglob("*") if path.is_file()} == {0o640}
+
+
+def test_a_run_with_a_constant_learning_rate_is_extended(tiny: list[str], tmp_path: Path) -> None:
+    constant = [*tiny, "optimizer.schedule=constant"]
+    assert main_here(*constant, f"run.folder={tmp_path / 'long'}").returncode == 0
+    first = main_here(*constant, "steps=3", f"run.folder={tmp_path / 'run'}")
+    assert first.returncode == 0, first.stderr
+    again = main_here(*constant, "steps=3", f"run.folder={tmp_path / 'run'}")
+    assert "is done already. To train it further, start it again with more steps" in again.stdout
+    extended = main_here(*constant, f"run.folder={tmp_path / 'run'}")
+    assert extended.returncode == 0, extended.stderr
+    assert "resuming after step 3" in extended.stdout
+    assert_the_same_end(tmp_path / "run", tmp_path / "long")
+
+
+def test_a_run_with_another_schedule_is_continued_in_a_new_one_from_its_model(
+    tiny: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    done = main_here(*tiny, "steps=12", f"run.folder={undisturbed}")
+    assert done.returncode == 2
+    assert f"model.name={undisturbed}/model run.folder=…" in done.stderr
+    new = main_here(*tiny, f"model.name={undisturbed}/model", f"run.folder={tmp_path / 'new'}")
+    assert new.returncode == 0, new.stderr
+
+
+class PowerCuts:
+    """Disk that loses what was not synced: names survive (as on a journalling file system), content only if synced.
+
+    After each sync the folder as a power cut would leave it can be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.synced: dict[int, bytes] = {}
+        self.after_each_sync: Callable[[], None] = lambda: None
+        self._sync = os.fsync
+
+    def fsync(self, number: int) -> None:
+        self._sync(number)
+        state = os.fstat(number)
+        if stat.S_ISREG(state.st_mode):
+            self.synced[state.st_ino] = Path(f"/proc/self/fd/{number}").read_bytes()
+        self.after_each_sync()
+
+    def left(self, path: Path) -> bytes:
+        """Return the content of a file after a power cut now."""
+        return self.synced.get(path.stat().st_ino, b"")
+
+    def copy_to(self, target: Path) -> None:
+        for path in self.folder.rglob("*"):
+            copy = target / path.relative_to(self.folder)
+            if path.is_dir():
+                copy.mkdir(parents=True, exist_ok=True)
+            elif path.name != "running.json":  # this process lives on
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(self.left(path))
+
+
+def test_what_latest_and_the_outcome_promise_survives_a_power_cut(
+    tiny: list[str], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    disk, kept, seen = PowerCuts(folder), list[Path](), list[str]()
+
+    def check() -> None:
+        latest, ended = folder / "checkpoints" / "latest", folder / "outcome.json"
+        if latest.is_file():
+            name = disk.left(latest).decode()
+            assert name, "latest is empty"
+            seen.append(name)
+            for file in ("state.pt", "state.json", checkpoint.CHECKSUMS):
+                path = folder / "checkpoints" / name / file
+                assert disk.left(path) == path.read_bytes()
+            logged = disk.left(folder / "metrics.jsonl").count(b"\n")
+            assert logged >= int(name)
+            if len(kept) < 3 and seen.count(name) == 1:
+                kept.append(tmp_path / f"after-{len(kept)}")
+                disk.copy_to(kept[-1])
+        if ended.is_file():
+            seen.append(json.loads(disk.left(ended))["state"])
+            for path in (folder / "model").rglob("*"):
+                assert path.is_dir() or disk.left(path) == path.read_bytes()
+
+    disk.after_each_sync = check
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    assert main_here(*tiny, f"run.folder={folder}").returncode == 0
+    monkeypatch.undo()
+    assert set(seen) == {"000000002", "000000004", "000000006", "done"}
+    for left in kept:
+        done = main_here(*tiny, f"run.folder={left}")
+        assert done.returncode == 0, done.stderr
+        assert "resuming after step" in done.stdout
+        assert_the_same_end(left, undisturbed)
+
+
+def test_a_disk_without_room_is_a_sentence_and_leaves_no_half_checkpoint(
+    tiny: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    # A limit on the size of files stands in for a full disk: torch's writer says the same of both.
+    folder = tmp_path / "run"
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000,) * 2)\n"
+    code += "from hbdist.launch.entry import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, *tiny, f"run.folder={folder}"]
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    sentence = rf"{folder}/checkpoints/000000002 cannot be written: .*MB are free in {folder}/checkpoints"
+    assert re.search(sentence, done.stderr)
+    assert re.search(sentence, outcome(folder)["message"])
+    assert not list((folder / "checkpoints").iterdir())
+    assert main_here(*tiny, f"run.folder={folder}").returncode == 0
+    assert_the_same_end(folder, undisturbed)

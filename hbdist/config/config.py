@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from hbdist.config import sections
 from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import Section
-from hbdist.errors import ConfigError, ResumeError
+from hbdist.errors import ConfigError, ResumeError, without_secrets
 from hbdist.utils.json_toml import read_toml, shown
 from hbdist.utils.parse import LARGEST, is_encodable, toml_value
 from hbdist.utils.paths import check_path
@@ -86,13 +86,13 @@ class Config(Section):
             raise ConfigError(f"{source}: {explain(error, cls, describe=describe_field)}") from None
 
     def to_toml(self) -> str:
-        """Return the resolved config as TOML; it alone is enough to repeat the run."""
+        """Return the resolved config as TOML; it alone is enough to repeat the run, but for secrets in addresses."""
         values = self.model_dump(mode="json", exclude_none=True)
         lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
         for name, section in values.items():
             if isinstance(section, dict):
                 lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in section.items())]
-        return "\n".join(lines) + "\n"
+        return without_secrets("\n".join(lines) + "\n")
 
 
 FREE_ON_RESUME = (
@@ -108,7 +108,12 @@ which units drop out). The manifest's fingerprint, not the folder's name, proves
 def difference(old: Config, new: Config) -> dict[str, Any]:
     """Return {key: new value} of all that makes `new` another run than `old`; keys in FREE_ON_RESUME do not count."""
     before, after = dict(flatten(old.model_dump())), dict(flatten(new.model_dump()))
-    return {key: after[key] for key in after if before[key] != after[key] and not key.startswith(FREE_ON_RESUME)}
+    return {key: after[key] for key in after if _differ(before[key], after[key]) and not key.startswith(FREE_ON_RESUME)}
+
+
+def _differ(old: Any, new: Any) -> bool:
+    """Compare values as they are stored: without secrets in addresses."""
+    return old != new and without_secrets(str(old)) != without_secrets(str(new))
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -236,17 +241,53 @@ def describe_difference(stored: Config, config: Config, *, now: str) -> str:
     return ", ".join(f"{key} = {before[key]!r} there, {value!r} {now}" for key, value in changed.items())
 
 
-def refuse_another_run(config: Config) -> None:
-    """Check that the folder of a config has no config.toml, or that of the same run.
+def refuse_another_run(config: Config) -> int:
+    """Check that the folder of a config has no config.toml, or that of the same run, or of one that this config extends.
+
+    Returns:
+        the steps of the run in the folder; 0 if there is none.
 
     Raises:
         ResumeError: it is another run's.
     """
     path = Path(config.run.folder) / "config.toml"
     if not path.is_file():
-        return
-    if what := describe_difference(Config.check(read_config(path), source=str(path)), config, now="here"):
+        return 0
+    stored = Config.check(read_config(path), source=str(path))
+    what = describe_difference(stored, config, now="here")
+    constant = stored.optimizer.schedule == config.optimizer.schedule == "constant"
+    if constant and stored.steps < config.steps:
+        what = describe_difference(stored.model_copy(update={"steps": config.steps}), config, now="here")
+    if what:
+        how = f" {how_to_extend(config)}" if stored.steps < config.steps and not constant else ""
         raise ResumeError(
             f"{config.run.folder} holds another run: {what}. Give this one a folder of its own (run.folder=…), or delete"
-            " that folder."
+            f" that folder.{how}"
         )
+    return stored.steps
+
+
+def how_to_extend(config: Config) -> str:
+    """Return how a run is trained for more steps than it has."""
+    folder, schedule = config.run.folder, config.optimizer.schedule
+    if schedule == "constant":
+        return f"To train it further, start it again with more steps, such as steps={2 * config.steps}."
+    return (
+        f'A run can be given more steps only with optimizer.schedule="constant": with {schedule!r}, the learning rate of every'
+        f" step follows from their number. To train further, start a new run from its model: model.name={folder}/model"
+        " run.folder=…"
+    )
+
+
+def refuse_secrets(config: Config) -> None:
+    """Check that a job can read its config from a file, into which no secrets are written.
+
+    Raises:
+        ConfigError: an address in it has a user or a password.
+    """
+    for key, value in flatten(config.model_dump()):
+        if without_secrets(str(value)) != str(value):
+            raise ConfigError(
+                f"{key} = {value}: the user or password in this address would have to be in the job's files. Leave it out, and"
+                " let the store's own settings (environment variables, configuration files) have it."
+            )

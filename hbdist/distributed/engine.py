@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,7 +86,10 @@ class Engine:
             f" {accelerator.num_processes}: they would train separate models"
         )
         if config.run.trackers:
-            accelerator.init_trackers("hbdist", config={"config": config.to_toml()})
+            if "wandb" in config.run.trackers:
+                Path(config.run.folder).mkdir(parents=True, exist_ok=True)  # else it writes into the working folder
+            places = {"wandb": {"dir": config.run.folder}}
+            accelerator.init_trackers("hbdist", config={"config": config.to_toml()}, init_kwargs=places)
         return cls(accelerator, zero, max_grad_norm=config.optimizer.max_grad_norm, watchdog=meeting.watchdog)
 
     @property

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hbdist.errors import without_secrets
 from hbdist.launch.command import Command
 from hbdist.launch.resources import SBATCH, Resources, option_name
 from hbdist.utils.files import write_atomically
@@ -31,7 +32,7 @@ def copy_code(folder: Path) -> None:
 def record(folder: Path, commands: Sequence[Command], resources: Resources, queue: dict[str, Any] | None) -> None:
     """Write submission.json: who submitted what, where, with which Python and code; and a local submission's queue."""
     values = {
-        "by": shlex.join(sys.argv),
+        "by": without_secrets(shlex.join(sys.argv)),
         "in": os.getcwd(),
         "python": sys.executable,
         "version": platform.python_version(),

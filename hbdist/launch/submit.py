@@ -12,7 +12,7 @@ from subprocess import DEVNULL, STDOUT, Popen, SubprocessError
 from typing import Any
 from uuid import uuid4
 
-from hbdist.config.config import Config, refuse_another_run
+from hbdist.config.config import Config, refuse_another_run, refuse_secrets
 from hbdist.errors import ConfigError, ResumeError
 from hbdist.launch.command import Command
 from hbdist.launch.handle import LIVE, Handle, find_handle
@@ -49,6 +49,7 @@ def submit(config: Config | str | Path | None = None, *overrides: str, **resourc
     elif overrides or not config.run.folder:
         raise ConfigError("A Config is submitted as it is: it needs run.folder, and takes no overrides.")
     folder = Path(config.run.folder).absolute()
+    refuse_secrets(config)
     refuse_another_run(config)
     submission = _submission_in(folder.parent)
     snapshot = submission / f"{folder.name}.toml"

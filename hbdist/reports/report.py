@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hbdist.errors import DataError
+from hbdist.errors import DataError, without_secrets
 from hbdist.evaluation.scores import read_evaluation
 from hbdist.reports.evaluation_page import evaluation_page
 from hbdist.reports.exports import report_latex, report_markdown, results_csv
@@ -75,5 +75,5 @@ def study_report(study: StudySpec) -> Path:
 
 def _write(folder: Path, page: str) -> Path:
     remove_leftovers(folder)
-    write_atomically(folder / HTML, page)
+    write_atomically(folder / HTML, without_secrets(page))
     return folder / HTML

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from hbdist.errors import without_secrets
+
 
 def environment() -> dict[str, Any]:
     """Return versions, machine and command of this process, for environment.json."""
     packages = ("hbdist", "torch", "accelerate", "deepspeed", "transformers", "tokenizers", "numpy", "webdataset")
     return {
-        "command": shlex.join(sys.argv),
+        "command": without_secrets(shlex.join(sys.argv)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in packages},

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hbdist.errors import DataError, HbdistError, RunError
+from hbdist.errors import DataError, HbdistError, RunError, without_secrets
 from hbdist.utils.files import write_atomically
 from hbdist.utils.stored import read_stored_if_any
 
@@ -55,7 +55,7 @@ class Outcome:
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Write outcome.json, if the run's folder exists."""
     if folder.is_dir():
-        write_atomically(folder / FILE, json.dumps(asdict(outcome)))
+        write_atomically(folder / FILE, json.dumps(asdict(outcome) | {"message": without_secrets(outcome.message)}))
 
 
 def outcome_state(folder: Path) -> str | None:

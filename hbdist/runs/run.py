@@ -45,8 +45,8 @@ class Run:
     """
 
     def __init__(self, config: Config, *, is_main: bool) -> None:
-        refuse_another_run(config)
         self.config = config
+        self._extends = 0 < refuse_another_run(config) < config.steps
         self.folder = Path(config.run.folder)
         self.is_main = is_main
         self.stop = StopFlag()
@@ -222,8 +222,12 @@ class Run:
             self._lock.refuse_if_lost(look=look)
 
     def finished(self) -> bool:
-        """Check that the run has ended well before and its model exists."""
-        return outcome_state(self.folder) == "done" and (self.folder / "model" / "config.json").is_file()
+        """Check that the run has ended well before, with as many steps as now, and its model exists."""
+        return (
+            not self._extends
+            and outcome_state(self.folder) == "done"
+            and (self.folder / "model" / "config.json").is_file()
+        )
 
     def end(self, outcome: Outcome, engine: Engine) -> Outcome:
         """Record and print how the run ended, then leave the process group: launchers end all ranks once one has ended."""

@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from hbdist.config.config import refuse_secrets
 from hbdist.errors import ConfigError
 from hbdist.launch import Command, Handle, JobError, Resources, find_handle, submit_all
 from hbdist.launch.handle import LIVE
@@ -110,6 +111,7 @@ def cancel(study: StudySpec) -> list[Handle]:
 
 def _train(study: StudySpec, runs: Sequence[StudyRun], resources: Resources, at_once: int | None) -> list[Handle]:
     for run in runs:
+        refuse_secrets(run.config)
         run.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.folder / "config.toml", run.config.to_toml())
     commands = [Command(("train", str(run.folder / "config.toml"))) for run in runs]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbdist.errors import ConfigError, DataError
+from hbdist.errors import HIDDEN, ConfigError, DataError
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 """Package that fsspec needs, by protocol."""
@@ -126,6 +126,11 @@ def locate(where: str | Path | Remote) -> Path | Remote:
     if protocol not in PACKAGES:
         raise ConfigError(
             f"{where} begins with {protocol}://; expected a folder or one of {', '.join(f'{name}://' for name in PACKAGES)}."
+        )
+    if f"{HIDDEN}@" in where:
+        raise ConfigError(
+            f"{where} has lost its user and password, which are not written into a run's folder. Give the whole address again,"
+            " as in data.shards=…, or let the store's own settings (environment variables) have them."
         )
     if not rest.strip("/") or "?" in rest or "#" in rest:
         raise ConfigError(f"{where} is not a folder's address; expected {protocol}:// and a path without ? and #.")
