@@ -121,8 +121,29 @@ def test_a_remainder_goes_to_the_largest_rest_and_of_equal_ones_to_the_first() -
     assert divide_by_weight([1, 1, 1], 5).tolist() == [2, 2, 1]
     assert divide_by_weight([0.6, 0.6, 1.8], 5).tolist() == [1, 1, 3]
     assert divide_by_weight([1] * 40, 59).tolist() == [2] * 19 + [1] * 21
+    # 10/9 and 20/9: the first ten of thirty rests of 2/9, which a sort that is not stable would not find.
+    assert divide_by_weight([1, 2] * 30, 100).tolist() == [1, 3] * 10 + [1, 2] * 20
 
 
 def test_decks_need_as_many_keys_as_weights() -> None:
     with pytest.raises(ValueError, match="shorter"):
         Decks([[1.0], [1.0]], ["one"])
+
+
+@pytest.mark.parametrize("cards", [255, 256, 257, 65_537])
+def test_a_deck_has_room_for_the_number_of_each_card(cards: int) -> None:
+    decks = Decks([[1.0] * cards], ["many"], deal=2 * cards)
+    dealt, turns = decks.draw(np.arange(2 * cards))
+    assert np.array_equal(np.bincount(dealt), [2] * cards)
+    assert turns.max() == 1
+
+
+@pytest.mark.parametrize("far", [1 << 16, 1 << 17])
+def test_runs_are_as_long_as_their_labels_are_equal(far: int) -> None:
+    first, second = np.array([far, 0, far, 0, 1, 0, far + 1]), np.array([7, 5, 7, 5, 5, 6, 7])
+    order, bounds = group_equal(first, second)
+    assert order.tolist() == [1, 3, 5, 4, 0, 2, 6]
+    assert bounds.tolist() == [0, 2, 3, 4, 6, 7]
+    assert group_equal(first[:2], second[:2])[1].tolist() == [0, 1, 2]
+    assert group_equal(np.array([3, 3, 3]))[1].tolist() == [0, 3]
+    assert group_equal(np.array([], dtype=np.int64))[1].tolist() == [0]

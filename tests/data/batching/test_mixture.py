@@ -88,6 +88,11 @@ TOO_SMALL: list[tuple[Sequence[Group], dict[str, Any], str]] = [
         " pairs). Options: batch.mono_block=100, ",
     ),
     (
+        *(GROUPS[3:], {"size": 102, "mono_share": 1, "one_dataset": True}),
+        "batch.mono_block asks for 102 pairs of one language and data set, and these have fewer: en-en (100 pairs)."
+        " Options: batch.size=100, batch.mono_block=51, ",
+    ),
+    (
         *(GROUPS, {"size": 240, "mix": "blocks", "cross_block": "batch", "mono_block": 1}),
         "batch.cross_block asks for 120 pairs of one language pair, and these have fewer: de-en (60 pairs), en-de (60 pairs)."
         " Options: batch.cross_block=60, ",
