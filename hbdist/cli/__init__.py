@@ -14,6 +14,7 @@ import typer
 
 from hbdist.cli import data, evaluation, runs, studies  # noqa: F401  each adds its commands to the app
 from hbdist.cli.app import app
+from hbdist.config.config import check_words
 from hbdist.distributed.orphans import end_with_launcher
 from hbdist.errors import HbdistError, RunError
 from hbdist.utils.files import naming_disk_errors
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        check_words(arguments)
         with naming_disk_errors(Path.cwd()):
             return app(arguments, standalone_mode=False) or 0
     except HbdistError as error:

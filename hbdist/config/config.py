@@ -117,11 +117,29 @@ def _differ(old: Any, new: Any) -> bool:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split a command line into its config file, if it begins with one, and its overrides. A path may contain `=`."""
+    """Split a command line into its config file, if it begins with one, and its overrides. A path may contain `=`.
+
+    Raises:
+        ConfigError: a word is not UTF-8.
+    """
+    check_words(arguments)
     first = arguments[0] if arguments else ""
     if first and ("=" not in first or Path(first).is_file()):
         return first, list(arguments[1:])
     return None, list(arguments)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check that all words of a command line are UTF-8; Python turns other bytes into halves of surrogate pairs.
+
+    Raises:
+        ConfigError: one is not; it could be neither printed nor written into a file.
+    """
+    for word in words:
+        if not is_encodable(word):
+            raise ConfigError(
+                f"{shown(word)!a} on the command line is not UTF-8. Write it in UTF-8, or rename the file."
+            )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -142,10 +160,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"{shown(text)!a} is not an override. Write key=value, as in batch.size=256.")
-    if not is_encodable(text):
-        raise ConfigError(
-            f"{shown(text)!a} is not UTF-8. Write it in the encoding of this terminal, or into a config file."
-        )
+    check_words([text])
     try:
         return key.strip(), toml_value(value)
     except ValueError as error:

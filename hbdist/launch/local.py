@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from types import FrameType
-from typing import Any
 from uuid import uuid4
 
 from hbdist.launch.handle import LIVE, LOGS, find_handle
@@ -17,7 +16,36 @@ from hbdist.launch.job_state import cancel_job, end_job, read_job, update_job
 from hbdist.launch.snapshot import SUBMISSION
 from hbdist.runs.outcome import INTERRUPTED, Outcome
 from hbdist.runs.signals import STOP_SIGNALS
-from hbdist.utils.json_toml import read_json_object
+from hbdist.utils.stored import read_stored
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """Entry of a queue in submission.json."""
+
+    folder: str
+    words: list[str]
+    after: list[str]
+    after_any: bool
+
+
+@dataclass(frozen=True)
+class StoredQueue:
+    """Queue in submission.json."""
+
+    jobs: list[StoredJob]
+    at_once: int
+    ranks: int
+    gpus: int
+    cpus: int | None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Part of submission.json that the queue needs."""
+
+    queue: StoredQueue
+
 
 PAUSE = 0.1
 """Seconds between two checks of all jobs."""
@@ -155,6 +183,11 @@ class Queue:
 
 def run_queue(submission: str) -> None:
     """Run the jobs of a submission's queue."""
-    values: dict[str, Any] = read_json_object(Path(submission, SUBMISSION))["queue"]
-    jobs = [QueuedJob(**job | {"folder": Path(job["folder"])}) for job in values.pop("jobs")]
-    Queue(jobs, **values).run()
+    queue = read_stored(Submission, Path(submission, SUBMISSION), remedy="Submit again.").queue
+    Queue(
+        [QueuedJob(Path(job.folder), job.words, job.after, job.after_any) for job in queue.jobs],
+        at_once=queue.at_once,
+        ranks=queue.ranks,
+        gpus=queue.gpus,
+        cpus=queue.cpus,
+    ).run()

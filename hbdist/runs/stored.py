@@ -55,6 +55,20 @@ class ValidationLine(TypedDict):
     skipped: NotRequired[int]
 
 
+class EvaluationLine(TypedDict):
+    """Line of evaluation.jsonl."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    step: NonNegativeInt
+    task: str
+    task_fingerprint: str
+    monolingual: NotRequired[dict[str, float] | None]
+    cross_lingual: NotRequired[dict[str, float] | None]
+    multilingual: NotRequired[dict[str, float] | None]
+    bias: NotRequired[dict[str, float | None] | None]
+
+
 class Environment(TypedDict, total=False):
     """Content of environment.json."""
 
@@ -92,6 +106,18 @@ def check_lines(kind: Any, lines: list[dict[str, Any]], *, where: str) -> list[d
             as_stored(kind, line, where=f"{where}, line {number},", remedy=LINE_REMEDY)
         raise
     return lines
+
+
+def usable_lines(kind: Any, lines: list[dict[str, Any]], *, where: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the lines of a log that are of this kind, and a sentence for each that is not."""
+    usable, sentences = [], []
+    for line in lines:
+        try:
+            as_stored(kind, line, where=f"{where}, step {line['step']},", remedy="It is left out and measured again.")
+            usable.append(line)
+        except DataError as error:
+            sentences.append(str(error))
+    return usable, sentences
 
 
 def read_environment(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hbdist.distributed.engine import Engine
 from hbdist.models.encoder import Encoder
 from hbdist.runs import checkpoint
 from hbdist.runs.run import Run
+from hbdist.runs.stored import EvaluationLine, ValidationLine, usable_lines
 from hbdist.training.evaluation import TrainingEvaluation, describe_evaluation, tracker_values
 from hbdist.training.model_selection import ModelSelection
 from hbdist.training.step import ContrastiveStep
@@ -40,7 +41,7 @@ class TrainingMonitor:
         self.evaluation = TrainingEvaluation(config, encoder, engine)
         self.selection = ModelSelection(criterion) if criterion else None
         self._measured: set[tuple[int, str]] = set()
-        lines = [*run.logged(VALIDATION), *run.logged(EVALUATION)]
+        lines = [*self._logged(ValidationLine, VALIDATION), *self._logged(EvaluationLine, EVALUATION)]
         lines, saved_steps = engine.broadcast_object((lines, checkpoint.steps(self.checkpoints)))
         for line in lines:
             # A task whose languages or questions have been cut differently since then is another task.
@@ -49,6 +50,13 @@ class TrainingMonitor:
         if run.is_main:
             # A run that went back to an older checkpoint must forget a better one that came later.
             checkpoint.point_at_best(self.checkpoints, self.selection.step if self.selection else None)
+
+    def _logged(self, kind: Any, name: str) -> list[dict[str, Any]]:
+        """Return the lines of a log that can be used, and name the others."""
+        lines, damaged = usable_lines(kind, self.run.logged(name), where=str(self.run.folder / name))
+        for sentence in damaged:
+            self.run.say(sentence)
+        return lines
 
     def measure(self, contrastive_step: ContrastiveStep, step: int) -> None:
         """Measure everything due after update `step` and not logged yet, and keep the best checkpoint. A collective."""

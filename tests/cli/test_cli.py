@@ -235,3 +235,12 @@ def test_plan_check_and_build_of_good_input_succeed(
     recipe.write_text('[[dataset]]\nname = "one"\nreader = "jsonl"\nfiles = {en = "en.jsonl"}\n', encoding="utf-8")
     assert main(["build", str(recipe), "--out", str(tmp_path / "built"), "--workers", "1"]) == 0
     assert "1 pairs in 1 groups" in capsys.readouterr().out
+
+
+def test_bytes_that_are_not_utf8_on_the_command_line_are_refused(tmp_path: Path) -> None:
+    for words in (["report", b"\xff"], ["plan", b"launch/train/demo.toml", b"model.name=\xc9"]):
+        command = [sys.executable, "-m", "hbdist", *words]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 2, done.stderr
+        assert b"on the command line is not UTF-8" in done.stderr
+        assert b"Traceback" not in done.stderr

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hbdist.runs import logs
+from hbdist.runs.stored import ValidationLine, usable_lines
 
 
 def line(step: int, **values: Any) -> bytes:
@@ -96,3 +97,14 @@ def test_no_damage_of_a_log_raises_anything(log: Path) -> None:
         logs.read(log)
         last, _ = logs.cut(log, 60)
         assert last <= 60
+
+
+def test_lines_of_another_type_are_named_and_left_out() -> None:
+    right = {"step": 2, "loss": {"held out": 1.5}, "skipped": 0, "later": "key"}
+    lines = [{"step": 1, "loss": {}}, right, {"step": 3, "loss": 1.5}, {"step": 4, "loss": {"held out": "1.5"}}]
+    usable, sentences = usable_lines(ValidationLine, lines, where="validation.jsonl")
+    assert usable == [right]
+    assert [sentence.partition(" is ")[0] for sentence in sentences] == [
+        f"validation.jsonl, step {step}," for step in (1, 3, 4)
+    ]
+    assert all("left out and measured again" in sentence for sentence in sentences)
