@@ -14,10 +14,10 @@ import typer
 
 from hbdist.cli import data, evaluation, runs, studies  # noqa: F401  each adds its commands to the app
 from hbdist.cli.app import app
-from hbdist.config.config import check_words
 from hbdist.distributed.orphans import end_with_launcher
 from hbdist.errors import HbdistError, RunError
 from hbdist.utils.files import naming_disk_errors
+from hbdist.utils.paths import check_words
 
 REPORT_GRACE_S = 1.0
 """Seconds that rank 0 has to report an error that all ranks meet: launchers stop all ranks when the first one ends."""

@@ -17,8 +17,8 @@ from hbdist.config.explain import explain, nearest
 from hbdist.config.sections import Section
 from hbdist.errors import ConfigError, ResumeError, without_secrets
 from hbdist.utils.json_toml import read_toml, shown
-from hbdist.utils.parse import LARGEST, is_encodable, toml_value
-from hbdist.utils.paths import check_path
+from hbdist.utils.parse import LARGEST, toml_value
+from hbdist.utils.paths import check_path, check_words
 
 DEFAULT_CONFIG = Path("launch/train/demo.toml")
 
@@ -127,19 +127,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     if first and ("=" not in first or Path(first).is_file()):
         return first, list(arguments[1:])
     return None, list(arguments)
-
-
-def check_words(words: Sequence[str]) -> None:
-    """Check that all words of a command line are UTF-8; Python turns other bytes into halves of surrogate pairs.
-
-    Raises:
-        ConfigError: one is not; it could be neither printed nor written into a file.
-    """
-    for word in words:
-        if not is_encodable(word):
-            raise ConfigError(
-                f"{shown(word)!a} on the command line is not UTF-8. Write it in UTF-8, or rename the file."
-            )
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,4 +1,10 @@
-"""Paths as users write them, checked before a file system is asked."""
+"""Words of a command line and paths as users write them, checked before a file system is asked."""
+
+from collections.abc import Sequence
+
+from hbdist.errors import ConfigError
+from hbdist.utils.json_toml import shown
+from hbdist.utils.parse import is_encodable
 
 LONGEST_NAME = 255
 """Most bytes of a file's or folder's name on nearly all file systems."""
@@ -24,3 +30,16 @@ def check_path(text: str) -> str:
     if len(data) > LONGEST_PATH:
         raise ValueError(f"has {len(data):,} bytes, and a path has at most {LONGEST_PATH:,}")
     return text
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check that all words of a command line are UTF-8; Python turns other bytes into halves of surrogate pairs.
+
+    Raises:
+        ConfigError: one is not; it could be neither printed nor written into a file.
+    """
+    for word in words:
+        if not is_encodable(word):
+            raise ConfigError(
+                f"{shown(word)!a} on the command line is not UTF-8. Write it in UTF-8, or rename the file."
+            )

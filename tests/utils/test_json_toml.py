@@ -28,8 +28,8 @@ DEEP = b'{"a":' * 5000
 WRONG_JSON = [
     (b"", "is not JSON: Expecting value at column 1"),
     (b'{"a": 1,\n "b": }', "is not JSON: Expecting value at line 2, column 7"),
-    (b"\xff\xfe{\x00}\x00", "is not JSON: the byte 0xff at line 1, byte 1 on the command line is not UTF-8"),
-    (b'{"a": "x",\n"b": "\xb3"}', "the byte 0xb3 at line 2, byte 7 on the command line is not UTF-8"),
+    (b"\xff\xfe{\x00}\x00", "is not JSON: the byte 0xff at line 1, byte 1 is not UTF-8"),
+    (b'{"a": "x",\n"b": "\xb3"}', "the byte 0xb3 at line 2, byte 7 is not UTF-8"),
     (b'{"a": %s}' % DIGITS, "found 99999999999999999999… (5,000 digits); expected whole numbers below 2^63"),
     (b'{"a": [1, {"b": 9223372036854775808}]}', "found 9223372036854775808 at a[1].b; expected whole numbers below"),
     (DEEP, "nested more than 100 levels deep"),
@@ -45,7 +45,7 @@ WRONG_JSON = [
 WRONG_TOML = [
     (b"a = ", "is not valid TOML: Invalid value (at end of document)"),
     (b"a = 1\nb == 2", "is not valid TOML: Invalid value (at line 2, column 4)"),
-    (b'a = "\xb3"', "is not valid TOML: the byte 0xb3 at line 1, byte 6 on the command line is not UTF-8"),
+    (b'a = "\xb3"', "is not valid TOML: the byte 0xb3 at line 1, byte 6 is not UTF-8"),
     (b"a = " + DIGITS, "found 99999999999999999999… (5,000 digits)"),
     (b"[a]\nb = -9223372036854775809", "found -9223372036854775809 at a.b; expected whole numbers below 2^63"),
     (b"a = " + b"[" * 5000, "nested more than 100 levels deep"),
