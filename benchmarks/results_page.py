@@ -119,7 +119,7 @@ def retrieval(scores: Rows) -> str:
                 *(cell(one, *of) for of in rest),
             ]
         )
-        bounds = [one[setting] and one["confidence"][setting]["map"] for setting in SETTINGS]
+        bounds = [one["confidence"].get(setting, {}).get("map") for setting in SETTINGS]
         lines.append(
             ["↳ 95 %", "", "", *("–".join(map(number, of)) if of else "–" for of in bounds), *[""] * len(rest)]
         )

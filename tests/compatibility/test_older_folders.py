@@ -106,7 +106,9 @@ def test_scores_and_kept_positions_of_an_evaluation_are_compared_with(
     scores = {}
     for folder in ("finished/scores", "now"):
         values = json.loads((older / folder / "scores.json").read_text(encoding="utf-8"))
-        scores[folder] = {key: value for key, value in values.items() if key not in ("seconds", "model")}
+        # Where texts are cut, and what says so, is new: models are evaluated as they were exported. So is the count of groups.
+        new = ("max_tokens", "model_fingerprint", "confidence", "not_measured")
+        scores[folder] = {key: value for key, value in values.items() if key not in ("seconds", "model", *new)}
     assert scores["now"] == scores["finished/scores"]
     assert main(["compare", "finished/scores", "--with", "now"]) == 0
 
