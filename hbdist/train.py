@@ -27,7 +27,7 @@ from hbdist.runs.plan import Plan
 from hbdist.runs.run import Outcome, Run
 from hbdist.training.data_checks import check_data
 from hbdist.training.export import export
-from hbdist.training.loader import Batches, measure_token_rates
+from hbdist.training.loader import Batches, measure_token_rates, must_read
 from hbdist.training.metrics import StepMeter
 from hbdist.training.module import TrainingModule
 from hbdist.training.monitor import TrainingMonitor
@@ -61,7 +61,7 @@ def train(config: Config, manifest: Manifest | None = None, meeting: Meeting | N
         encoder = Encoder.load(config.model)
         for note in (*notes, *encoder.notes):
             run.say(note)
-        rates = engine.broadcast_object(measure_token_rates(manifest, encoder.tokenize))
+        rates = engine.broadcast_object(measure_token_rates(manifest, encoder.tokenize, must_read=must_read(config)))
         batches = Batches(config, manifest, encoder.tokenize, token_rates=rates, rank=engine.rank, world=engine.world)
         done, state = run.resume(engine, checkpoints)
         monitor = TrainingMonitor(config, encoder, engine, run, manifest)

@@ -154,9 +154,8 @@ class Watchdog:
                 peer.silent += 1
                 if peer.silent >= SILENT_BEATS:
                     seconds = peer.silent * self.beat_s
-                    _kill_on_this_machine(peer.rank)
                     lost = f"{peer.rank.name} {SILENT} for {seconds:.0f} s{peer.where}: it is stopped, or its machine hangs"
-                    return self._end(lost, reported_by=peer)
+                    return self._end(lost, reported_by=peer, is_silent=True)
                 continue
             peer.silent = 0
             if "left" in message:
@@ -178,7 +177,7 @@ class Watchdog:
             if own and self.own and self.own.rank == 0:
                 waiting.look({self.own.name: own} | {peer.rank.name: peer.position or (0, 0) for peer in self._peers})
 
-    def _end(self, lost: str, reported_by: Peer) -> None:
+    def _end(self, lost: str, reported_by: Peer, *, is_silent: bool = False) -> None:
         with self._first:
             if self._lost or self._left.is_set():
                 return
@@ -187,10 +186,14 @@ class Watchdog:
             if peer is not reported_by:
                 peer.send({"lost": lost})
         self._is_lost.set()
-        if not self._left.wait(GRACE_S):
+        is_stuck = not self._left.wait(GRACE_S)
+        if is_stuck:
             rank = self.own.rank if self.own else 0
             print(f"hbdist, rank {rank}: {lost}. This rank ends too.", file=sys.stderr, flush=True)
             self.on_rank_lost(lost)
+        if is_silent:  # only now: its launcher ends this rank as soon as that one is gone
+            _kill_on_this_machine(reported_by.rank)
+        if is_stuck:
             sys.stdout.flush()
             os._exit(1)  # the main thread is stuck in a collective
 

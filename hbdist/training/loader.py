@@ -7,7 +7,7 @@ each rank reads only its own.
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from hbdist.config.config import Config
 from hbdist.data.batching.hard_negatives import draw_hard_negatives
 from hbdist.data.batching.schedule import GlobalBatch, Schedule, deal_to_rank
+from hbdist.data.shards.groups import Group
 from hbdist.data.shards.manifest import Manifest
 from hbdist.data.shards.read import Pair, ShardReader
 from hbdist.errors import DataError, HbdistError
@@ -223,10 +224,19 @@ def estimate_tokens(
     return np.stack(reader.lengths(batch.group, batch.row)) * np.array(rates)[batch.group].T
 
 
-def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, float]:
+def measure_token_rates(
+    manifest: Manifest, tokenize: Tokenize, *, must_read: Callable[[Group], bool] = lambda _: False
+) -> dict[str, float]:
     """Return the tokens per character of each language, measured on the first rows of a group that has it.
 
-    Only the balance between ranks depends on them, so a small sample is enough; but all ranks must use the same numbers.
+    Only the balance between ranks depends on them, so a small sample is enough; but all ranks must use the same numbers, and so
+    must all starts of a run: which units drop out depends on what a rank has been dealt.
+
+    Args:
+        must_read: tells of a group whether an unreadable pair of it is an error; by default, it is left out of the sample.
+
+    Raises:
+        DataError: a shard of a group that must be read is damaged or missing.
     """
     reader = ShardReader(manifest)
     rates: dict[str, float] = {}
@@ -234,13 +244,25 @@ def measure_token_rates(manifest: Manifest, tokenize: Tokenize) -> dict[str, flo
         if group.query_lang in rates and group.document_lang in rates:
             continue
         rows = np.arange(min(SAMPLE_ROWS, group.rows))
-        # An unreadable pair is reported, or counted, when its turn in a batch comes.
         items = reader.read_each(np.full_like(rows, number), rows)
         pairs = [item for item in items if isinstance(item, Pair)]
+        if must_read(group) and len(pairs) < len(items):
+            raise next(item for item in items if isinstance(item, DataError))
         queries, documents = [pair.query for pair in pairs], [pair.document for pair in pairs]
         for language, texts in ((group.query_lang, queries), (group.document_lang, documents)):
             rates.setdefault(language, tokenize.count(texts) / max(1, sum(map(len, texts))))
     return rates
+
+
+def must_read(config: Config) -> Callable[[Group], bool]:
+    """Return a function that tells whether a run trains on a group and stops at a pair that cannot be read."""
+    data = config.data
+
+    def is_needed(group: Group) -> bool:
+        languages = not data.languages or {group.query_lang, group.document_lang} <= set(data.languages)
+        return data.on_error == "stop" and languages and (not data.datasets or group.dataset in data.datasets)
+
+    return is_needed
 
 
 def _identities(pair: Pair) -> tuple[int, int, int, int]:

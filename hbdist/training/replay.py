@@ -22,7 +22,7 @@ from hbdist.errors import ConfigError, ResumeError
 from hbdist.models.encoder import Encoder
 from hbdist.runs import checkpoint
 from hbdist.training.batch import Chunk, RankBatch
-from hbdist.training.loader import Batches, measure_token_rates
+from hbdist.training.loader import Batches, measure_token_rates, must_read
 from hbdist.training.module import TrainingModule
 from hbdist.training.optimizer import learning_rate, make_optimizer
 from hbdist.training.step import ContrastiveStep
@@ -77,7 +77,8 @@ def replay(folder: Path, step: int, *, progress: Progress | None = None) -> Repl
     done, state, start = _start(folder, step, manifest, config)
     engine = Engine.start(config)
     encoder = Encoder.load(config.model)
-    batches = Batches(config, manifest, encoder.tokenize, token_rates=measure_token_rates(manifest, encoder.tokenize))
+    rates = measure_token_rates(manifest, encoder.tokenize, must_read=must_read(config))
+    batches = Batches(config, manifest, encoder.tokenize, token_rates=rates)
     module = TrainingModule(encoder, config)
     model = engine.prepare(module, make_optimizer(module, config.optimizer), state)
     contrastive_step = ContrastiveStep(model, config, engine, report=lambda _: None)

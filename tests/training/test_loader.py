@@ -22,7 +22,7 @@ from hbdist.loss.masks import NO_IDENTITY
 from hbdist.models.encoder import Encoder
 from hbdist.models.tokenizer import Tokenize
 from hbdist.training.batch import RankBatch
-from hbdist.training.loader import Batches, measure_token_rates
+from hbdist.training.loader import Batches, measure_token_rates, must_read
 
 ITEM, PASSAGE, TEXT, QUERY = range(4)
 
@@ -379,3 +379,25 @@ def test_ranks_have_the_pairs_that_a_plain_plan_deals_to_them(
             assert share.repeats == 50 - len({row[:2] for row in rows})
             documents = tokens_of(batches[rank][step])[1]
             assert documents == batches[rank].tokenize([pairs[index].document for index in own], "document")[0]
+
+
+def test_token_rates_are_not_measured_on_what_is_left_of_a_damaged_shard(tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    damaged = next(path for path in sorted(shards.rglob("*.tar")) if "de-de" in str(path))
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    manifest = Manifest.load(shards)
+
+    class Counting:
+        @staticmethod
+        def count(texts: list[str]) -> int:
+            return sum(map(len, texts))
+
+    def rates(**data: object) -> dict[str, float]:
+        values = {"steps": 1, "data": {"shards": str(shards), **data}, "model": {"name": "none"}, "batch": {"size": 8}}
+        config = Config.check(values, source="test")
+        return measure_token_rates(manifest, Counting(), must_read=must_read(config))  # type: ignore[arg-type]
+
+    with pytest.raises(DataError, match="de-de"):
+        rates()
+    assert rates(on_error="skip").keys() == rates(languages=["en", "th"]).keys()
