@@ -6,6 +6,7 @@ takes for line breaks. A kill can leave the last line without its end, a power c
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -64,10 +65,16 @@ def cut(path: Path, step: int) -> tuple[int, int]:
             if value is not None and value["step"] <= step:
                 last, keep = value["step"], start + len(line)
                 break
-            damaged += value is None and line.endswith(b"\n")
+            # A kill can leave the line of a later step without its end; one of a step before the checkpoint was complete.
+            damaged += value is None and (line.endswith(b"\n") or _begins_before(line, step))
         file.truncate(keep)
         os.fsync(file.fileno())
     return last, damaged
+
+
+def _begins_before(line: bytes, step: int) -> bool:
+    found = re.match(rb'\{"step": (\d{1,18}),', line)
+    return found is not None and int(found[1]) <= step
 
 
 def sync_logs(folder: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from material import PATIENCE_S, Way, evaluation_words
 from trial import Trial, scenario
-from verdict import Fault, log_lines, scores_of
+from verdict import Fault, scores_of
+
+from hbdist.runs import logs
 
 Alteration = Callable[[bytes, random.Random], bytes | None]
 
@@ -91,12 +93,12 @@ def _resume_altered(trial: Trial, names: tuple[str, ...], alterations: tuple[Alt
 def _check_done_or_named(trial: Trial, chosen: Path, output: str) -> str:
     try:
         return trial.check_done(Way())
-    except Fault:
-        # A log whose beginning is lost cannot be made again: the rest must be right, and the loss named.
-        if chosen.suffix != ".jsonl" or chosen.name not in output:
+    except (Fault, UnicodeDecodeError):
+        # What is lost of a log cannot be made again: the rest must be right, and the loss named, by the resume or a reader.
+        if chosen.suffix != ".jsonl" or not (chosen.name in output or logs.read(chosen)[1]):
             raise
         reference = trial.material.reference(Way()) / "run"
-        mine, theirs = (log_lines(one / "metrics.jsonl")[-1]["loss"] for one in (trial.run, reference))
+        mine, theirs = (logs.read(one / "metrics.jsonl")[0][-1]["loss"] for one in (trial.run, reference))
         weights = [(one / "model/model.safetensors").read_bytes() for one in (trial.run, reference)]
         if mine != theirs or weights[0] != weights[1]:
             raise

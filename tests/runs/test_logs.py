@@ -108,3 +108,11 @@ def test_lines_of_another_type_are_named_and_left_out() -> None:
         f"validation.jsonl, step {step}," for step in (1, 3, 4)
     ]
     assert all("left out and measured again" in sentence for sentence in sentences)
+
+
+def test_a_line_without_its_end_is_damaged_if_a_checkpoint_came_after_it(tmp_path: Path) -> None:
+    log = tmp_path / "validation.jsonl"
+    for unfinished, damaged in (('{"step": 8, "lo', 0), ('{"step": 4, "lo', 1)):
+        log.write_text('{"step": 2}\n' + unfinished, encoding="utf-8")
+        assert logs.cut(log, 6) == (2, damaged)
+        assert log.read_text(encoding="utf-8") == '{"step": 2}\n'
