@@ -1,11 +1,12 @@
 """Settings of the whole suite, and the small model and shards that many tests train on."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from hbdist.data.build.build import build
 
@@ -13,7 +14,9 @@ from hbdist.data.build.build import build
 pytest.register_assert_rewrite("whole_runs")
 
 # Times vary on shared machines, and a suite that finds something new on every run cannot guard a merge.
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=60)
+# With a mutant (`make mutants`), one example that fails is enough: looking for the smallest would take minutes.
+PHASES = [phase for phase in Phase if phase is not Phase.shrink or "MUTANT_UNDER_TEST" not in os.environ]
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=60, phases=PHASES)
 settings.load_profile("suite")
 
 

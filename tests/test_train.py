@@ -15,7 +15,7 @@ from ranks import on_ranks
 from whole_runs import main_here, newest_checkpoint, pid_of_rank, steps_done, wait_for_steps
 
 from hbdist.data.build.build import build
-from hbdist.train import main
+from hbdist.launch.entry import main
 
 TINY = ["optimizer.lr=1e-3", "batch.size=16", "steps=12", "checkpoint.every=3", "run.log_batches=true"]
 

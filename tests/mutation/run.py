@@ -9,6 +9,7 @@ first, until one fails. A mutant costs a tenth of a second.
 
 import argparse
 import hashlib
+import math
 import os
 import pickle
 import random
@@ -41,7 +42,7 @@ CPU_S, WALL_S = 20, 120
 SLOW_FIXTURE_S = 0.3
 """Time of a fixture from which its tests come last, module by module."""
 MOST_S = 8
-"""Seconds of tests, as measured without a mutant, after which a mutant counts as survived; the narrowest tests come first."""
+"""Seconds of tests, as measured without a mutant, after which a mutant counts as survived until `--again` tries all."""
 
 Item = pytest.Function
 
@@ -49,8 +50,8 @@ Item = pytest.Function
 class Mutants:
     """Plugin of pytest that tests mutants instead of running the collected tests."""
 
-    def __init__(self, root: Path, chosen: Callable[[str, int | None], bool], sample: int) -> None:
-        self.root, self.chosen, self.sample = root, chosen, sample
+    def __init__(self, root: Path, chosen: Callable[[str, int | None], bool], sample: int, most_s: float) -> None:
+        self.root, self.chosen, self.sample, self.most_s = root, chosen, sample, most_s
         self.called: dict[str, set[str]] = defaultdict(set)
         """Functions that each test called, by its node."""
         self.seconds: dict[str, float] = defaultdict(float)
@@ -150,7 +151,7 @@ class Mutants:
 
         narrow: list[Item] = []
         for item in sorted(tests, key=rank):
-            if sum(self.seconds[one.nodeid] for one in narrow) < MOST_S or module in file_of(item):
+            if sum(self.seconds[one.nodeid] for one in narrow) < self.most_s or module in file_of(item):
                 narrow.append(item)
         seconds = sum(self.seconds[item.nodeid] for item in narrow)
         return run_mutant(name, narrow, cpu_s=round(CPU_S + 5 * seconds), wall_s=round(WALL_S + 5 * seconds))
@@ -251,7 +252,7 @@ def main() -> int:
     parser.add_argument(
         "--sample", type=int, default=0, metavar="N", help="only N of each module, always the same ones"
     )
-    parser.add_argument("--again", action="store_true", help="those that survived before")
+    parser.add_argument("--again", action="store_true", help="also those that survived before, on all tests")
     arguments = parser.parse_args()
 
     def chosen(name: str, result: int | None) -> bool:
@@ -271,8 +272,9 @@ def main() -> int:
     sys.path[:0] = ["tests", "tests/support"]
     sys.path[:2] = [str(Path(path).absolute()) for path in sys.path[:2]]
     fork_ranks()
+    mutants = Mutants(root, chosen, arguments.sample, math.inf if arguments.again else MOST_S)
     options = ["--rootdir=.", "--quiet", *config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection]
-    return int(pytest.main(options, plugins=[Mutants(root, chosen, arguments.sample)]))
+    return int(pytest.main(options, plugins=[mutants]))
 
 
 if __name__ == "__main__":
