@@ -158,7 +158,10 @@ class Folder:
         files = "\n".join(f'{language} = "{language}.jsonl.gz"' for language in languages)
         models = ", ".join(sorted({model["model"] for model in self.settings["models"].values()}))
         return RECIPE_TEXT.format(
-            report=REPORT, name=name or "translated", models=models.replace("\\", "/").replace('"', ""), files=files
+            report=REPORT,
+            name=name[:100] or "translated",
+            models=models.replace("\\", "/").replace('"', ""),
+            files=files,
         )
 
     def _write_report(self, values: Mapping[str, Any]) -> dict[str, Any]:

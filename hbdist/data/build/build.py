@@ -1,6 +1,7 @@
 """Build of a shard folder from a recipe: on all cores, all or nothing, resumable, and always the same bytes."""
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,10 +60,7 @@ def build(
     root = Path(out) if out is not None else loaded.out
     if root is None:
         raise ConfigError(f'{path} has no key out, and none was given. Add out = "FOLDER" to it.')
-    try:
-        check_path(root)
-    except ValueError as error:
-        raise ConfigError(f"The folder to build cannot be: {error}. Give another --out.") from None
+    _check_writable(root)
     inputs = _digest_inputs(path, loaded, workers=workers)
     if finished := _find_finished(root, loaded, inputs):
         progress(1, 1, f"reused {root}")
@@ -144,6 +142,18 @@ def _expect_pairs(tasks: Sequence[GroupTask], staged: Mapping[str, Mapping[str, 
     return total
 
 
+def _check_writable(root: Path) -> None:
+    """Check that a folder can be made there, before hours are spent on its content."""
+    try:
+        check_path(root).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root.parent):
+            pass
+    except ValueError as error:
+        raise ConfigError(f"The folder to build cannot be: {error}. Give another --out.") from None
+    except OSError as error:
+        raise ConfigError(f"{root} cannot be written: {error.strerror}. Give another --out.") from None
+
+
 def _require_pairs(task: GroupTask, result: GroupResult, queries: StagedCounts) -> None:
     cross_lingual = task.languages[0] != task.languages[1]
     if result.size.pairs or (cross_lingual and task.dataset.cross == "all"):
@@ -186,7 +196,10 @@ def _digest_inputs(path: Path, recipe: Recipe, *, workers: int | None) -> str:
             f"{path} names {', '.join(missing[:3])}{more}; expected files that exist. "
             "Fetch them, or correct their paths (they are relative to the recipe)."
         )
-    parts = [str(VERSION), sha256(path), *map_in_pool(sha256, files, workers=workers)]
+    try:
+        parts = [str(VERSION), sha256(path), *map_in_pool(sha256, files, workers=workers)]
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}. Make it readable.") from None
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hbdist.data.build.recipe import DatasetRecipe
 from hbdist.data.sources.corpora import beir_files, read_beir, read_msmarco
-from hbdist.data.sources.files import read_csv, read_json_or_jsonl, read_jsonl, read_lines, read_squad
+from hbdist.data.sources.files import read_csv, read_json_or_jsonl, read_lines, read_squad
 from hbdist.data.sources.libraries import read_datasets, read_ir_datasets
 from hbdist.data.sources.rows import ParseRow, Record, rows_of
 
@@ -34,7 +34,7 @@ def _read_file(dataset: DatasetRecipe, language: str, number: int, path: Path, s
     parse: ParseRow = partial(rows_of, fields=dataset.fields, where=dataset.where)
     match dataset.reader:
         case "jsonl":
-            return read_jsonl(path, parse)
+            return read_json_or_jsonl(path, parse)
         case "squad":
             # Positions of paragraphs in the second file are not those in the first.
             return read_squad(path, document=dataset.document, prefix=f"{number}:" if number else "")

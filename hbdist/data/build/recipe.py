@@ -24,7 +24,7 @@ def _several(value: Any) -> Any:
 
 def _locate(path: Path, info: ValidationInfo) -> Path:
     assert info.context, "a recipe is read with Recipe.load, which passes its folder"
-    return check_path(Path(os.path.normpath(info.context["folder"] / path)))
+    return check_path(Path(os.path.normpath(info.context["folder"] / os.path.expanduser(path))))
 
 
 Located = Annotated[Path, AfterValidator(_locate)]
@@ -159,6 +159,8 @@ class DatasetRecipe(Section):
             raise ValueError(
                 "cross needs parallel = true: without it, equal ids mean nothing. Set it, or leave out cross"
             )
+        if self.reader == "datasets" and self.files and (unused := {"split", "revision"} & self.model_fields_set):
+            raise ValueError(f"{min(unused)} is for sources on the hub, but the dataset has files. Leave it out")
         if self.layout == "parallel" and not self.parallel:
             raise ValueError('layout = "parallel" needs parallel = true: rows are aligned by their ids. Set it')
         for pair in () if self.cross == "all" else self.cross:
@@ -179,6 +181,14 @@ class Limits(Section):
     """Fewest and most characters of a query; other rows are left out and counted."""
     document_characters: Bounds = (1, 10**9)
     """Fewest and most characters of a document; other rows are left out and counted."""
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        for key in ("query_characters", "document_characters"):
+            least, most = getattr(self, key)
+            if least > most:
+                raise ValueError(f"{key} = [{least}, {most}] leaves nothing; expected [fewest, most]. Swap the two")
+        return self
 
 
 class Deduplicate(Section):

@@ -66,7 +66,9 @@ def json_records(
 
 
 def as_identifier(value: Any, name: str) -> str | None:
-    """Return a value as an id: a text, or the digits of a whole number; None if it is null.
+    """Return a value as an id: a text, or the digits of a whole number; None if it is null or blank.
+
+    A blank is no id: rows that all had it would all count as the same.
 
     Args:
         name: the name of its field, for the error message.
@@ -75,7 +77,7 @@ def as_identifier(value: Any, name: str) -> str | None:
         ValueError: the value is something else.
     """
     if value is None or isinstance(value, str):
-        return value
+        return value if value and value.strip() else None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise ValueError(f"found {name} = {reprlib.repr(value)}, which is neither a text nor a whole number")

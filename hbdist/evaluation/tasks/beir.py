@@ -11,6 +11,7 @@ documents relevant, and they have other texts than their queries, then the ids o
 equal ids mean nothing, and all documents are ranked.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ def load_beir(folder: Path, *, split: str = "test") -> RetrievalTask:
             f" {_REMEDY}"
         )
     return RetrievalTask(
-        f"{NAME}:{folder.name}",
+        f"{NAME}:{Path(os.path.abspath(folder)).name}",
         tuple(part.language for part in parts),
         tuple(found.queries),
         candidates,

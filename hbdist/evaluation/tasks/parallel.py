@@ -5,6 +5,8 @@ translations are relevant. Only cross-lingual settings are meaningful: in its ow
 itself. recall@1 is the usual accuracy of one direction; equal sentences are different candidates.
 """
 
+import os
+import re
 from pathlib import Path
 
 from hbdist.data.formats.json_files import check_encodable, json_object, required_identifier
@@ -16,6 +18,8 @@ from hbdist.evaluation.tasks.corpus import Candidate
 from hbdist.evaluation.tasks.task import Query, RetrievalTask
 
 NAME = "parallel"
+LANGUAGE = re.compile("[A-Za-z]{2,3}(_[A-Za-z0-9]+)*")
+"""Name of a column: a language code, so that a first line of sentences is not taken for languages."""
 METRICS = ("recall@1", "recall@10", "mrr")
 _REMEDY = (
     "Give a folder of LANGUAGE.txt, one sentence per line, or of LANGUAGE.jsonl with id and text, or a .tsv whose first"
@@ -52,7 +56,7 @@ def load_parallel(path: Path) -> RetrievalTask:
         raise DataError(f"{path} has no sentence in two languages: their ids differ. {_REMEDY}")
     untranslated = sum(times == 1 for times in count.values())
     return RetrievalTask(
-        f"{NAME}:{path.name.removesuffix('.gz').removesuffix('.tsv')}",
+        f"{NAME}:{Path(os.path.abspath(path)).name.removesuffix('.gz').removesuffix('.tsv')}",
         languages,
         tuple(queries),
         tuple(candidates),
@@ -111,7 +115,7 @@ def _read_columns(path: Path) -> dict[str, dict[str, str]]:
     lines = nonblank_lines(path, remedy=_REMEDY)
     _, first = next(lines, (0, ""))
     languages = [language_code(name) for name in first.split("\t")]
-    if len(set(languages)) != len(languages) or not all(len(language.split()) == 1 for language in languages):
+    if len(set(languages)) != len(languages) or not all(map(LANGUAGE.fullmatch, languages)):
         raise DataError(f"{path} begins with {first[:60]!r}; expected the languages of its columns. {_REMEDY}")
     texts: dict[str, dict[str, str]] = {language: {} for language in languages}
     for number, line in lines:

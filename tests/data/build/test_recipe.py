@@ -86,6 +86,11 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
         (f"[[dataset]]\nname='d'\nreader='jsonl'\nfiles={{en='{'x' * 256}'}}", "has a name of more than 255 bytes"),
         ('[[dataset]]\nname="d"\nreader="jsonl"\nfiles={en="a\\u0000b"}', "has a null byte"),
         (f"[[dataset]]\nname='{'x' * 101}'\nreader='jsonl'\nfiles={{en='a'}}", "Use at most 100 of a-z"),
+        (
+            "[[dataset]]\nname='d'\nreader='datasets'\nfiles={en='a.csv'}\nsplit='test'",
+            "split is for sources on the hub, but the dataset has files",
+        ),
+        ("limits.query_characters = [9, 3]", "query_characters = [9, 3] leaves nothing; expected [fewest, most]"),
         ("shard_rows = 2000000000", "shard_rows = 2000000000: input should be less than or equal to 1000000000"),
         ("[[dataset]]\nname='d'\nreader='lines'\nfiles={en='a',de='b'}", 'reader "lines" needs parallel = true'),
         (
@@ -116,6 +121,19 @@ def test_a_recipe_needs_a_folder_to_build(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has a name of more than 255 bytes, .* Give another --out"):
         build(one_file(tmp_path, [row(1, "en")]), tmp_path / ("x" * 256))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    path = one_file(tmp_path, [row(1, "en")])
+    with pytest.raises(ConfigError, match=r"recipe\.toml/out cannot be written: .* Give another --out"):
+        build(path, path / "out")
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_file(tmp_path / "home", [row(1, "en")])
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = recipe(tmp_path, '[[dataset]]\nname="d"\nreader="jsonl"\nfiles.en="~/en.jsonl"\n')
+    assert build(path, tmp_path / "out", workers=1).rows == 1
 
 
 def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

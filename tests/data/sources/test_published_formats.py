@@ -156,6 +156,19 @@ def test_json_may_be_an_array_or_lines_and_dates_stay_texts(tmp_path: Path) -> N
         assert [(pair.query, pair.document) for pair in pairs] == [(row["query"], row["document"]) for row in rows]
 
 
+def test_the_reader_of_json_lines_takes_an_array_too(tmp_path: Path) -> None:
+    (tmp_path / "en.jsonl").write_text('[\n{"query": "q", "document": "d"},\n{"query": "r", "document": "e"}]')
+    assert [pair.query for pair in built(tmp_path, "")[0]] == ["q", "r"]
+
+
+def test_a_blank_id_is_no_id(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "en.jsonl", [{"id": "", "query": f"q{n}", "document": "d", "document_id": " "} for n in "ab"]
+    )
+    pairs, _ = built(tmp_path, "")
+    assert [(pair.id, pair.document_id) for pair in pairs] == [("1", None), ("2", None)]
+
+
 def test_an_array_of_something_else_is_refused_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "en.json").write_text('[{"query": "q", "document": "d"}, 5]')
     with pytest.raises(

@@ -98,6 +98,7 @@ def test_parallel_files_that_do_not_correspond_are_refused(tmp_path, files, mess
         ("", "expected the languages"),
         ("de\tde\n", "expected the languages"),
         ("pt-BR\tpt_BR\n", "expected the languages"),
+        ("hello\thallo\nhouse\tHaus\n", "begins with .*; expected the languages"),
         ("de\ten\nx\n", "line 2: found 1 columns"),
     ],
 )
