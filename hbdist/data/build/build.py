@@ -60,11 +60,15 @@ def build(
     root = Path(out) if out is not None else loaded.out
     if root is None:
         raise ConfigError(f'{path} has no key out, and none was given. Add out = "FOLDER" to it.')
-    _check_writable(root)
+    try:
+        check_path(root)
+    except ValueError as error:
+        raise ConfigError(f"The folder to build cannot be: {error}. Give another --out.") from None
     inputs = _digest_inputs(path, loaded, workers=workers)
     if finished := _find_finished(root, loaded, inputs):
         progress(1, 1, f"reused {root}")
         return finished
+    _check_writable(root)
     waiting = partial(progress, 0, 1, f"waiting for another builder of {root}")
     with naming_disk_errors(root), build_lock(root, waiting=waiting):
         if finished := _find_finished(root, loaded, inputs):  # the other builder's work
@@ -145,11 +149,9 @@ def _expect_pairs(tasks: Sequence[GroupTask], staged: Mapping[str, Mapping[str, 
 def _check_writable(root: Path) -> None:
     """Check that a folder can be made there, before hours are spent on its content."""
     try:
-        check_path(root).parent.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root.parent):
             pass
-    except ValueError as error:
-        raise ConfigError(f"The folder to build cannot be: {error}. Give another --out.") from None
     except OSError as error:
         raise ConfigError(f"{root} cannot be written: {error.strerror}. Give another --out.") from None
 
