@@ -168,7 +168,7 @@ def load_family(name: str, *, codes: Mapping[str, str]) -> Family:
         ConfigError: it is not a supported translation model.
     """
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type not in MODEL_TYPES:
             raise ConfigError(
                 f"--model {name} is a {config.model_type} model; expected a translation model: M2M100, NLLB or Marian "
@@ -176,7 +176,7 @@ def load_family(name: str, *, codes: Mapping[str, str]) -> Family:
             )
         revision = _digest(Path(name)) if Path(name).is_dir() else config._commit_hash or "main"
         with warnings.catch_warnings(action="ignore"):  # Marian recommends a package that it does not need
-            tokenizer = AutoTokenizer.from_pretrained(name, **pin_revision(name, revision))
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **pin_revision(name, revision))
     except ConfigError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

@@ -67,6 +67,7 @@ class Translator:
                 family.name,
                 dtype=getattr(torch, choose_precision()),
                 output_loading_info=True,
+                trust_remote_code=False,
                 **pin_revision(family.name, family.revision),
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -281,6 +281,17 @@ def test_a_model_that_does_not_translate_or_exist_is_refused(done: Path, tiny_mo
         run(done / "made.jsonl", tmp_path / "out", tmp_path / "nothing")
 
 
+def test_code_that_comes_with_a_model_is_not_run(done: Path, m2m100: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(m2m100, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "foreign", "auto_map": {"AutoConfig": "foreign.Config"}}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Config: pass\n")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        run(done / "made.jsonl", tmp_path / "out", model)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_pieces_longer_than_the_models_positions_are_refused(done: Path, m2m100: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--piece-tokens is too large: .* has 64 positions"):
         run(done / "made.jsonl", tmp_path / "out", m2m100, decoding=Decoding(piece_tokens=65, max_new_tokens=40))
