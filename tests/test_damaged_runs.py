@@ -165,9 +165,15 @@ def test_a_start_that_fails_early_does_not_leave_the_last_starts_outcome(tiny: l
 
 
 def test_files_that_a_kill_left_are_removed(tiny: list[str], undisturbed: Path, killed: Path) -> None:
-    (killed / ".config.toml.0a1b2c3d.partial").write_text("half")
-    (killed / "checkpoints" / ".latest.0a1b2c3d.partial").write_text("half")
-    shutil.copytree(killed / "checkpoints" / "000000004", killed / "checkpoints" / ".000000008.partial")
+    # The names of what a process writes say which process that is; this one has ended.
+    ask = "import sys; from pathlib import Path; from hbdist.utils.leftovers import temporary_path\n"
+    ask += "for name in sys.argv[1:]: print(temporary_path(Path(name)))"
+    names = [killed / "config.toml", killed / "checkpoints" / "latest", killed / "checkpoints" / "000000008"]
+    said = subprocess.run([sys.executable, "-c", ask, *names], check=True, capture_output=True, text=True).stdout
+    config, latest, checkpoint = said.splitlines()
+    Path(config).write_text("half")
+    Path(latest).write_text("half")
+    shutil.copytree(killed / "checkpoints" / "000000004", checkpoint)
     (killed / "running.json").write_text("{half")
     assert main_here(*tiny, f"run.folder={killed}").returncode == 0
     assert_the_same_end(killed, undisturbed)

@@ -2,10 +2,11 @@
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 from torch.utils.data import DataLoader, Dataset
@@ -50,9 +51,22 @@ def read_ahead(items: Dataset[Item], numbers: Sequence[int], *, workers: int, ti
                 return
             yield item
     finally:
-        # They ignore SIGTERM, which is all that the loader and the interpreter would send to one that is stuck.
-        for process in processes:
-            process.kill()
+        _end(iterator, processes)
+
+
+def _end(iterator: Any, processes: Sequence[BaseProcess]) -> None:
+    """End the workers, so that their end is no error: torch's handler of SIGCHLD would raise one wherever it finds us."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main_thread else None
+    # They ignore SIGTERM, which is all that the loader and the interpreter would send to one that is stuck.
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    with suppress(Exception):  # its queues may be broken
+        iterator._shutdown_workers()  # it forgets the workers, at the latest when it is deleted
+    if in_main_thread:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _unchanged(item: Item) -> Item:

@@ -101,10 +101,11 @@ def test_evaluation_may_change_when_a_run_resumes() -> None:
     assert difference(config(), config(evaluation=changed)) == {}
 
 
-def test_the_plan_states_measurements_and_the_exported_model() -> None:
+def test_the_plan_states_measurements_and_the_exported_model(tiny_shards: Path) -> None:
     evaluation = {"every": 4, "languages": ["en", "ar"], "questions": 50, "metric": "multilingual.map", "patience": 2}
-    text = Plan.of(config(evaluation=evaluation, validation={"every": 3}), MANIFEST).text()
-    assert "validation     every 3 steps and at the end\n" in text
+    validation = {"every": 3, "shards": [str(tiny_shards)]}
+    text = Plan.of(config(evaluation=evaluation, validation=validation), MANIFEST).text()
+    assert "validation     every 3 steps and at the end" in text
     assert (
         "evaluation     every 4 steps and at the end: xquad-r; languages cut to en, ar and questions cut to 50" in text
     )

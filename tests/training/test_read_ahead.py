@@ -59,9 +59,20 @@ def children() -> list[psutil.Process]:
     ],
 )
 def test_a_worker_that_ends_is_named(what: str, sentence: str) -> None:
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(RuntimeError, match=sentence) as caught:
         taken(Items(2, what))
     assert not children()
+    # torch looks at all workers that it knows whenever a child of this process ends, and would raise the error again.
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    assert caught.value
+
+
+def test_workers_that_are_no_longer_needed_end_without_an_error() -> None:
+    items = read_ahead(Items(), range(6), workers=1, timeout_s=100.0)
+    next(items)
+    items.close()
+    assert not children()
+    subprocess.run([sys.executable, "-c", ""], check=True)
 
 
 def test_a_worker_that_makes_no_batch_in_time_is_named_and_ended() -> None:

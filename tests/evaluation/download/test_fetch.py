@@ -197,7 +197,7 @@ def test_the_error_of_an_unreachable_server_names_the_address(tmp_path):
 
 def test_the_error_of_damaged_checksums_names_the_file(tmp_path):
     (tmp_path / CHECKSUMS).write_text("{")
-    with pytest.raises(DataError, match=f"{CHECKSUMS} is damaged"):
+    with pytest.raises(DataError, match=f"{CHECKSUMS} is not JSON"):
         fetch(source(), tmp_path)
 
 
