@@ -48,6 +48,7 @@ def children() -> list[psutil.Process]:
     return [one for one in psutil.Process().children() if "resource_tracker" not in " ".join(one.cmdline())]
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
@@ -67,6 +68,7 @@ def test_a_worker_that_ends_is_named(what: str, sentence: str) -> None:
     assert caught.value
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_workers_that_are_no_longer_needed_end_without_an_error() -> None:
     items = read_ahead(Items(), range(6), workers=1, timeout_s=100.0)
     next(items)
