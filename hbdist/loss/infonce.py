@@ -134,28 +134,43 @@ class _Sums:
             self.best_B[rows], self.others_B[rows], column_G = row_and_column_log_sum_exp(logits_bC, columns=columns)
             self.others_G = torch.logaddexp(self.others_G, column_G)
             return
-        row_bC = self._mask_by_margin(logits_bC, self.own_logit_B[rows, None])
-        self.suspected += (row_bC != logits_bC).sum() if self.margin is not None else 0
-        self.best_B[rows], self.others_B[rows] = log_sum_exp(row_bC, dim=1)
+        own_b1, logits_bG = self.own_logit_B[rows, None], logits_bC[:, : len(self.others_G)]
+        by_row = by_column = None
+        if self.margin is not None:
+            margin = self.margin
+            for piece in row_blocks(logits_bC):
+                self.suspected += (logits_bC[piece] > own_b1[piece] + margin).sum()
+
+            def by_row(piece: slice) -> Tensor:
+                return self._copy_masked(logits_bC[piece], own_b1[piece])
+
+            def by_column(piece: slice) -> Tensor:
+                return self._copy_masked(logits_bG[piece], self.own_logit_G)
+
+        self.best_B[rows], self.others_B[rows] = log_sum_exp(logits_bC, dim=1, masked=by_row)
         if self.combine:
-            column_bG = self._mask_by_margin(logits_bC[:, : len(self.others_G)], self.own_logit_G)
-            self.others_G = torch.logaddexp(self.others_G, log_sum_exp(column_bG, dim=0)[1])
+            self.others_G = torch.logaddexp(self.others_G, log_sum_exp(logits_bG, dim=0, masked=by_column)[1])
 
     def to_weights(self, rows: slice, logits_bC: Tensor) -> None:
         """Replace each logit, except the own ones, by the loss's derivative with respect to it."""
         row_b1 = torch.logaddexp(self.others_B[rows], self.own_logit_B[rows])[:, None]
         column_G = torch.logaddexp(self.others_G, self.own_logit_G)
-        for block in row_blocks(logits_bC):
-            logits_rC = logits_bC[block]
-            weight_rC = self._mask_by_margin(logits_rC, self.own_logit_B[rows][block, None])
-            weight_rC = weight_rC.sub(row_b1[block]).exp_()
-            if self.one_exp:
-                # exp(x − row) + exp(x − column) = exp(x − row) · (1 + exp(row − column))
-                weight_rC[:, : len(column_G)] *= torch.outer(row_b1[block, 0].exp(), column_G.neg().exp()).add_(1)
-            elif self.combine:
-                column_rG = self._mask_by_margin(logits_rC[:, : len(column_G)], self.own_logit_G)
-                weight_rC[:, : len(column_G)] += column_rG.sub(column_G).exp_()
-            logits_rC.copy_(weight_rC)
+        for piece in row_blocks(logits_bC):
+            self._to_weights(logits_bC[piece], self.own_logit_B[rows][piece, None], row_b1[piece], column_G)
+
+    def _to_weights(self, logits_rC: Tensor, own_r1: Tensor, row_r1: Tensor, column_G: Tensor) -> None:
+        """Do that in one piece, in place: with at most one copy of it, in a function so that none outlives its piece."""
+        columns, by_column_rG = len(column_G), None
+        if self.combine and not self.one_exp:
+            by_column_rG = self._copy_masked(logits_rC[:, :columns], self.own_logit_G).sub_(column_G).exp_()
+        if self.margin is not None:
+            logits_rC.masked_fill_(logits_rC > own_r1 + self.margin, MASKED_LOGIT)
+        logits_rC.sub_(row_r1).exp_()
+        if by_column_rG is not None:
+            logits_rC[:, :columns] += by_column_rG
+        elif self.one_exp:
+            # exp(x − row) + exp(x − column) = exp(x − row) · (1 + exp(row − column))
+            logits_rC[:, :columns] *= torch.outer(row_r1[:, 0].exp(), column_G.neg().exp()).add_(1)
 
     def own_complement(self, rows: slice) -> Tensor:
         """Return 1 − p_ii, computed from the others alone, of each row plus that of the own document's column: [b]."""
@@ -173,8 +188,11 @@ class _Sums:
             loss = (loss + by_column_B.sum()) / 2
         return loss
 
-    def _mask_by_margin(self, logits: Tensor, own: Tensor) -> Tensor:
-        return logits if self.margin is None else logits.masked_fill(logits > own + self.margin, MASKED_LOGIT)
+    def _copy_masked(self, logits: Tensor, own: Tensor) -> Tensor:
+        """Return a copy of the logits in which those that exceed their own by more than the margin are masked."""
+        if self.margin is None:
+            return logits.clone()
+        return logits.masked_fill(logits > own + self.margin, MASKED_LOGIT)
 
 
 class _GradientSums:
@@ -197,11 +215,12 @@ class _GradientSums:
         scores.buffered_rows = None
         sums.to_weights(rows, weight_bC)
         query_bD, by_query_bD, own_b = scores.query_BD[rows], self.by_query_BD[rows], sums.own_B[rows]
-        if scores.multiplies_mixed:
-            weight_bC = weight_bC.to(query_bD.dtype)
         for columns, number, block in scores.document_blocks():
-            multiply(weight_bC[:, columns], scores.parts[number][block], out=by_query_bD, add=True)
-            multiply(weight_bC[:, columns].T, query_bD, out=self.by_document[number][block], add=True)
+            weight_bc = weight_bC[:, columns]
+            if scores.multiplies_mixed:
+                weight_bc = weight_bc.to(query_bD.dtype)
+            multiply(weight_bc, scores.parts[number][block], out=by_query_bD, add=True)
+            multiply(weight_bc.T, query_bD, out=self.by_document[number][block], add=True)
         complement_b1 = sums.own_complement(rows)[:, None]
         by_query_bD -= complement_b1 * scores.parts[0][own_b]
         self.by_document[0].index_add_(0, own_b, complement_b1 * query_bD, alpha=-1)

@@ -8,6 +8,7 @@ element by element instead.
     C = G + H documents, the pairs' own first · I identities: item, passage, text, query · M clashes · D dimensions
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,17 +68,24 @@ class Masks:
         else:
             self.masked = torch.stack([self._compare(own_b).sum() for own_b in own_B.split(256)]).sum()
 
-    def apply(self, logits_bC: Tensor, rows: slice) -> None:
-        """Set the logits of masked documents to MASKED_LOGIT; `logits_bC` must be contiguous."""
+    def apply(self, logits_bC: Tensor, rows: slice, pieces: Sequence[slice]) -> None:
+        """Set the logits of masked documents to MASKED_LOGIT.
+
+        Args:
+            logits_bC: the logits of these rows, contiguous.
+            pieces: rows of `logits_bC` that are compared at a time where masks have an element per logit.
+        """
         own_b = self.own_B[rows]
         logits_bC.scatter_(1, own_b[:, None], MASKED_LOGIT)
         if len(self.absent_A):
             logits_bC.index_fill_(1, self.absent_A, MASKED_LOGIT)
-        if self.block_C is not None:
-            logits_bC.masked_fill_(self.block_C[own_b][:, None] != self.block_C[None, :], MASKED_LOGIT)
-        if self.clash_M is None:
-            logits_bC.masked_fill_(self._compare(own_b), MASKED_LOGIT)
-        else:
+        for piece in pieces:
+            if self.block_C is not None:
+                other_block_rC = self.block_C[own_b[piece]][:, None] != self.block_C[None, :]
+                logits_bC[piece].masked_fill_(other_block_rC, MASKED_LOGIT)
+            if self.clash_M is None:
+                logits_bC[piece].masked_fill_(self._compare(own_b[piece]), MASKED_LOGIT)
+        if self.clash_M is not None:
             clash_m = self.clash_M[self.first_clash_B[rows.start] : self.first_clash_B[rows.stop]]
             if len(clash_m):
                 logits_bC.view(-1).index_fill_(0, clash_m - rows.start * len(self.identity_CI), MASKED_LOGIT)

@@ -1,24 +1,23 @@
 """Scores in tiles of some queries and all documents, and the arithmetic on tiles.
 
-On a CPU, element-wise operations work on a few megabytes at a time; a GPU gets a whole tile at once.
+Element-wise operations copy what they work on, so they get a piece of a tile at a time: a few megabytes on a CPU, at least a
+sixteenth of the tile on a GPU.
 
     B queries on this rank · b queries in a tile · C documents of the global batch, hard negatives last
     r queries of one element-wise pass over c documents · D dimensions
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from hbdist.loss.masks import MASKED_LOGIT, Masks
-from hbdist.loss.shapes import tile_height
+from hbdist.loss.shapes import piece_height, tile_height
 
 PRODUCT_DOCUMENTS = 4096
 """Number of documents cast to float32 at once, where the device cannot multiply bfloat16 into float32."""
-CACHED_SCORES = 2**20
-"""Number of scores, r × c, in one pass on a CPU: 4 MB in float32, which stays in cache from one operation to the next."""
 Buffer = tuple[Tensor, slice | None]
 """Buffer of a tile, and the rows of the tile it contains."""
 
@@ -67,7 +66,7 @@ class Scores:
                 multiply(query_bD, self.parts[number][block].T, out=logits_bC[:, columns])
             if self.multiplies_mixed:
                 logits_bC.div_(self.tau)
-            self.masks.apply(logits_bC, rows)
+            self.masks.apply(logits_bC, rows, row_blocks(logits_bC))
             self.buffered_rows = rows
         return logits_bC
 
@@ -96,13 +95,27 @@ def multiplies_into(out: torch.dtype, factors: torch.dtype, device: torch.device
     return bool((product[:, 16:] == 16).all())
 
 
-def log_sum_exp(logits_bc: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """Return (max, log Σ exp) along a dimension, much faster on a CPU than torch.logsumexp, whose exp is not vectorised."""
-    largest = logits_bc.amax(dim=dim, keepdim=True)
+def log_sum_exp(
+    logits_bc: Tensor, *, dim: int, masked: Callable[[slice], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return (max, log Σ exp) along a dimension, much faster on a CPU than torch.logsumexp, whose exp is not vectorised.
+
+    `masked` returns a copy of some rows of the logits to use in their place.
+    """
+    if masked is None:
+        largest = logits_bc.amax(dim=dim, keepdim=True)
+    else:
+        maxima = [masked(rows).amax(dim=dim, keepdim=True) for rows in row_blocks(logits_bc)]
+        largest = torch.cat(maxima) if dim == 1 else torch.cat(maxima).amax(dim=0, keepdim=True)
     total = torch.zeros_like(largest)
     for rows in row_blocks(logits_bc):
         lines = rows if dim == 1 else slice(None)
-        total[lines] += logits_bc[rows].sub(largest[lines]).exp_().sum(dim=dim, keepdim=True)
+        # Without a name for the copy: it would outlive the next one's creation.
+        total[lines] += (
+            (logits_bc[rows].sub(largest[lines]) if masked is None else masked(rows).sub_(largest[lines]))
+            .exp_()
+            .sum(dim=dim, keepdim=True)
+        )
     return largest.squeeze(dim), (largest + total.log_()).squeeze(dim)
 
 
@@ -118,15 +131,15 @@ def row_and_column_log_sum_exp(logits_bc: Tensor, *, columns: int) -> tuple[Tens
         exp_rc = logits_bc[rows].sub(largest_b1[rows]).exp_()
         row_b1[rows] = exp_rc.sum(dim=1, keepdim=True)
         column_g.addmv_(exp_rc[:, :columns].T, share_b[rows])
+        del exp_rc  # or it would outlive the creation of the next one
     column_g = (maximum + column_g.log_()).clamp_(min=MASKED_LOGIT)
     return largest_b1.squeeze(1), (largest_b1 + row_b1.log_()).squeeze(1), column_g
 
 
 def row_blocks(logits_bc: Tensor) -> list[slice]:
-    """Return the rows of each element-wise pass; on a GPU one pass covers all rows."""
+    """Return the rows of each element-wise pass."""
     rows, columns = logits_bc.shape
-    on_cpu = logits_bc.device.type == "cpu"
-    return split_range(rows, max(CACHED_SCORES // max(columns, 1), 1) if on_cpu else max(rows, 1))
+    return split_range(rows, piece_height(rows, columns, on_cpu=logits_bc.device.type == "cpu"))
 
 
 def split_range(length: int, size: int) -> list[slice]:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from hbdist.distributed.zero import Zero
-from hbdist.loss.shapes import IDENTITIES, INT64_BYTES, tile_height
+from hbdist.loss.shapes import IDENTITIES, INT64_BYTES
 
 BUCKET = 500_000_000
 """Number of elements DeepSpeed reduces at once unless its file says otherwise."""
@@ -70,19 +70,6 @@ def bytes_of_parameters(parameters: int, *, ranks: int, zero: Zero | None, offlo
         "optimizer": states.optimizer,
         "reduction buckets": 4 * min(parameters, int(bucket)) if ranks > 1 else 0,
     }
-
-
-def vector_bytes(texts: int, documents: int, dimensions: int, *, ranks: int) -> int:
-    """Return the bytes of vectors: 3tD numbers for t texts by chunk, in order, and their gradients, and 4GD for G documents.
-
-    The 4GD are the documents received, sent back and their gradients.
-    """
-    return 4 * dimensions * (3 * texts + (4 if ranks > 1 else 2) * documents)
-
-
-def score_bytes(queries: int, documents: int) -> int:
-    """Return the bytes of the scores one rank has at once: a tile of its queries and all documents."""
-    return 4 * documents * min(queries, tile_height(documents))
 
 
 def loss_traffic(

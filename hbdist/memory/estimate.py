@@ -18,7 +18,8 @@ from hbdist.config.config import Config
 from hbdist.data.shards.manifest import Manifest
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
-from hbdist.memory.arithmetic import bytes_of_parameters, score_bytes, vector_bytes
+from hbdist.loss.shapes import score_bytes, vector_bytes
+from hbdist.memory.arithmetic import bytes_of_parameters
 from hbdist.memory.text_lengths import TextLengths, chunk_shapes
 from hbdist.memory.trial_step import Shapes, TrialStep
 from hbdist.models.encoder import Encoder
@@ -153,19 +154,30 @@ class MemoryEstimate:
         trial, chunks = self.trial, [shape for side in shapes for shape in side]
         saved = [trial.activations.bytes_for(*shape) for shape in chunks]
         tokens = sum(texts * length for texts, length in chunks)
-        one_pass = self._takes_one_pass(chunks, tokens)
+        loss = self._loss_parts(batch, shapes)
+        one_pass = self._takes_one_pass(chunks, tokens, reserved=sum(loss.values()))
         activations = sum(saved) if one_pass else max(saved)
         taken = trial.one_pass * activations if one_pass else trial.two_passes * activations + trial.chunk
-        texts, documents = sum(number for number, _ in chunks), batch * (1 + self.config.loss.hard_negatives)
         parts = self._fixed_parts() | {
             "activations": activations,
             "backward's own, gaps in the heap": taken - activations,
-            "vectors and their gradients": vector_bytes(texts, documents, trial.dimensions, ranks=self.ranks),
-            "scores of the loss": score_bytes(sum(number for number, _ in shapes[0]), documents),
+            **loss,
         }
         return Peak(parts, one_pass, tokens)
 
-    def _takes_one_pass(self, chunks: list[tuple[int, int]], tokens: int) -> bool:
+    def _loss_parts(self, batch: int, shapes: Shapes) -> dict[str, int]:
+        queries, texts = (sum(number for side in sides for number, _ in side) for sides in (shapes[:1], shapes))
+        documents, settings = batch * (1 + self.config.loss.hard_negatives), self.config.loss
+        how = {
+            "margin": settings.margin is not None,
+            "on_cpu": self.trial.device == "cpu",
+        }
+        return {
+            "vectors and their gradients": vector_bytes(texts, documents, self.trial.dimensions, ranks=self.ranks),
+            "scores of the loss": score_bytes(queries, documents, **how),
+        }
+
+    def _takes_one_pass(self, chunks: list[tuple[int, int]], tokens: int, *, reserved: int) -> bool:
         """Return the choice that `ContrastiveStep` will make."""
         match self.config.loss.gradient_cache:
             case "never":
@@ -173,16 +185,16 @@ class MemoryEstimate:
             case "always":
                 return False
             case "auto":
-                return self._chooses_one_pass(chunks, tokens)
+                return self._chooses_one_pass(chunks, tokens, reserved)
             case _:
                 assert_never(self.config.loss.gradient_cache)
 
-    def _chooses_one_pass(self, chunks: list[tuple[int, int]], tokens: int) -> bool:
+    def _chooses_one_pass(self, chunks: list[tuple[int, int]], tokens: int, reserved: int) -> bool:
         parameters = 4 * self.trial.parameters
         texts, length = max(chunks, key=lambda shape: shape[1])
         free = self.memory - self.trial.interpreter - parameters
         per_token = self.trial.activations.bytes_for(texts, length) / (texts * length)
-        return ActivationBudget.of(per_token, free=free, parameters=parameters).fits(tokens)
+        return ActivationBudget.of(per_token, free=free, parameters=parameters).reserve(reserved).fits(tokens)
 
     def text(self) -> str:
         """Return the prediction in words and numbers, one screen."""

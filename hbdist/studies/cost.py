@@ -16,7 +16,8 @@ from hbdist.config.config import Config
 from hbdist.distributed.zero import Zero
 from hbdist.errors import ConfigError
 from hbdist.launch.resources import Resources
-from hbdist.memory.arithmetic import bytes_of_parameters, gradient_traffic, loss_traffic, score_bytes, vector_bytes
+from hbdist.loss.shapes import score_bytes, vector_bytes
+from hbdist.memory.arithmetic import bytes_of_parameters, gradient_traffic, loss_traffic
 from hbdist.models.parameter_count import count_parameters
 from hbdist.studies.schema import Assumptions
 from hbdist.studies.study import StudyRun, StudySpec
@@ -132,7 +133,12 @@ class Cost:
             **bytes_of_parameters(self.parameters, ranks=self.gpus, zero=self.zero),
             "activations": tokens * (self.assumed.activation_bytes or 0),
             "vectors and their gradients": vector_bytes(texts, documents, self.dimensions, ranks=self.gpus),
-            "scores of the loss": score_bytes(self.pairs_per_gpu, documents),
+            "scores of the loss": score_bytes(
+                self.pairs_per_gpu,
+                documents,
+                margin=self.config.loss.margin is not None,
+                on_cpu=False,
+            ),
         }
 
     @property

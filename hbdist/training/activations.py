@@ -5,7 +5,7 @@ b texts of one forward pass · L tokens of each, padding included
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -42,6 +42,10 @@ class ActivationBudget:
         `free` are the bytes this process can still allocate, `parameters` those of the parameters, already allocated.
         """
         return cls(bytes_per_token, int(SHARE * max(0, free - 3 * parameters)))
+
+    def reserve(self, size: int) -> "ActivationBudget":
+        """Return the budget when this many bytes are allocated besides the activations, while they are kept."""
+        return replace(self, available=max(0, self.available - int(SHARE * size)))
 
     def fits(self, tokens: int) -> bool:
         """Return True if the activations of this many tokens can be kept at once."""

@@ -21,6 +21,7 @@ from hbdist.errors import RunError
 from hbdist.loss.contrastive import score_globally
 from hbdist.loss.infonce import LossParts
 from hbdist.loss.masks import Candidates
+from hbdist.loss.shapes import score_bytes, vector_bytes
 from hbdist.training.activations import ActivationBudget, describe_remedy, is_out_of_memory
 from hbdist.training.batch import Chunk, RankBatch
 
@@ -66,7 +67,7 @@ class ContrastiveStep:
 
     def _add_gradient(self, batch: RankBatch) -> LossParts:
         seed = f"{self.config.seed}/{batch.step}/{self.engine.rank}"
-        one_pass = self._takes_one_pass(batch.chunks, seed)
+        one_pass = self._takes_one_pass(batch, seed)
         # Filler chunks are encoded like any other, but none of their vectors is used.
         chunks = batch.chunks + self._filler_chunks(batch.chunks)
         return (self._in_one_pass if one_pass else self._in_two_passes)(batch, chunks, seed)
@@ -146,21 +147,21 @@ class ContrastiveStep:
             margin=self.config.loss.margin,
         )
 
-    def _takes_one_pass(self, chunks: Sequence[Chunk], seed: str) -> bool:
+    def _takes_one_pass(self, batch: RankBatch, seed: str) -> bool:
         match self.config.loss.gradient_cache:
             case "never":
                 return True
             case "always":
                 return False
             case "auto":
-                return self._chooses_one_pass(chunks, seed)
+                return self._chooses_one_pass(batch, seed)
             case _:
                 assert_never(self.config.loss.gradient_cache)
 
-    def _chooses_one_pass(self, chunks: Sequence[Chunk], seed: str) -> bool:
+    def _chooses_one_pass(self, batch: RankBatch, seed: str) -> bool:
         if self.budget is None:
-            self.budget = self._measure(chunks, seed)
-        tokens = sum(chunk.input_ids_BL.numel() for chunk in chunks)
+            self.budget = self._measure(batch, seed)
+        tokens = sum(chunk.input_ids_BL.numel() for chunk in batch.chunks)
         # All ranks must choose alike: the two ways call DDP and the collectives in different orders.
         one_pass = not self.engine.any_rank(not self.budget.fits(tokens))
         if one_pass != self.one_pass:
@@ -169,17 +170,32 @@ class ContrastiveStep:
             self.report(f"{self.budget}: a step's {tokens:,} tokens per rank take {passes}")
         return one_pass
 
-    def _measure(self, chunks: Sequence[Chunk], seed: str) -> ActivationBudget:
+    def _loss_bytes(self, batch: RankBatch, dimensions: int) -> int:
+        """Return the bytes of vectors, gradients and scores that the loss allocates while all activations are kept."""
+        settings, queries, texts = self.config.loss, len(batch.block_B), sum(len(one.index_B) for one in batch.chunks)
+        documents = self.config.batch.size * (1 + settings.hard_negatives)
+        how = {
+            "margin": settings.margin is not None,
+            "on_cpu": self.device.type == "cpu",
+        }
+        vectors = vector_bytes(texts, documents, dimensions, ranks=self.engine.world)
+        return vectors + score_bytes(queries, documents, **how)
+
+    def _measure(self, batch: RankBatch, seed: str) -> ActivationBudget:
+        chunks, widths = batch.chunks, set[int]()
         # The chunk with the longest texts: attention may keep more per token the longer they are.
         number = max(range(len(chunks)), key=lambda number: chunks[number].input_ids_BL.shape[1])
+
+        def forward() -> Tensor:
+            vector_BD = self._encode(chunks[number], number, seed)[0]
+            widths.add(vector_BD.shape[1])
+            return vector_BD
+
         # Without synchronisation: this forward pass has no backward, and DDP would wait for one.
         with self.engine.no_sync():
-            return ActivationBudget.measure(
-                self.model,
-                lambda: self._encode(chunks[number], number, seed)[0],
-                tokens=chunks[number].input_ids_BL.numel(),
-                device=self.device,
-            )
+            tokens = chunks[number].input_ids_BL.numel()
+            budget = ActivationBudget.measure(self.model, forward, tokens=tokens, device=self.device)
+        return budget.reserve(self._loss_bytes(batch, *widths))
 
 
 def restore_order(chunks: Sequence[Chunk], vectors: Sequence[Tensor]) -> Tensor:

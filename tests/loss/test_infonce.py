@@ -113,7 +113,7 @@ def _tiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(shapes, "TILE_SCORES", 1)
         monkeypatch.setattr(shapes, "TILE_QUERIES", 3)
         monkeypatch.setattr(tiles, "PRODUCT_DOCUMENTS", 4)
-        monkeypatch.setattr(tiles, "CACHED_SCORES", 13)
+        monkeypatch.setattr(shapes, "CACHED_SCORES", 13)
     if request.param == "clashes compared":
         monkeypatch.setattr(masks, "LISTED_CLASHES", 0)
     threads = torch.get_num_threads()

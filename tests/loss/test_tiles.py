@@ -50,7 +50,7 @@ def test_a_range_is_split_into_slices_that_cover_it(length: int, size: int, boun
 
 
 def test_a_pass_on_a_cpu_has_as_many_rows_as_stay_in_cache_and_on_a_gpu_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "CACHED_SCORES", 10)
+    monkeypatch.setattr(shapes, "CACHED_SCORES", 10)
     assert row_blocks(torch.empty(7, 3)) == split_range(7, 3)
     assert row_blocks(torch.empty(7, 10)) == split_range(7, 1)
     assert row_blocks(torch.empty(7, 11)) == split_range(7, 1)

@@ -1,12 +1,22 @@
 """Arithmetic of memory: the formulas of the papers, and the sizes of real tensors."""
 
+from functools import partial
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import normalize
+from torch.profiler import ProfilerActivity, profile
 
+from hbdist.loss import shapes, tiles
+from hbdist.loss.contrastive import score_globally
+from hbdist.loss.masks import Candidates
+from hbdist.loss.shapes import score_bytes, vector_bytes
 from hbdist.loss.tiles import Scores
-from hbdist.memory.arithmetic import States, score_bytes, state_bytes
+from hbdist.memory.arithmetic import States, state_bytes
 
 PARAMETERS, RANKS, STAGES = st.integers(1, 10**10), st.integers(1, 512), st.integers(0, 3)
 
@@ -58,7 +68,45 @@ def total(states: States) -> int:
 
 
 @given(st.integers(1, 3000), st.integers(1, 30_000))
-def test_score_bytes_equal_the_buffer_of_the_loss(queries: int, documents: int) -> None:
+def test_the_scores_of_the_loss_are_its_buffer_and_a_piece(queries: int, documents: int) -> None:
     query_BD, document_GD = torch.empty(queries, 1), torch.empty(documents, 1)
     scores = Scores(query_BD, (document_GD, document_GD[:0]), torch.ones(()), masks=None)
-    assert scores.buffer_bC.nbytes == score_bytes(queries, documents)
+    tile = len(scores.buffer_bC)
+    for on_cpu in (True, False):
+        piece = min(tile, shapes.piece_height(tile, documents, on_cpu=on_cpu))
+        predicted = score_bytes(queries, documents, margin=False, on_cpu=on_cpu)
+        assert predicted == scores.buffer_bC.nbytes + 4 * piece * documents
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"symmetric": True}, {"margin": 0.1}, {"symmetric": True, "margin": 0.1}, {"block_scope": True}],
+    ids=str,
+)
+def test_the_predicted_peak_of_the_loss_on_a_gpu_is_that_which_is_allocated(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pieces are those of a GPU; the allocations are counted on this CPU."""
+    of_gpu = partial(shapes.piece_height, on_cpu=False)
+    monkeypatch.setattr(tiles, "piece_height", lambda rows, columns, on_cpu: of_gpu(rows, columns))
+    pairs, dimensions = 2048, 64
+    identity_BI = torch.arange(1, 1 + 4 * pairs).reshape(pairs, 4)
+    block_B = torch.arange(pairs) // 8
+
+    def leaves() -> list[torch.Tensor]:
+        # One at a time: normalising must not be the peak.
+        return [normalize(torch.randn(64, dimensions), dim=1).requires_grad_() for _ in range(pairs // 64)]
+
+    def score(queries: list[torch.Tensor], documents: list[torch.Tensor]) -> torch.Tensor:
+        query_BD, document_BD = (torch.cat(chunks)[torch.randperm(pairs)] for chunks in (queries, documents))
+        none = document_BD[:0], identity_BI[:0], block_B[:0]
+        own = Candidates(document_BD, identity_BI, block_B, *none)
+        return score_globally(query_BD, own, hard_negatives=0, temperature=0.05, **settings)[1]
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        score(leaves(), leaves()).backward()
+    events = sorted(profiled.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    allocated = np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"])
+    vectors = vector_bytes(2 * pairs, pairs, dimensions, ranks=1)
+    predicted = vectors + score_bytes(pairs, pairs, margin="margin" in settings, on_cpu=False)
+    assert predicted == pytest.approx(int(allocated.max()), rel=0.1)
