@@ -76,7 +76,7 @@ class Identity:
             machine_id(),
             os.getpid(),
             process_start(os.getpid()),
-            int(local_rank) if local_rank.isdigit() else None,
+            int(local_rank) if local_rank.isdecimal() else None,
             _name_start(environment, world),
             f"{machine_id()} {environment.get('GROUP_RANK', '')}",
             str(errors.parent.parent) if errors.name else "",

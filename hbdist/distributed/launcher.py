@@ -93,7 +93,7 @@ def find_zero(settings: EngineSection, environment: Mapping[str, str]) -> Zero |
     stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
     if (
         launched == "none"
-        and stage.isdigit()
+        and stage.isdecimal()
         and _is_on(environment, "ACCELERATE_USE_DEEPSPEED")
         and int(stage) != zero.stage
     ):

@@ -25,7 +25,7 @@ def read_rank_and_world(environment: Mapping[str, str]) -> tuple[int, int]:
         if names[1] not in environment:
             return 0, 1
     rank, world = (environment.get(name, "") for name in names)
-    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
         raise ConfigError(
             f"{names[0]}={rank} and {names[1]}={world} do not fit together. Set both as a launcher does, or neither."
         )
@@ -44,16 +44,16 @@ def rendezvous_address(environment: Mapping[str, str]) -> tuple[str, str]:
     Raises:
         ConfigError: neither is there.
     """
-    if "MASTER_ADDR" in environment and environment.get("MASTER_PORT", "").isdigit():
+    if "MASTER_ADDR" in environment and environment.get("MASTER_PORT", "").isdecimal():
         return environment["MASTER_ADDR"], environment["MASTER_PORT"]
     nodes, job = environment.get("SLURM_STEP_NODELIST", ""), environment.get("SLURM_JOB_ID", "")
-    if not (nodes and job.isdigit()):
+    if not (nodes and job.isdecimal()):
         raise ConfigError(
             "Several processes were started, but there is no rendezvous address: MASTER_ADDR and MASTER_PORT are not set."
             " Start them with `accelerate launch`, `torchrun` or `srun`, which set it."
         )
     step = environment.get("SLURM_STEP_ID", "0")
-    number = int(job) * 31 + (int(step) if step.isdigit() else 0)
+    number = int(job) * 31 + (int(step) if step.isdecimal() else 0)
     return first_node(nodes), str(FIRST_PORT + number % PORTS)
 
 

@@ -74,7 +74,7 @@ def save(folder: Path, position: Position, state: Mapping[str, Any], *, keep: in
         digests = {"state.pt": hashing.digest.hexdigest(), "state.json": hashlib.sha256(description).hexdigest()}
         (partial / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
     write_atomically(folder / "latest", target.name)
-    until_now = sorted(path for path in folder.iterdir() if path.name.isdigit() and path.name <= target.name)
+    until_now = sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.name <= target.name)
     for old in until_now[:-keep]:
         if old != best(folder):
             shutil.rmtree(old)
@@ -131,7 +131,7 @@ def best(folder: Path) -> Path | None:
 
 def steps(folder: Path) -> list[int]:
     """Return the steps that have a complete checkpoint."""
-    return sorted(int(path.parent.name) for path in folder.glob("*/state.json") if path.parent.name.isdigit())
+    return sorted(int(path.parent.name) for path in folder.glob("*/state.json") if NAME.fullmatch(path.parent.name))
 
 
 def point_at_best(folder: Path, step: int | None) -> None:

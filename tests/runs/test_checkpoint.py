@@ -82,6 +82,14 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["000000006", "000001000", "latest"]
 
 
+def test_a_folder_whose_name_is_no_step_is_no_checkpoint(saved: Path) -> None:
+    """Python takes "²" for a digit, and cannot make a number of it."""
+    before = steps(saved)
+    shutil.copytree(saved / f"{before[-1]:09d}", saved / "²")
+    shutil.copytree(saved / f"{before[-1]:09d}", saved / "0000000٣٣")
+    assert steps(saved) == before
+
+
 def test_a_checkpoint_whose_save_was_killed_does_not_count(saved: Path) -> None:
     partial = saved / ".000000012.partial"
     partial.mkdir()

@@ -44,7 +44,7 @@ class Approximate:
         settings = dict(DEFAULTS[kind])
         for option in filter(None, options.split(",")):
             name, _, value = option.partition("=")
-            if name not in settings or not value.isdigit() or not int(value):
+            if name not in settings or not value.isdecimal() or not int(value):
                 raise ConfigError(
                     f"--index {text}: {option!r} is not a setting. {kind} has {', '.join(settings)}, each a whole number"
                     f" from 1, as in {kind}:{','.join(f'{key}={number}' for key, number in settings.items())}."
