@@ -26,10 +26,14 @@ def test_a_request_that_the_cluster_cannot_meet_is_refused_at_once(
         slurm.sbatch(*options, TRAIN, "launch/train/demo.toml", f"run.folder={tmp_path}/run")
 
 
+TINY = ["data.shards=TINY", "data.languages=[]", "batch.size=4", "batch.mono_block=batch", "validation.every=0"]
+"""Data that exists, whether or not the demo's are built."""
+
+
 @pytest.mark.parametrize(
     ("options", "arguments", "variables", "sentence"),
     [
-        ([], ["run.folder=/dev/null/run"], {}, "/dev/null/run cannot be written"),
+        ([], ["run.folder=/dev/null/run", *TINY], {}, "/dev/null/run cannot be written"),
         ([], ["batch.sice=4"], {}, "unknown key batch.sice. Did you mean batch.size?"),
         (["--gpus-per-node=2"], [], {}, "a node has 2 GPUs, and --ntasks-per-node is 1"),
         ([], [], {"HBDIST_LAUNCHER": "mpirun"}, "HBDIST_LAUNCHER is mpirun"),
@@ -43,9 +47,11 @@ def test_an_impossible_job_ends_with_a_sentence(
     variables: dict[str, str],
     sentence: str,
     slurm: Cluster,
+    tiny_shards: Path,
     tmp_path: Path,
 ) -> None:
     log = f"--output={tmp_path}/%j.log"
+    arguments = [argument.replace("TINY", str(tiny_shards)) for argument in arguments]
     job = slurm.sbatch("--nodes=1", log, *options, TRAIN, "launch/train/demo.toml", *arguments, **variables)
     assert slurm.wait(job) == "FAILED"
     assert slurm.job(job)["ExitCode"] == "2:0"

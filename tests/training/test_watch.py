@@ -130,7 +130,7 @@ def test_a_replayed_step_has_the_loss_and_the_gradient_of_the_run(step: int, tra
     logged = lines(trained / "metrics.jsonl")[step - 1]
     again = replay(trained, step)
     assert again.loss == pytest.approx(logged["loss"], rel=1e-6)
-    assert again.grad_norm == pytest.approx(logged["grad_norm"], rel=1e-6)
+    assert again.grad_norm == pytest.approx(logged["grad_norm"], rel=1e-5)  # sums in another order
     assert {"embeddings", "encoder.layer.0", "encoder.layer.1"} <= set(again.norms)
     assert not again.weights
     assert not again.texts
