@@ -142,7 +142,7 @@ def groups_of(recipe: Path) -> list[Group]:
 def test_a_full_study_needs_no_more_pairs_of_a_language_than_its_data_have(name: str) -> None:
     for run in shipped(name).runs:
         groups = groups_of(Path("shards", "recipes", f"{Path(run.config.data.shards).name}.toml"))
-        plan_mixture(groups, run.config.batch, run.config.data)
+        assert not plan_mixture(groups, run.config.batch, run.config.data).small
 
 
 def test_low_resource_languages_are_trained_on_and_unseen_ones_measured() -> None:
